@@ -1,0 +1,1 @@
+"""The platform's logic: plain Python that runs, and is tested, without Airflow."""

@@ -1,0 +1,540 @@
+"""params.yaml and the environment, checked and typed.
+
+No side effects; imports nothing of ours. A mistake in params.yaml raises `ParamsError`, which names the key, its line,
+what was expected, and the nearest known key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Task = Literal["regression", "binary", "multiclass"]
+ColumnType = Literal["float", "int", "string", "bool", "timestamp", "date"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+METRICS: dict[str, Literal["minimize", "maximize"]] = {
+    "mae": "minimize",
+    "rmse": "minimize",
+    "mse": "minimize",
+    "r2": "maximize",
+    "accuracy": "maximize",
+    "precision": "maximize",
+    "recall": "maximize",
+    "f1": "maximize",
+    "roc_auc": "maximize",
+    "log_loss": "minimize",
+}
+DEFAULT_METRIC: dict[str, str] = {"regression": "mae", "binary": "roc_auc", "multiclass": "log_loss"}
+TASK_METRICS: dict[str, frozenset[str]] = {
+    "regression": frozenset({"mae", "rmse", "mse", "r2"}),
+    "binary": frozenset({"accuracy", "precision", "recall", "f1", "roc_auc", "log_loss"}),
+    "multiclass": frozenset({"accuracy", "precision", "recall", "f1", "roc_auc", "log_loss"}),
+}
+
+
+class ParamsError(ValueError):
+    """params.yaml is wrong; the message has one line per mistake, each with file, line, key and remedy."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------------------------------------- sources
+
+
+class Incident(_Strict):
+    """Something that goes wrong in the generated trips between two days, both included."""
+
+    kind: Literal["changed_column", "poisoned_day", "shift"]
+    start: dt.date
+    end: dt.date | None = None
+
+
+class SourceBase(_Strict):
+    """What every source declares, whatever its type."""
+
+    description: str = ""
+    owner: str = "data-engineering"
+    time_column: str | None = None
+    """The column that dates a row. With it the source has one partition a day (UTC); without, a single one named `all`."""
+    start: dt.date | None = None
+    """The first day there is data for: the default of the form, and where a catch-up begins."""
+    schedule: str | None = None
+    """Cron in UTC. Default: 02:00 every night with a time column; once, and then by hand, without."""
+    catchup: bool = False
+    """Whether the scheduler ingests the days since `start` that it missed, one run each."""
+    derive: dict[str, str] = Field(default_factory=dict)
+    """Columns computed by formula when a partition is extracted, before it is validated."""
+    suite: str | None = None
+    """The Great Expectations suite in great_expectations/expectations/; default: the source's own name."""
+    quarantine_share: float = Field(default=0.05, ge=0, le=1)
+    """The share of rows that may break row-level expectations before the whole partition is refused."""
+
+    @property
+    def cron(self) -> str | None:
+        """The schedule in force."""
+        return self.schedule or ("0 2 * * *" if self.time_column else None)
+
+
+class SampleSource(SourceBase):
+    """Bundled data: scikit-learn's breast cancer table, or *generated* taxi trips."""
+
+    type: Literal["sample"]
+    dataset: Literal["taxi_trips", "breast_cancer"]
+    rows_per_day: int = Field(default=2000, ge=1, le=1_000_000)
+    seed: int = 2018
+    incidents: tuple[Incident, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trips_are_dated(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("dataset") == "taxi_trips":
+            return {"time_column": "pickup_datetime", **data}
+        return data
+
+
+class FilesSource(SourceBase):
+    """Files on local disk or any fsspec URL, S3 included.
+
+    `path` may hold `*` globs and the date parts `{yyyy}`, `{mm}`, `{dd}`, which name the period that a file covers.
+    """
+
+    type: Literal["files"]
+    path: str = Field(min_length=1)
+    format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
+    rename: dict[str, str] = Field(default_factory=dict)
+    types: dict[str, ColumnType] = Field(default_factory=dict)
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    endpoint_url: str | None = None
+    """An S3-compatible server's address, for s3:// paths; credentials come from the environment."""
+
+
+Source = Annotated[SampleSource | FilesSource, Field(discriminator="type")]
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+class Features(_Strict):
+    """What goes into a model: declared here, or computed by include/features/definitions/<definition>.py, or both."""
+
+    definition: Name | None = None
+    columns: tuple[str, ...] | None = None
+    """Input columns. Default: all of the source's, without target, time, entity (or what the definition names)."""
+    exclude: tuple[str, ...] = ()
+    derived: dict[str, str] = Field(default_factory=dict)
+    date_parts: dict[str, tuple[Literal["hour", "weekday", "day", "month", "year", "minute", "dayofyear"], ...]] = Field(
+        default_factory=dict
+    )
+    impute: dict[str, float | str] = Field(default_factory=dict)
+    """column → `mean`, `median`, `most_frequent`, or a constant."""
+    bin: dict[str, int | tuple[float, ...]] = Field(default_factory=dict)
+    """column → a number of quantile bins learned from the training part, or the edges themselves."""
+    standard_scaler: tuple[str, ...] | Literal["all"] = ()
+    one_hot: tuple[str, ...] = ()
+    ordinal: dict[str, tuple[str, ...] | None] = Field(default_factory=dict)
+    """column → its categories in order; null: sorted, as found in the training part."""
+    target_encoding: tuple[str, ...] = ()
+    pca: dict[str, PCA] = Field(default_factory=dict)
+    """name of the component columns → the columns they are made of."""
+    unknown_category: Literal["other", "error"] = "other"
+    """What the service does with a category that training did not see."""
+
+    @field_validator("ordinal", mode="before")
+    @classmethod
+    def _ordinal_list(cls, value: Any) -> Any:
+        return dict.fromkeys(value) if isinstance(value, list | tuple) else value
+
+
+class PCA(_Strict):
+    """Principal components of some numeric columns."""
+
+    columns: tuple[str, ...] = Field(min_length=2)
+    components: int = Field(ge=1)
+
+
+class Split(_Strict):
+    """Shares of the rows: by time where there is a time column, else stratified (binary, multiclass) or random."""
+
+    train: float = Field(default=0.7, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, gt=0, lt=1)
+    by: Literal["auto", "time", "stratified", "random"] = "auto"
+
+    @model_validator(mode="after")
+    def _sum_is_one(self) -> Split:
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError(f"train + validation + test must be 1, not {self.train + self.validation + self.test:g}")
+        return self
+
+
+class Range(_Strict):
+    """A dimension of a search space: `[low, high]`, `[low, high, log]` or `[low, high, int]`."""
+
+    low: float
+    high: float
+    scale: Literal["float", "log", "int", "log_int"] = "float"
+
+
+class Choices(_Strict):
+    """A dimension of a search space with named values: `{choices: [a, b]}`."""
+
+    choices: tuple[float | int | str | bool | None, ...] = Field(min_length=1)
+
+
+Dimension = Range | Choices | bool | int | float | str | None
+"""A range or choices to search, or a scalar that is fixed."""
+
+
+def _dimension(name: str, value: Any) -> Dimension:
+    if isinstance(value, Range | Choices) or value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict) and set(value) == {"choices"}:
+        return Choices(choices=tuple(value["choices"]))
+    if isinstance(value, list | tuple) and len(value) in (2, 3):
+        low, high, *scale = value
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (low, high))
+        kind = scale[0] if scale else ("int" if isinstance(low, int) and isinstance(high, int) else "float")
+        if numbers and kind in ("float", "log", "int", "log_int"):
+            if not low < high:
+                raise ValueError(f"{name}: low {low} must be below high {high}")
+            if kind.startswith("log") and low <= 0:
+                raise ValueError(f"{name}: a log range must start above 0, not at {low}")
+            return Range(low=low, high=high, scale=kind)
+    raise ValueError(f"{name}: write [low, high], [low, high, log | int | log_int], {{choices: [...]}} or one fixed value, not {value!r}")
+
+
+DEFAULT_ESTIMATORS: dict[str, dict[str, Any]] = {"linear": {}, "random_forest": {}, "xgboost": {}}
+
+
+def estimator_names() -> list[str]:
+    """The estimators there are: one file each in include/training/estimators/."""
+    folder = Path(__file__).parent / "training" / "estimators"
+    return sorted(file.stem for file in folder.glob("[a-z]*.py"))
+
+
+class Tuning(_Strict):
+    """The study: how many trials, for how long, by how many Airflow tasks."""
+
+    trials: int = Field(default=30, ge=1, le=10_000)
+    time_budget: int = Field(default=600, ge=5)
+    """Seconds, for the whole study."""
+    workers: int = Field(default=2, ge=1, le=32)
+    pruning: bool = True
+    seed: int = 7
+
+
+class Gate(_Strict):
+    """What a candidate must reach. Margins are relative: 0.10 is ten per cent better."""
+
+    baseline_margin: float = Field(default=0.10, ge=0)
+    champion_margin: float = Field(default=0.0, ge=0)
+    minimum_rows: int = Field(default=50, ge=1)
+    """Held-out rows below which no verdict can be given."""
+    approval: bool = False
+    """Whether an operator must approve the promotion in the Airflow UI."""
+
+
+class Serving(_Strict):
+    """How the service answers for this model."""
+
+    default: bool = False
+    """Whether `/predict` without a model's name means this one."""
+    max_batch: int = Field(default=10_000, ge=1)
+
+
+class Monitoring(_Strict):
+    """When the nightly check warns, and when it asks for retraining."""
+
+    schedule: str = "30 3 * * *"
+    window: int = Field(default=1, ge=1)
+    """How many of the newest partitions are compared with the champion's training set."""
+    minimum_rows: int = Field(default=100, ge=1)
+    psi_warn: float = Field(default=0.1, gt=0)
+    psi_critical: float = Field(default=0.2, gt=0)
+    performance_warn: float = Field(default=0.05, gt=0)
+    performance_critical: float = Field(default=0.10, gt=0)
+    cooldown: float = Field(default=20, ge=0)
+    """Hours after a request for retraining in which no other is made."""
+
+
+class Model(_Strict):
+    """A prediction task: a registered model, as in MLflow."""
+
+    source: str
+    target: str
+    task: Task
+    description: str = ""
+    owner: str = "ml-engineering"
+    entity: str | None = None
+    time_column: str | None = None
+    """Default: the source's."""
+    window: int | None = Field(default=None, ge=1)
+    """Train on the newest N partitions; default: on all."""
+    features: Features = Features()
+    split: Split = Split()
+    estimators: dict[str, dict[str, Dimension]] = Field(default_factory=lambda: dict(DEFAULT_ESTIMATORS), validate_default=True)
+    tuning: Tuning = Tuning()
+    metric: str | None = None
+    gate: Gate = Gate()
+    serving: Serving = Serving()
+    monitoring: Monitoring = Monitoring()
+
+    @field_validator("estimators", mode="before")
+    @classmethod
+    def _search_spaces(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            value = {name: {} for name in value}
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: {k: _dimension(k, v) for k, v in (space or {}).items()} if isinstance(space, dict | None) else space
+            for name, space in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _metric_fits(self) -> Model:
+        if not self.estimators:
+            raise ValueError("estimators: name at least one of " + ", ".join(estimator_names()))
+        for estimator in self.estimators:
+            if estimator not in estimator_names():
+                hint = _did_you_mean(estimator, estimator_names())
+                raise ValueError(f"estimators: no file include/training/estimators/{estimator}.py{hint}")
+        if self.metric_name not in TASK_METRICS[self.task]:
+            raise ValueError(f"metric: {self.metric!r} is not a metric of {self.task}; choose from {sorted(TASK_METRICS[self.task])}")
+        return self
+
+    @property
+    def metric_name(self) -> str:
+        """The metric in force: the declared one or the task's default."""
+        return self.metric or DEFAULT_METRIC[self.task]
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """Whether the metric is better small or large."""
+        return METRICS[self.metric_name]
+
+
+Features.model_rebuild()
+Model.model_rebuild()
+
+
+class Params(_Strict):
+    """All of params.yaml."""
+
+    sources: dict[Name, Source] = Field(min_length=1)
+    models: dict[Name, Model] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _models_name_sources(self) -> Params:
+        for name, model in self.models.items():
+            if model.source not in self.sources:
+                hint = _did_you_mean(model.source, self.sources)
+                raise ValueError(f"models.{name}.source: no source is named {model.source!r}{hint}")
+        defaults = [name for name, model in self.models.items() if model.serving.default]
+        if len(defaults) > 1:
+            raise ValueError(f"models.{defaults[1]}.serving.default: only one model can be the default; {defaults[0]!r} is already")
+        return self
+
+    def time_column(self, model: str) -> str | None:
+        """The column that dates the rows of `model`, if any."""
+        entry = self.models[model]
+        return entry.time_column or self.sources[entry.source].time_column
+
+    @property
+    def default_model(self) -> str | None:
+        """The model that `/predict` means: the declared one, else the first."""
+        declared = [name for name, model in self.models.items() if model.serving.default]
+        return declared[0] if declared else next(iter(self.models), None)
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: one line per mistake: `params.yaml:12: models.x.tuning.trails: unknown key; did you mean 'trials'?`
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror}); name another file with MLOPS_PARAMS") from error
+    return parse_params(text, name=path.name)
+
+
+def parse_params(text: str, name: str = "params.yaml") -> Params:
+    """Check the text of a params.yaml; see `load_params`."""
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader that also refuses duplicate keys)
+        lines = _line_numbers(yaml.compose(text, Loader=yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ParamsError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem}") from error
+    if not isinstance(data, dict):
+        raise ParamsError(f"{name}:1: expected a mapping with `sources` and `models`")
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_describe(detail, data, lines, name) for detail in error.errors())) from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys in silence; a user's lost setting deserves an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Path = tuple[str | int, ...]
+
+
+def _line_numbers(node: yaml.Node | None, path: _Path = ()) -> dict[_Path, int]:
+    lines: dict[_Path, int] = {}
+    if node is None:
+        return lines
+    lines[path] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, key.value)
+            lines |= _line_numbers(value, inner)
+            lines[inner] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines |= _line_numbers(value, (*path, index))
+    return lines
+
+
+_TYPE_TAGS = frozenset({"sample", "files"})
+
+
+def _describe(detail: Any, data: Any, lines: Mapping[_Path, int], name: str) -> str:
+    path = _real_path(detail["loc"], data)
+    message = detail["msg"].removeprefix("Value error, ")
+    named = re.match(r"^((?:models|sources)\.[\w.]+): (.*)", message, re.DOTALL)
+    if named and not path:  # a check across entries names its own key
+        path, message = tuple(named[1].split(".")), named[2]
+    key = ".".join(map(str, path)) or "(top)"
+    line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), 1)
+    if detail["type"] == "extra_forbidden":
+        message = "unknown key" + _did_you_mean(str(path[-1]), _siblings(detail["loc"]))
+    elif detail["type"] == "missing":
+        message = "required, but not given"
+    elif detail["type"] == "string_pattern_mismatch":
+        message = f"{detail['input']!r} must be lower-case letters, digits and _, beginning with a letter"
+    elif detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        given = (detail.get("input") or {}).get("type") if isinstance(detail.get("input"), dict) else None
+        key += ".type"
+        line = lines.get((*path, "type"), line)
+        message = f"expected one of {sorted(_TYPE_TAGS)}, not {given!r}{_did_you_mean(str(given), _TYPE_TAGS)}"
+    elif detail["type"] == "literal_error":
+        expected = re.findall(r"'([^']*)'", str((detail.get("ctx") or {}).get("expected", "")))
+        message = f"{message}, not {detail['input']!r}{_did_you_mean(str(detail['input']), expected)}"
+    elif not detail["type"].startswith("value_error"):
+        message = f"{message}, not {detail['input']!r}"
+    return f"{name}:{line}: {key}: {message}"
+
+
+def _real_path(loc: tuple[str | int, ...], data: Any) -> _Path:
+    """Pydantic's location without the names of union members, which are not in the file."""
+    path: list[str | int] = []
+    for index, part in enumerate(loc):
+        if part == "[key]":
+            continue
+        if isinstance(data, dict) and part not in data:
+            rest = [p for p in loc[index + 1 :] if p != "[key]"]
+            if part in _TYPE_TAGS and len(path) == 2 and path[0] == "sources":
+                continue
+            if rest:  # a union member's name: skip it
+                continue
+            path.append(part)
+            break
+        if not isinstance(data, dict | list):
+            break
+        path.append(part)
+        data = data[part] if isinstance(data, dict) or (isinstance(part, int) and part < len(data)) else None
+    return tuple(path)
+
+
+def _siblings(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys that were allowed where `loc` was refused."""
+    schema: Any = Params
+    for part in loc[:-1]:
+        if isinstance(schema, type) and issubclass(schema, BaseModel):
+            field = schema.model_fields.get(str(part))
+            schema = field.annotation if field else None
+        elif part in _TYPE_TAGS:
+            schema = {"sample": SampleSource, "files": FilesSource}[str(part)]
+        else:
+            schema = next((m for m in _models_in(schema)), schema)
+    schema = schema if isinstance(schema, type) else next(iter(_models_in(schema)), None)
+    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for arg in get_args(annotation) for m in _models_in(arg)]
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+# ---------------------------------------------------------------------------------------------- environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Environment(BaseSettings):
+    """Where the platform runs: read from `MLOPS_*` variables, which the stack (or docker-compose) sets."""
+
+    model_config = SettingsConfigDict(env_prefix="MLOPS_", extra="ignore", frozen=True)
+
+    home: Path = ROOT / "var"
+    """Scratch and state of this machine."""
+    params: Path = ROOT / "params.yaml"
+    data_url: str = ""
+    """Where partitions, quarantine, reports and served forms live: a directory or an s3:// URL. Default: <home>/data."""
+    dvc_remote_url: str = ""
+    """Default: <home>/dvc/remote."""
+    database_url: str = ""
+    """The platform's own PostgreSQL, `postgresql+psycopg2://…`."""
+    optuna_url: str = ""
+    """Optuna's PostgreSQL database."""
+    mlflow_url: str = "http://127.0.0.1:5000"
+    serving_url: str = "http://127.0.0.1:3000"
+    serving_key: str = ""
+    airflow_url: str = "http://127.0.0.1:8080"
+    s3_endpoint_url: str | None = None
+    suites: Path = ROOT / "great_expectations" / "expectations"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_below_home(cls, data: Any) -> Any:
+        home = Path(data.get("home") or ROOT / "var").absolute()
+        data["home"] = home
+        data.setdefault("data_url", str(home / "data"))
+        data.setdefault("dvc_remote_url", str(home / "dvc" / "remote"))
+        return data
+
+
+def environment() -> Environment:
+    """The environment of this process, read now."""
+    return Environment()
