@@ -1,0 +1,120 @@
+"""The README's stack, started as a user starts it: a fresh clone, `make demo`, the REST API, the service."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import ROOT, free_port
+
+
+@dataclass
+class Checkout:
+    """A clone of what is committed, with its own ports and its own state."""
+
+    folder: Path
+    environment: dict[str, str]
+    outputs: dict[str, str] = field(default_factory=dict)
+
+    def run(self, command: str, *, timeout: float = 900, check: bool = True) -> str:
+        """Run a line as a user types it in the clone; its output is kept beside the clone."""
+        result = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            text=True,
+            check=False,
+        )
+        self.outputs[command] = result.stdout
+        if check and result.returncode:
+            pytest.fail(f"`{command}` ended with {result.returncode}:\n{result.stdout[-6000:]}")
+        return result.stdout
+
+    def mlops(self, arguments: str) -> str:
+        return self.run(f".venv/bin/mlops {arguments}").strip()
+
+    def address(self, part: str) -> str:
+        return f"http://127.0.0.1:{self.environment[f'MLOPS_{part.upper()}_PORT']}"
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that works on this clone's state, whoever its parent is now."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("MLOPS_HOME") == self.environment["MLOPS_HOME"] and process.pid != os.getpid():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    # --- Airflow's REST API, as a user's script calls it
+
+    def airflow(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        with httpx.Client(base_url=self.address("airflow"), timeout=30) as client:
+            token = client.post(
+                "/auth/token", json={"username": "admin", "password": self.mlops("key airflow")}
+            ).json()["access_token"]
+            answer = client.request(method, f"/api/v2{path}", headers={"Authorization": f"Bearer {token}"}, **kwargs)
+            answer.raise_for_status()
+            return answer.json() if answer.content else {}
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        return self.airflow("GET", f"/dags/{dag}/dagRuns", params={"limit": 100, "order_by": "-run_after"})["dag_runs"]
+
+    # --- the service
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {self.mlops('key serving')}"}
+        answer = httpx.get(f"{self.address('serving')}/models", headers=headers, timeout=10)
+        answer.raise_for_status()
+        return {entry["model"]: entry for entry in answer.json()["models"]}
+
+    def predict(self, model: str, row: dict[str, Any]) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.mlops('key serving')}"}
+        return httpx.post(f"{self.address('serving')}/models/{model}/predict", json=row, headers=headers, timeout=10)
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float) -> Any:
+    """Wait for a condition; what it last said is in the failure."""
+    deadline, last = time.monotonic() + timeout, None
+    while time.monotonic() < deadline:
+        last = condition()
+        if last:
+            return last
+        time.sleep(2)
+    return pytest.fail(f"{what}: not within {timeout:.0f} s (last: {last!r})")
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A fresh clone in an empty folder; whatever it started is gone afterwards."""
+    folder = tmp_path_factory.mktemp("user") / "project"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    kept = {k: v for k, v in os.environ.items() if not re.match(r"MLOPS_|AIRFLOW|MLFLOW|VIRTUAL_ENV|PYTHONPATH|XDG_RUNTIME", k)}
+    ports = {f"MLOPS_{part}_PORT": str(free_port()) for part in ("AIRFLOW", "MLFLOW", "SERVING")}
+    clone = Checkout(folder, {**kept, **ports, "MLOPS_HOME": str(folder / "var")})
+    yield clone
+    clone.run("make down", check=False)
+    for process in clone.processes():
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def demo(checkout: Checkout) -> Checkout:
+    """The clone after README's first command, to the letter."""
+    checkout.run("make demo", timeout=1500)
+    return checkout
