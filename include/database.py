@@ -23,7 +23,9 @@ partitions = sa.Table(
     sa.Column("sha256", sa.Text, comment="of the published parquet file, as validation recorded it"),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("quarantined_rows", sa.BigInteger, nullable=False),
-    sa.Column("quality", sa.Float, nullable=False, comment="0 to 1: the share of checks that rows and partition passed"),
+    sa.Column(
+        "quality", sa.Float, nullable=False, comment="0 to 1: the share of checks that rows and partition passed"
+    ),
     sa.Column("report", JSONB, nullable=False, comment="reasons with counts, failed expectations, schema difference"),
     sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("validated_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
@@ -55,6 +57,9 @@ verdicts = sa.Table(
     sa.Column("reasons", JSONB, nullable=False),
     sa.Column("numbers", JSONB, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.UniqueConstraint("id", "model", "version", "content_hash"),
+    sa.CheckConstraint("verdict in ('PROMOTE', 'HOLD', 'REJECT')", name="verdicts_verdict"),
+    comment="append-only: what the gate said, and on what evidence",
 )
 
 ledger = sa.Table(
@@ -66,10 +71,20 @@ ledger = sa.Table(
     sa.Column("from_version", sa.Integer),
     sa.Column("to_version", sa.Integer, nullable=False),
     sa.Column("content_hash", sa.Text, nullable=False),
-    sa.Column("verdict_id", sa.BigInteger, sa.ForeignKey("verdicts.id")),
+    sa.Column("url", sa.Text, nullable=False, comment="where the served form lies"),
+    sa.Column("bento", sa.Text, nullable=False, comment="the Bento's tag"),
+    sa.Column("verdict_id", sa.BigInteger, nullable=False, comment="a rollback's is the one that once promoted it"),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.ForeignKeyConstraint(
+        ["verdict_id", "model", "to_version", "content_hash"],
+        ["verdicts.id", "verdicts.model", "verdicts.version", "verdicts.content_hash"],
+        name="ledger_verdict_of_the_same_content",
+    ),
+    sa.UniqueConstraint("id", "model", "to_version", "content_hash"),
+    sa.CheckConstraint("action in ('promote', 'rollback')", name="ledger_action"),
+    sa.Index("ledger_verdict_spent_once", "verdict_id", unique=True, postgresql_where=sa.text("action = 'promote'")),
     comment="append-only: every change of a champion",
 )
 
@@ -81,8 +96,13 @@ champions = sa.Table(
     sa.Column("content_hash", sa.Text, nullable=False),
     sa.Column("url", sa.Text, nullable=False, comment="where the served form lies"),
     sa.Column("bento", sa.Text, nullable=False, comment="the Bento's tag"),
-    sa.Column("ledger_id", sa.BigInteger, sa.ForeignKey("ledger.id"), nullable=False),
+    sa.Column("ledger_id", sa.BigInteger, nullable=False),
     sa.Column("since", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.ForeignKeyConstraint(
+        ["ledger_id", "model", "version", "content_hash"],
+        ["ledger.id", "ledger.model", "ledger.to_version", "ledger.content_hash"],
+        name="champions_follow_the_ledger",
+    ),
     comment="the ledger's newest entry of each model: what the service follows",
 )
 
@@ -95,8 +115,11 @@ monitor_results = sa.Table(
     sa.Column("window", JSONB, nullable=False, comment="the partitions that were compared"),
     sa.Column("status", sa.Text, nullable=False, comment="ok | warn | critical | insufficient_data"),
     sa.Column("findings", JSONB, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, comment="one line for an operator"),
     sa.Column("report_url", sa.Text),
+    sa.Column("run_key", sa.Text, comment="the Airflow run; a retried task replaces its own result"),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.UniqueConstraint("model", "run_key"),
 )
 
 retraining_requests = sa.Table(
@@ -106,7 +129,9 @@ retraining_requests = sa.Table(
     sa.Column("model", sa.Text, nullable=False, index=True),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("evidence", JSONB, nullable=False),
+    sa.Column("run_key", sa.Text, comment="the Airflow run; a retried task finds the request it made"),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.UniqueConstraint("model", "run_key"),
 )
 
 

@@ -66,7 +66,7 @@ class SourceBase(_Strict):
     description: str = ""
     owner: str = "data-engineering"
     time_column: str | None = None
-    """The column that dates a row. With it the source has one partition a day (UTC); without, a single one named `all`."""
+    """The column that dates a row. With it: one partition a day (UTC); without: a single one named `all`."""
     start: dt.date | None = None
     """The first day there is data for: the default of the form, and where a catch-up begins."""
     schedule: str | None = None
@@ -133,8 +133,8 @@ class Features(_Strict):
     """Input columns. Default: all of the source's, without target, time, entity (or what the definition names)."""
     exclude: tuple[str, ...] = ()
     derived: dict[str, str] = Field(default_factory=dict)
-    date_parts: dict[str, tuple[Literal["hour", "weekday", "day", "month", "year", "minute", "dayofyear"], ...]] = Field(
-        default_factory=dict
+    date_parts: dict[str, tuple[Literal["hour", "weekday", "day", "month", "year", "minute", "dayofyear"], ...]] = (
+        Field(default_factory=dict)
     )
     impute: dict[str, float | str] = Field(default_factory=dict)
     """column → `mean`, `median`, `most_frequent`, or a constant."""
@@ -211,7 +211,10 @@ def _dimension(name: str, value: Any) -> Dimension:
             if kind.startswith("log") and low <= 0:
                 raise ValueError(f"{name}: a log range must start above 0, not at {low}")
             return Range(low=low, high=high, scale=kind)
-    raise ValueError(f"{name}: write [low, high], [low, high, log | int | log_int], {{choices: [...]}} or one fixed value, not {value!r}")
+    raise ValueError(
+        f"{name}: write [low, high], [low, high, log | int | log_int], {{choices: [...]}} or one fixed value,"
+        f" not {value!r}"
+    )
 
 
 DEFAULT_ESTIMATORS: dict[str, dict[str, Any]] = {"linear": {}, "random_forest": {}, "xgboost": {}}
@@ -283,7 +286,9 @@ class Model(_Strict):
     """Train on the newest N partitions; default: on all."""
     features: Features = Features()
     split: Split = Split()
-    estimators: dict[str, dict[str, Dimension]] = Field(default_factory=lambda: dict(DEFAULT_ESTIMATORS), validate_default=True)
+    estimators: dict[str, dict[str, Dimension]] = Field(
+        default_factory=lambda: dict(DEFAULT_ESTIMATORS), validate_default=True
+    )
     tuning: Tuning = Tuning()
     metric: str | None = None
     gate: Gate = Gate()
@@ -311,7 +316,9 @@ class Model(_Strict):
                 hint = _did_you_mean(estimator, estimator_names())
                 raise ValueError(f"estimators: no file include/training/estimators/{estimator}.py{hint}")
         if self.metric_name not in TASK_METRICS[self.task]:
-            raise ValueError(f"metric: {self.metric!r} is not a metric of {self.task}; choose from {sorted(TASK_METRICS[self.task])}")
+            raise ValueError(
+                f"metric: {self.metric!r} is not a metric of {self.task}; choose from {sorted(TASK_METRICS[self.task])}"
+            )
         return self
 
     @property
@@ -343,7 +350,9 @@ class Params(_Strict):
                 raise ValueError(f"models.{name}.source: no source is named {model.source!r}{hint}")
         defaults = [name for name, model in self.models.items() if model.serving.default]
         if len(defaults) > 1:
-            raise ValueError(f"models.{defaults[1]}.serving.default: only one model can be the default; {defaults[0]!r} is already")
+            raise ValueError(
+                f"models.{defaults[1]}.serving.default: only one model can be the default; {defaults[0]!r} is already"
+            )
         return self
 
     def time_column(self, model: str) -> str | None:
@@ -396,7 +405,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is given twice", key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -467,7 +478,10 @@ def _real_path(loc: tuple[str | int, ...], data: Any) -> _Path:
         if not isinstance(data, dict | list):
             break
         path.append(part)
-        data = data[part] if isinstance(data, dict) or (isinstance(part, int) and part < len(data)) else None
+        if isinstance(data, dict):
+            data = data[part]
+        else:
+            data = data[part] if isinstance(part, int) and part < len(data) else None
     return tuple(path)
 
 
@@ -511,7 +525,7 @@ class Environment(BaseSettings):
     """Scratch and state of this machine."""
     params: Path = ROOT / "params.yaml"
     data_url: str = ""
-    """Where partitions, quarantine, reports and served forms live: a directory or an s3:// URL. Default: <home>/data."""
+    """Where partitions, quarantine, reports and served forms live: a directory or s3://. Default: <home>/data."""
     dvc_remote_url: str = ""
     """Default: <home>/dvc/remote."""
     database_url: str = ""

@@ -1,8 +1,8 @@
 """Tables and files on local disk or object storage, by URL: every write is atomic.
 
 A URL is a directory path or anything fsspec knows (`s3://bucket/key`). Local writes go to a temporary file beside the
-target, are synced, and renamed; object stores publish an object only when its upload is complete. So no reader ever sees half
-a file, and a rerun replaces the same name by the same bytes.
+target, are synced, and renamed; object stores publish an object only when its upload is complete. So no reader
+ever sees half a file, and a rerun replaces the same name by the same bytes.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def read_bytes(url: str, expect_sha256: str | None = None) -> bytes:
         raise StorageError(f"{url}: there is no such file") from error
     if expect_sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != expect_sha256:
         raise ChangedFile(
-            f"{url}: changed since it was recorded (SHA-256 {found[:12]}…, expected {expect_sha256[:12]}…); it is not used."
-            " Ingest or publish it again"
+            f"{url}: changed since it was recorded (SHA-256 {found[:12]}…, expected {expect_sha256[:12]}…);"
+            " it is not used. Ingest or publish it again"
         )
     return data
 

@@ -104,7 +104,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A fresh clone in an empty folder; whatever it started is gone afterwards."""
     folder = tmp_path_factory.mktemp("user") / "project"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    kept = {k: v for k, v in os.environ.items() if not re.match(r"MLOPS_|AIRFLOW|MLFLOW|VIRTUAL_ENV|PYTHONPATH|XDG_RUNTIME", k)}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not re.match(r"MLOPS_|AIRFLOW|MLFLOW|VIRTUAL_ENV|PYTHONPATH|XDG_RUNTIME", k)
+    }
     ports = {f"MLOPS_{part}_PORT": str(free_port()) for part in ("AIRFLOW", "MLFLOW", "SERVING")}
     clone = Checkout(folder, {**kept, **ports, "MLOPS_HOME": str(folder / "var")})
     yield clone

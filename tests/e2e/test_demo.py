@@ -1,4 +1,4 @@
-"""From a clone to two served models, and a night that nobody watched: one stack, the tests in the order of a user's days."""
+"""From a clone to two served models, and a night that nobody watched: one stack, in the order of a user's days."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_everything_comes_back_after_kill_9_of_everything(demo: Checkout) -> Non
 
 
 def test_a_csv_never_seen_becomes_a_served_model_by_the_readmes_walk_through(demo: Checkout) -> None:
-    """Issue's "done when" 4: the blocks of the README's section, executed in their order, and nothing else."""
+    """The blocks of the README's section, executed in their order, and nothing else."""
     readme = (demo.folder / "README.md").read_text()
     section = re.search(r"^## A model from your own CSV\n(.*?)^## ", readme, re.DOTALL | re.MULTILINE)
     assert section
@@ -112,7 +112,7 @@ def test_a_csv_never_seen_becomes_a_served_model_by_the_readmes_walk_through(dem
 
 
 def test_a_night_with_an_incident_ends_with_a_better_champion_and_nobody_at_the_keyboard(demo: Checkout) -> None:
-    """Issue's "done when" 3: the machine was off for six nights in which the traffic changed; the scheduler catches up."""
+    """The machine was off for six nights in which the traffic changed; the scheduler catches up by itself."""
     today = dt.datetime.now(dt.UTC).date()
     first, last, tomorrow = today - dt.timedelta(30), today - dt.timedelta(7), today + dt.timedelta(1)
     source: dict[str, Any] = {
@@ -128,7 +128,10 @@ def test_a_night_with_an_incident_ends_with_a_better_champion_and_nobody_at_the_
     }  # fmt: skip
     _add_to_params(demo, yaml.safe_dump({"sources": {"night_trips": source}, "models": {"night_duration": model}}))
     until(lambda: _known(demo, "monitor_night_duration"), "the new DAGs are parsed", 120)
-    for dag in ("ingest_night_trips", *(f"{step}_night_duration" for step in ("features", "train", "deploy", "monitor"))):
+    for dag in (
+        "ingest_night_trips",
+        *(f"{step}_night_duration" for step in ("features", "train", "deploy", "monitor")),
+    ):
         demo.airflow("PATCH", f"/dags/{dag}", json={"is_paused": False})
     demo.airflow(
         "POST", "/dags/ingest_night_trips/dagRuns",
