@@ -161,7 +161,7 @@ def migrate(engine: sa.Engine) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     with engine.begin() as connection:
-        connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _lock_key("migrate")})
+        lock_in_transaction(connection, "migrate")
         current = MigrationContext.configure(connection).get_current_revision()
         if current is not None and current not in known:
             raise NewerSchema(
@@ -169,6 +169,11 @@ def migrate(engine: sa.Engine) -> None:
             )
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def lock_in_transaction(connection: sa.Connection, name: str) -> None:
+    """Wait for the named lock of the whole platform and hold it until this transaction ends."""
+    connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": _lock_key(name)})
 
 
 class Busy(RuntimeError):

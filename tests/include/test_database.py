@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from include import database
+
+
+@pytest.fixture
+def engine(database_url):
+    engine = database.connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+def tables_in(engine):
+    return set(sa.inspect(engine).get_table_names())
+
+
+def test_migrating_twice_is_the_same_as_once(engine):
+    before = tables_in(engine)
+    database.migrate(engine)
+    assert tables_in(engine) == before
+    assert set(database.metadata.tables) <= before
+
+
+def test_the_migrated_tables_have_the_columns_that_the_program_uses(engine):
+    inspector = sa.inspect(engine)
+    for table in database.metadata.tables.values():
+        assert {c["name"] for c in inspector.get_columns(table.name)} == {c.name for c in table.columns}
+
+
+def test_a_database_of_a_newer_program_is_refused_clearly(engine):
+    """Promise 53."""
+    with engine.begin() as connection:
+        connection.execute(sa.text("update alembic_version set version_num = '9999'"))
+    with pytest.raises(database.NewerSchema, match=r"schema 9999.*use the newer program"):
+        database.migrate(engine)
+
+
+def test_two_programs_that_migrate_at_once_do_not_disturb_each_other(optuna_url):
+    errors = []
+
+    def migrate():
+        engine = database.connect(optuna_url)
+        try:
+            database.migrate(engine)
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+        finally:
+            engine.dispose()
+
+    threads = [threading.Thread(target=migrate) for _ in range(3)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert errors == []
+
+
+@pytest.mark.slow
+def test_a_migration_killed_half_way_leaves_nothing_and_runs_again(optuna_url):
+    """Promise 53: the migration is one transaction."""
+    engine = database.connect(optuna_url)
+    with engine.connect() as blocker:  # a table of the same name that is not committed yet: the migration waits on it
+        blocker.execute(sa.text("create table champions (model text)"))
+        child = subprocess.Popen([sys.executable, "-c", MIGRATE, optuna_url])
+        try:
+            wait_until(lambda: is_waiting(optuna_url), child)
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+        blocker.rollback()
+    wait_until(lambda: not tables_in(engine) and not is_waiting(optuna_url))
+    database.migrate(engine)
+    assert set(database.metadata.tables) <= tables_in(engine)
+    engine.dispose()
+
+
+MIGRATE = "import sys; from include import database; database.migrate(database.connect(sys.argv[1]))"
+
+
+def is_waiting(url):
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        sessions = "select count(*) from pg_stat_activity where datname = current_database()"
+        found = connection.execute(sa.text(f"{sessions} and wait_event_type = 'Lock'")).scalar_one() > 0
+    engine.dispose()
+    return found
+
+
+def wait_until(condition, child=None, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        assert child is None or child.poll() is None, "the child ended early"
+        time.sleep(0.05)
+
+
+def test_a_lock_is_held_by_one_and_refused_to_others_who_will_not_wait(engine, database_url):
+    other = database.connect(database_url)
+    with database.advisory_lock(engine, "features:x"):
+        with (
+            pytest.raises(database.Busy, match="'features:x' is already at work"),
+            database.advisory_lock(other, "features:x", wait=False),
+        ):
+            pass
+        with database.advisory_lock(other, "features:y", wait=False):
+            pass
+    with database.advisory_lock(other, "features:x", wait=False):
+        pass
+    other.dispose()
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free(engine, database_url):
+    hold = (
+        "import sys, time; from include import database\n"
+        "with database.advisory_lock(database.connect(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", hold, database_url], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"held\n"
+    with pytest.raises(database.Busy), database.advisory_lock(engine, "x", wait=False):
+        pass
+    child.kill()
+    child.communicate()
+    with database.advisory_lock(engine, "x"):
+        pass
+
+
+def test_the_lock_is_free_after_an_error_inside(engine):
+    with pytest.raises(ZeroDivisionError), database.advisory_lock(engine, "x"):
+        raise ZeroDivisionError
+    with database.advisory_lock(engine, "x", wait=False):
+        pass
+
+
+def test_an_address_that_is_not_set_says_what_to_do():
+    with pytest.raises(ValueError, match="MLOPS_DATABASE_URL"):
+        database.connect("")
+
+
+@pytest.mark.parametrize("statement", ["update verdicts set verdict = 'PROMOTE'", "delete from verdicts"])
+def test_evidence_cannot_be_rewritten(engine, statement):
+    row = {"model": "m", "version": 1, "verdict": "REJECT", "content_hash": "h", "reasons": [], "numbers": {}}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(database.verdicts).values(**row))
+    with pytest.raises(sa.exc.DatabaseError, match="verdicts is append-only"), engine.begin() as connection:
+        connection.execute(sa.text(statement))
