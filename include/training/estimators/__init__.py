@@ -1,1 +1,162 @@
-"""One file per algorithm: its search space and how it is built."""
+"""One file per algorithm: its search space and how it is built.
+
+An estimator is a module of this package with the functions of `Estimator`; it is found by its file's name, so that adding one
+is adding one file. Nothing heavy is imported before a function needs it: `check` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from include.settings import Choices, Dimension, Range, Task, estimator_names
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Report = Callable[[int, float], None]
+"""Called as a fit advances, with the iteration and its loss on the validation part (smaller is better); may raise to prune."""
+
+
+class EstimatorError(ValueError):
+    """An estimator's entry in params.yaml is wrong; the message names the key and the remedy."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What an estimator accepts for one parameter, what it takes when nothing is said, and what the study searches."""
+
+    default: float | str | None
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[float | str | None, ...] = ()
+    """Named values it accepts, beside the numbers between `low` and `high` (numbers only where one of them is given)."""
+    search: Range | Choices | None = None
+    """What the study searches when params.yaml does not say; None: it stays at its default."""
+    integer: bool = False
+
+
+@dataclass
+class Data:
+    """The matrices of a study, shared by all trials of a process."""
+
+    X: np.ndarray
+    """Training rows, float64 (n, k); NaN is missing."""
+    y: np.ndarray
+    """float64; for classification the class's position in `classes`."""
+    X_val: np.ndarray | None
+    """Rows for early stopping and for the trial's score; None: the final fit, which sees all of them in `X`."""
+    y_val: np.ndarray | None
+    task: Task
+    metric: str
+    classes: int
+    """How many classes; 0 for regression."""
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What an estimator built from these matrices and the next trial can use again."""
+
+
+class Estimator(Protocol):
+    """What each file of this package offers, as module-level functions."""
+
+    def parameters(self, task: Task) -> dict[str, Parameter]:
+        """All that params.yaml may say about this estimator."""
+
+    def fit(self, params: Mapping[str, Any], data: Data, *, seed: int, threads: int, report: Report | None) -> Any:
+        """Fit with fixed parameters; the same seed and threads give the same model."""
+
+    def settled(self, params: Mapping[str, Any], fitted: Any) -> dict[str, Any]:
+        """The parameters that rebuild `fitted` without a validation part, for example with early stopping's iterations."""
+
+    def predict(self, fitted: Any, X: np.ndarray) -> np.ndarray:
+        """Numbers (n,) for a regression, else probabilities (n, classes)."""
+
+    def to_onnx(self, fitted: Any) -> bytes:
+        """One graph from `X` (n, k) to `prediction`, equal to `predict`."""
+
+    def importance(self, fitted: Any) -> np.ndarray | None:
+        """A share of each feature (k,), adding up to 1; None where the algorithm knows none."""
+
+
+def load(name: str) -> Estimator:
+    """The estimator in include/training/estimators/<name>.py."""
+    if name not in estimator_names():
+        raise EstimatorError(f"no file include/training/estimators/{name}.py{_did_you_mean(name, estimator_names())}")
+    return cast(Estimator, importlib.import_module(f"{__name__}.{name}"))
+
+
+def space(name: str, params: Mapping[str, Dimension], task: Task) -> dict[str, Dimension]:
+    """The search space in force: each of the estimator's own dimensions, with those of params.yaml in their place."""
+    accepted = load(name).parameters(task)
+    return {key: params.get(key, p.search if p.search is not None else p.default) for key, p in accepted.items()}
+
+
+def defaults(name: str, params: Mapping[str, Dimension], task: Task) -> dict[str, Any]:
+    """The point the study begins with: the defaults, moved into the ranges of params.yaml where they lie outside."""
+    accepted = load(name).parameters(task)
+    return {key: _nearest(dimension, accepted[key].default) for key, dimension in space(name, params, task).items()}
+
+
+def _nearest(dimension: Dimension, default: Any) -> Any:
+    if isinstance(dimension, Range):
+        whole = dimension.scale in ("int", "log_int")
+        if not isinstance(default, int | float):
+            default = (dimension.low * dimension.high) ** 0.5 if "log" in dimension.scale else dimension.low
+        value = min(max(default, dimension.low), dimension.high)
+        return round(value) if whole else float(value)
+    if isinstance(dimension, Choices):
+        return default if default in dimension.choices else dimension.choices[0]
+    return dimension
+
+
+def check(name: str, params: Mapping[str, Dimension], task: Task) -> None:
+    """Refuse what this estimator would not understand.
+
+    Raises:
+        EstimatorError: one line per mistake: `xgboost.max_dept: unknown parameter; did you mean 'max_depth'?`
+    """
+    accepted = load(name).parameters(task)
+    mistakes = []
+    for key, dimension in params.items():
+        if key not in accepted:
+            hint = _did_you_mean(key, accepted) or f"; {name} accepts {', '.join(accepted)}"
+            mistakes.append(f"{name}.{key}: unknown parameter for {task}{hint}")
+        elif problem := _problem(accepted[key], dimension):
+            mistakes.append(f"{name}.{key}: {problem}")
+    if mistakes:
+        raise EstimatorError("\n".join(mistakes))
+
+
+def _problem(parameter: Parameter, dimension: Dimension) -> str | None:
+    if isinstance(dimension, Range):
+        if parameter.low is None and parameter.high is None:
+            return f"not a number to search; choose from {list(parameter.choices)}"
+        if parameter.integer and dimension.scale not in ("int", "log_int"):
+            return f"takes whole numbers: write [{dimension.low:g}, {dimension.high:g}, {'log_int' if dimension.scale == 'log' else 'int'}]"
+        values: tuple[Any, ...] = (dimension.low, dimension.high)
+    else:
+        values = dimension.choices if isinstance(dimension, Choices) else (dimension,)
+    return next((p for value in values if (p := _refused(parameter, value))), None)
+
+
+def _refused(parameter: Parameter, value: Any) -> str | None:
+    if value in parameter.choices and not isinstance(value, bool):
+        return None
+    if parameter.low is None and parameter.high is None:
+        return f"{value!r} is not one of {list(parameter.choices)}{_did_you_mean(str(value), parameter.choices)}"
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return f"expected a number, not {value!r}"
+    if parameter.integer and value != int(value):
+        return f"expected a whole number, not {value!r}"
+    if (parameter.low is not None and value < parameter.low) or (parameter.high is not None and value > parameter.high):
+        low = "-∞" if parameter.low is None else f"{parameter.low:g}"
+        high = "∞" if parameter.high is None else f"{parameter.high:g}"
+        return f"{value:g} is outside of {low} to {high}"
+    return None
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

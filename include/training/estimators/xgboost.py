@@ -1,1 +1,190 @@
-"""(being written)"""
+"""Gradient-boosted trees by XGBoost: early stopping, pruning by iteration, one quantised matrix for all trials of a process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from include.settings import Range, Task
+from include.training import graphs
+from include.training.estimators import Data, Parameter, Report
+
+LINKS: dict[str, graphs.Link] = {
+    "reg:squarederror": "identity",
+    "reg:absoluteerror": "identity",
+    "reg:pseudohubererror": "identity",
+    "reg:gamma": "exp",
+    "reg:tweedie": "exp",
+    "count:poisson": "exp",
+    "binary:logistic": "sigmoid",
+    "multi:softprob": "softmax",
+}
+DEFAULT_OBJECTIVE = {"regression": "reg:squarederror", "binary": "binary:logistic", "multiclass": "multi:softprob"}
+REPORT_EVERY = 5
+"""Iterations between two reports to the study: each costs a row in its database."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A booster cut at its best iteration."""
+
+    booster: Any
+    objective: str
+    features: int
+    classes: int
+    threads: int
+    curve: tuple[float, ...]
+    """The loss on the validation part after each iteration."""
+
+
+def parameters(task: Task) -> dict[str, Parameter]:
+    """XGBoost's own names; `n_estimators` is the most that early stopping allows."""
+    objectives = tuple(
+        o for o in LINKS if o.startswith({"binary": "binary:", "multiclass": "multi:"}.get(task, ("reg:", "count:")))
+    )
+    return {
+        "objective": Parameter(DEFAULT_OBJECTIVE[task], choices=objectives),
+        "n_estimators": Parameter(600, low=1, high=20_000, integer=True),
+        "learning_rate": Parameter(0.1, low=1e-5, high=1, search=Range(low=0.02, high=0.3, scale="log")),
+        "max_depth": Parameter(6, low=1, high=20, integer=True, search=Range(low=3, high=10, scale="int")),
+        "min_child_weight": Parameter(1.0, low=0, search=Range(low=1.0, high=30.0, scale="log")),
+        "subsample": Parameter(1.0, low=0.05, high=1, search=Range(low=0.6, high=1.0)),
+        "colsample_bytree": Parameter(1.0, low=0.05, high=1, search=Range(low=0.5, high=1.0)),
+        "reg_lambda": Parameter(1.0, low=0, search=Range(low=0.1, high=30.0, scale="log")),
+        "reg_alpha": Parameter(0.0, low=0),
+        "gamma": Parameter(0.0, low=0),
+        "max_bin": Parameter(128, low=8, high=1024, integer=True),
+        "early_stopping_rounds": Parameter(20, low=1, integer=True),
+        **({"scale_pos_weight": Parameter(1.0, low=0)} if task == "binary" else {}),
+    }
+
+
+def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, report: Report | None) -> Fitted:
+    """Boost until the validation part stops gaining; without one, for exactly `n_estimators`."""
+    import xgboost
+
+    params = dict(params)
+    rounds, patience = int(params.pop("n_estimators")), int(params.pop("early_stopping_rounds"))
+    loss = _loss(data)
+    settings = {
+        **params,
+        "tree_method": "hist",
+        "eval_metric": loss,
+        "seed": seed,
+        "nthread": threads,
+        "verbosity": 0,
+        **({"num_class": data.classes} if data.task == "multiclass" else {}),
+    }
+    train, validation = _matrices(data, int(params["max_bin"]), threads)
+    curves: dict[str, dict[str, list[float]]] = {}
+    callbacks = []
+    if validation is not None:
+        callbacks.append(
+            xgboost.callback.EarlyStopping(rounds=patience, metric_name=loss, data_name="validation", save_best=True)
+        )
+        if report is not None:
+            callbacks.append(_reporting(report, loss))
+    booster = xgboost.train(
+        settings,
+        train,
+        num_boost_round=rounds,
+        evals=[(validation, "validation")] if validation is not None else [],
+        evals_result=curves,
+        callbacks=callbacks,
+        verbose_eval=False,
+    )
+    curve = tuple(curves.get("validation", {}).get(loss, ()))
+    return Fitted(booster, str(params["objective"]), data.X.shape[1], data.classes, threads, curve)
+
+
+def _loss(data: Data) -> str:
+    """What iterations are judged by: smooth, and always better when smaller, whatever the study's metric is."""
+    if data.task == "regression":
+        return "mae" if data.metric == "mae" else "rmse"
+    return "logloss" if data.task == "binary" else "mlogloss"
+
+
+def _matrices(data: Data, max_bin: int, threads: int) -> tuple[Any, Any]:
+    """The quantised matrices: built once, used by every trial of this process that has as many bins."""
+    import xgboost
+
+    key = ("quantile", max_bin)
+    if key not in data.shared:
+        train = xgboost.QuantileDMatrix(data.X, data.y, max_bin=max_bin, nthread=threads)
+        validation = None
+        if data.X_val is not None:
+            validation = xgboost.QuantileDMatrix(data.X_val, data.y_val, max_bin=max_bin, ref=train, nthread=threads)
+        data.shared[key] = train, validation
+    matrices: tuple[Any, Any] = data.shared[key]
+    return matrices
+
+
+def _reporting(report: Report, loss: str) -> Any:
+    import xgboost
+
+    class Reporting(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            if (epoch + 1) % REPORT_EVERY == 0:
+                report(epoch + 1, evals_log["validation"][loss][-1])
+            return False
+
+    return Reporting()
+
+
+def settled(params: Mapping[str, Any], fitted: Fitted) -> dict[str, Any]:
+    """With as many trees as early stopping kept."""
+    return {**params, "n_estimators": fitted.booster.num_boosted_rounds()}
+
+
+def predict(fitted: Fitted, X: np.ndarray) -> np.ndarray:
+    """Numbers, or probabilities."""
+    fitted.booster.set_param({"nthread": fitted.threads})
+    answer = np.asarray(fitted.booster.inplace_predict(X.astype(np.float32)), dtype=np.float64)
+    return np.column_stack([1 - answer, answer]) if fitted.classes == 2 else answer
+
+
+def to_onnx(fitted: Fitted) -> bytes:
+    """The booster's own trees and base score, read from its open JSON format."""
+    learner = json.loads(fitted.booster.save_raw("json"))["learner"]
+    model = learner["gradient_booster"]["model"]
+    width = fitted.classes if fitted.classes > 2 else 1
+    link = LINKS[fitted.objective]
+    return graphs.trees(
+        [_tree(tree) for tree in model["trees"]],
+        model["tree_info"],
+        features=fitted.features,
+        width=width,
+        mode="BRANCH_LT",
+        base=_base(learner["learner_model_param"]["base_score"], link, width),
+        link=link,
+    )
+
+
+def _base(text: str, link: graphs.Link, width: int) -> np.ndarray:
+    """The score before the first tree; XGBoost keeps it on the scale of the prediction."""
+    value = np.broadcast_to(np.atleast_1d(np.asarray(json.loads(text.lower()), np.float64)), (width,))
+    if link == "exp":
+        return np.log(value)
+    return np.log(value / (1 - value)) if link == "sigmoid" else value
+
+
+def _tree(tree: dict[str, Any]) -> graphs.Tree:
+    return graphs.Tree(
+        left=np.asarray(tree["left_children"]),
+        right=np.asarray(tree["right_children"]),
+        feature=np.asarray(tree["split_indices"]),
+        threshold=np.asarray(tree["split_conditions"], np.float32),
+        missing_left=np.asarray(tree["default_left"], bool),
+        values=np.asarray(tree["split_conditions"], np.float32)[:, None],
+    )
+
+
+def importance(fitted: Fitted) -> np.ndarray:
+    """The share of the gain of all splits."""
+    gain = fitted.booster.get_score(importance_type="total_gain")
+    shares = np.array([float(gain.get(f"f{i}", 0.0)) for i in range(fitted.features)])
+    return np.asarray(shares / max(shares.sum(), 1e-300))

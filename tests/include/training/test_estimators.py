@@ -1,0 +1,186 @@
+"""One contract for every estimator: whoever adds a file to include/training/estimators is tested by this one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from include.settings import Choices, Range, Task, estimator_names
+from include.training import estimators
+
+TASKS: list[Task] = ["regression", "binary", "multiclass"]
+CASES = [(name, task) for name in estimator_names() for task in TASKS]
+
+
+def data_for(task: Task, *, rows: int = 400, seed: int = 3) -> estimators.Data:
+    random = np.random.default_rng(seed)
+    X = random.normal(size=(rows, 5))
+    score = 2 * X[:, 0] - X[:, 1] ** 2 + 0.3 * random.normal(size=rows)
+    X[random.random(X.shape) < 0.05] = np.nan
+    X[:, 4] = np.nan  # a column without any value must not stop a training
+    y = score + 10 if task == "regression" else np.digitize(score, [-1] if task == "binary" else [-2, 0]).astype(float)
+    cut = rows * 3 // 4
+    classes = {"regression": 0, "binary": 2, "multiclass": 3}[task]
+    metric = {"regression": "mae", "binary": "roc_auc", "multiclass": "log_loss"}[task]
+    return estimators.Data(X[:cut], y[:cut], X[cut:], y[cut:], task, metric, classes)
+
+
+def fitted_on(name: str, data: estimators.Data, **params: object) -> object:
+    point = {**estimators.defaults(name, {}, data.task), **params}
+    return estimators.load(name).fit(point, data, seed=7, threads=1, report=None)
+
+
+def served(onnx: bytes, X: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    dtype = np.float32 if session.get_inputs()[0].type == "tensor(float)" else np.float64
+    [answer] = session.run(["prediction"], {"X": X.astype(dtype)})
+    return answer
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_its_onnx_graph_answers_as_it_does_for_missing_and_extreme_values_too(name: str, task: Task) -> None:
+    data = data_for(task)
+    assert data.X_val is not None
+    estimator, fitted = estimators.load(name), fitted_on(name, data)
+    X = np.concatenate([data.X, data.X_val, np.full((1, 5), np.nan), np.full((1, 5), 1e6)])
+    expected = estimator.predict(fitted, X)
+    assert expected.shape == ((len(X),) if task == "regression" else (len(X), data.classes))
+    np.testing.assert_allclose(served(estimator.to_onnx(fitted), X), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_the_same_seed_gives_the_same_model(name: str, task: Task) -> None:
+    """Promise 19."""
+    data, estimator = data_for(task), estimators.load(name)
+    one, two = (estimator.predict(fitted_on(name, data_for(task)), data.X) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_its_settled_parameters_rebuild_it_without_a_validation_part(name: str, task: Task) -> None:
+    data, estimator = data_for(task), estimators.load(name)
+    params = estimators.defaults(name, {}, task)
+    fitted = estimator.fit(params, data, seed=7, threads=1, report=None)
+    alone = estimators.Data(data.X, data.y, None, None, task, data.metric, data.classes)
+    again = estimator.fit(estimator.settled(params, fitted), alone, seed=7, threads=1, report=None)
+    np.testing.assert_allclose(estimator.predict(again, data.X), estimator.predict(fitted, data.X), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "task"), [c for c in CASES if c[0] != "dummy"])
+def test_it_finds_what_matters_and_beats_the_baseline(name: str, task: Task) -> None:
+    data, estimator = data_for(task), estimators.load(name)
+    assert data.X_val is not None
+    assert data.y_val is not None
+    fitted, baseline = fitted_on(name, data), fitted_on("dummy", data)
+    share = estimator.importance(fitted)
+    assert share is not None
+    assert share.sum() == pytest.approx(1)
+    assert share[0] == share.max()
+
+    def error(prediction: np.ndarray) -> float:
+        if task == "regression":
+            return float(np.abs(prediction - data.y_val).mean())
+        return float(-np.log(np.maximum(1e-9, prediction[np.arange(len(prediction)), data.y_val.astype(int)])).mean())
+
+    assert error(estimator.predict(fitted, data.X_val)) < 0.8 * error(
+        estimators.load("dummy").predict(baseline, data.X_val)
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in estimator_names() if n != "dummy"])
+def test_a_class_that_the_training_part_lacks_still_has_its_column(name: str) -> None:
+    data = data_for("multiclass")
+    data.y = np.where(data.y == 1, 0.0, data.y)
+    fitted, estimator = fitted_on(name, data), estimators.load(name)
+    assert data.X_val is not None
+    expected = estimator.predict(fitted, data.X_val)
+    assert expected.shape == (len(data.X_val), 3)
+    np.testing.assert_allclose(served(estimator.to_onnx(fitted), data.X_val), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:gamma", "reg:tweedie", "count:poisson"],
+)
+def test_each_of_xgboosts_objectives_is_exported_exactly(objective: str) -> None:
+    data = data_for("regression")
+    data.y, data.y_val = data.y + 20, data.y_val + 20
+    fitted, estimator = fitted_on("xgboost", data, objective=objective), estimators.load("xgboost")
+    np.testing.assert_allclose(served(estimator.to_onnx(fitted), data.X), estimator.predict(fitted, data.X), rtol=1e-5)
+
+
+def test_xgboost_reports_its_loss_and_can_be_pruned_in_mid_fit() -> None:
+    class Pruned(Exception):
+        pass
+
+    seen: list[tuple[int, float]] = []
+
+    def report(step: int, value: float) -> None:
+        seen.append((step, value))
+        if step >= 15:
+            raise Pruned
+
+    data = data_for("regression")
+    with pytest.raises(Pruned):
+        estimators.load("xgboost").fit(
+            estimators.defaults("xgboost", {}, "regression"), data, seed=1, threads=1, report=report
+        )
+    assert [step for step, _ in seen] == [5, 10, 15]
+
+
+def test_all_trials_of_a_process_share_one_quantised_matrix() -> None:
+    data = data_for("regression")
+    fitted_on("xgboost", data)
+    [matrices] = data.shared.values()
+    fitted_on("xgboost", data, max_depth=3)
+    assert list(data.shared.values()) == [matrices]
+
+
+def test_a_misspelt_parameter_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(
+        estimators.EstimatorError, match=r"xgboost.max_dept: unknown parameter .* did you mean 'max_depth'"
+    ):
+        estimators.check("xgboost", {"max_dept": 3}, "regression")
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("xgboost", {"max_depth": Range(low=0.5, high=3)}, "whole numbers"),
+        ("xgboost", {"learning_rate": 7}, "outside of"),
+        ("xgboost", {"objective": "reg:absoluterror"}, "did you mean 'reg:absoluteerror'"),
+        ("xgboost", {"objective": "binary:logistic"}, "not one of"),
+        ("random_forest", {"max_features": Choices(choices=("sqrt", "cube"))}, "cube"),
+        ("linear", {"alpha": True}, "expected a number"),
+        ("linear", {"C": 1.0}, "unknown parameter for regression"),
+    ],
+)
+def test_a_value_an_estimator_cannot_take_is_refused(name: str, params: dict[str, object], message: str) -> None:
+    with pytest.raises(estimators.EstimatorError, match=message):
+        estimators.check(name, params, "regression")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_its_own_defaults_and_ranges_pass_its_own_check(name: str, task: Task) -> None:
+    estimators.check(name, estimators.space(name, {}, task), task)
+    estimators.check(name, estimators.defaults(name, {}, task), task)
+
+
+def test_defaults_are_moved_into_the_ranges_of_params_yaml() -> None:
+    params = {"max_depth": Range(low=8, high=10, scale="int"), "subsample": 0.7}
+    point = estimators.defaults("xgboost", params, "regression")
+    assert point["max_depth"] == 8
+    assert point["subsample"] == 0.7
+
+
+def test_checking_imports_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom include.training import estimators\nfrom include.settings import estimator_names\n"
+        "[estimators.check(n, {}, 'binary') for n in estimator_names()]\n"
+        "print(sorted({'xgboost','sklearn','onnx','optuna','pandas','scipy','mlflow'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
