@@ -61,13 +61,9 @@ class Predictor:
             definition = (form.directory / DEFINITION).read_text() if (form.directory / DEFINITION).exists() else None
             features = FeatureSet.from_spec(form.manifest["features"], definition)
             fitted = form.json(PREPROCESSING)
-            golden = form.json(GOLDEN)
-            if len(golden["rows"]) != len(golden["expected"]) or not golden["rows"]:
-                raise BadServedForm(f"{form.directory}: {GOLDEN} must hold rows, and as many expected answers")
+            golden = _checked_golden(form.json(GOLDEN))
             session = _session((form.directory / MODEL).read_bytes())
             return cls(form, features, fitted, session, golden)
-        except BadServedForm:
-            raise
         except Exception as error:  # whatever a foreign file provokes: it is refused, and the caller keeps what it has
             raise BadServedForm(f"{form.directory}: cannot be loaded ({type(error).__name__}: {error})") from error
 
@@ -96,7 +92,7 @@ class Predictor:
 
         Args:
             seconds: for all the rows together.
-            row_seconds: for one row alone (the quickest of three tries, so that a busy machine is not the model's fault).
+            row_seconds: for one row alone: the quickest of three tries, as a busy machine is not the model's fault.
 
         Raises:
             GoldenMismatch: an answer differs by more than the form's tolerance, or came too late.
@@ -146,6 +142,12 @@ def compare(answer: np.ndarray, golden: dict[str, Any]) -> None:
             f"golden row {row}: answered {answer[row].tolist()}, expected {expected[row].tolist()}"
             f" (relative tolerance {tolerance:g}; {int((~close).sum())} answers of {close.size} differ)"
         )
+
+
+def _checked_golden(golden: dict[str, Any]) -> dict[str, Any]:
+    if not golden["rows"] or len(golden["rows"]) != len(golden["expected"]):
+        raise BadServedForm(f"{GOLDEN} must hold rows, and as many expected answers")
+    return golden
 
 
 def _encode(document: Any) -> bytes:

@@ -1,6 +1,6 @@
-"""A request's JSON → columns, or a refusal that names the field: what a client sends is checked here and nowhere else.
+"""A request's JSON → columns, or a refusal that names the field: what a client sends is checked here, nowhere else.
 
-The hot path is one msgspec decode into a type made from the model's own inputs, and one array per type of column. Only a
+The hot path is one msgspec decode into a type made from the model's own inputs, and one array for all numbers. Only a
 refused body is looked at again, field by field, to say where it is wrong and what was expected.
 """
 
@@ -41,7 +41,7 @@ _ORDER = ("int", "float", "bool", "string", "timestamp", "date")
 _NUMERIC = ("int", "float", "bool")
 
 
-class Refused(Exception):  # noqa: N818  (an answer, not a failure of ours)
+class Refused(Exception):
     """A request that gets a 4xx: `status`, a `code` for programs, a `message` for people, the `field`'s path."""
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
@@ -151,7 +151,9 @@ class Schema:
             return np.array(values, dtype=object)
         if kind == "timestamp":
             values = tuple(
-                self._naive(value, _path(self._names[n], row, batch=batch)) if value is not None and value.tzinfo else value
+                self._naive(value, _path(self._names[n], row, batch=batch))
+                if value is not None and value.tzinfo
+                else value
                 for row, value in enumerate(values)
             )
         return np.array(values, dtype="datetime64[us]")
@@ -167,7 +169,10 @@ class Schema:
         path = _path(self._names[column], row, batch=batch)
         if large:
             return Refused(
-                422, "out_of_range", f"{path} must lie between ±{LARGEST_NUMBER:.2g}; {value:g} cannot be computed with", path
+                422,
+                "out_of_range",
+                f"{path} must lie between ±{LARGEST_NUMBER:.2g}; {value:g} cannot be computed with",
+                path,
             )
         return Refused(422, "wrong_type", f"{path} must be a whole number, not {value:g}", path)
 
@@ -175,7 +180,9 @@ class Schema:
 
     def _explain(self, body: bytes, error: Exception, *, batch: bool) -> Refused:
         try:
-            document = json.loads(body.decode(), parse_int=float)  # unlike JSON, takes NaN and Infinity, so that they have a path
+            document = json.loads(
+                body.decode(), parse_int=float
+            )  # unlike JSON, takes NaN and Infinity, so that they have a path
         except RecursionError:
             return Refused(400, "too_deep", "the JSON is nested too deeply; a row is a flat object")
         except json.JSONDecodeError as malformed:
@@ -209,7 +216,9 @@ class Schema:
 
     def _explain_row(self, row: Any, path: str) -> Refused | None:
         if not isinstance(row, dict):
-            return Refused(422, "wrong_type", f"{path or 'the body'} must be an object, not {_named(row)}", path or None)
+            return Refused(
+                422, "wrong_type", f"{path or 'the body'} must be an object, not {_named(row)}", path or None
+            )
         for name, entry in self.inputs.items():
             field = f"{path}.{name}" if path else name
             if name not in row:
