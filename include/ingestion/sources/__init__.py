@@ -1,1 +1,193 @@
-"""One file per type of source."""
+"""Where data comes from: one module per `type` in params.yaml, all with the same three functions.
+
+    columns(source)     the columns and their types; cheap: at most the head of one file is read
+    read(source, keys)  (key, table) for each partition asked for; a file that holds many days is read once
+    health(source)      whether the source can be reached now
+
+To add a type of source: a class in `include/settings.py`, and a module here named like its `type`.
+A table that `read` yields may carry the column `_reason`: rows that have one do not belong to the partition, and
+are quarantined with that reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import pyarrow as pa
+
+from include.settings import ColumnType, Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REASON = "_reason"
+
+
+class SourceError(RuntimeError):
+    """Data could not be had; the message names the place and the remedy."""
+
+
+class SourceUnavailable(SourceError):
+    """The source did not answer after bounded retries. Trying later may help."""
+
+
+class UnreadablePartitions(SourceError):
+    """What was found for some partitions cannot be read as data. A retry reads the same bytes again.
+
+    Attributes:
+        keys: the partitions it concerns; the others can be read by asking for them alone.
+    """
+
+    def __init__(self, message: str, keys: Sequence[str]) -> None:
+        super().__init__(message)
+        self.keys = tuple(keys)
+
+
+class NothingFound(UnreadablePartitions):
+    """No file holds these partitions."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether a source can be reached, and what was seen."""
+
+    ok: bool
+    message: str
+
+
+class SourceType(Protocol):
+    """What a module of this package provides."""
+
+    def columns(self, source: Any) -> dict[str, ColumnType]:
+        """The columns and their types."""
+
+    def read(self, source: Any, keys: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """Each asked-for partition, once."""
+
+    def health(self, source: Any) -> Health:
+        """Whether the source can be reached."""
+
+
+def of_type(name: str) -> SourceType:
+    """The module of a type of source."""
+    return cast(SourceType, importlib.import_module(f"include.ingestion.sources.{name}"))
+
+
+def columns_of(source: Source) -> dict[str, ColumnType]:
+    """The columns of a source's partitions, those it derives included.
+
+    Raises:
+        SourceError: the source cannot be read.
+        FormulaError: a derived column's formula is wrong, or names a column that is not there.
+    """
+    found = of_type(source.type).columns(source)
+    if source.derive:
+        sample = {name: _empty(kind) for name, kind in found.items()}
+        for name, text in source.derive.items():
+            values = _evaluate(name, text, sample)
+            sample[name] = values
+            found[name] = _kind(values)
+    return found
+
+
+def read_partitions(source: Source, keys: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Read partitions, with the derived columns added.
+
+    A derived column is left out of a partition that lacks what it is computed from, or holds it in another type; validation
+    then shows the difference.
+
+    Raises:
+        SourceUnavailable: after retries.
+        UnreadablePartitions: naming the partitions; ask for the others again.
+    """
+    formulas = dict(source.derive)
+    for key, table in of_type(source.type).read(source, keys):
+        yield key, _derived(table, formulas)
+
+
+def health_of(source: Source) -> Health:
+    """Whether the source can be reached now; never raises."""
+    try:
+        return of_type(source.type).health(source)
+    except SourceError as error:
+        return Health(False, str(error))
+
+
+# ------------------------------------------------------------------------------------------------ derived
+
+
+def _derived(table: pa.Table, formulas: dict[str, str]) -> pa.Table:
+    from include.formulas import Formula, FormulaError
+
+    for name, text in formulas.items():
+        needed = Formula(text).columns
+        if not needed <= set(table.column_names):
+            continue
+        values = {column: to_numpy(table[column]) for column in needed}
+        try:
+            result = _evaluate(name, text, values, rows=table.num_rows)
+        except (FormulaError, TypeError, ValueError):
+            if all(array.dtype != object for array in values.values()):
+                raise
+            continue  # text where numbers or times are expected: validation names the column and its type
+        array = pa.array(result, from_pandas=True)
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, array)
+        else:
+            table = table.append_column(name, array)
+    return table
+
+
+def _evaluate(name: str, text: str, columns: dict[str, NDArray[Any]], rows: int = 0) -> NDArray[Any]:
+    from include.formulas import Formula, FormulaError
+
+    formula = Formula(text)
+    if missing := formula.columns - set(columns):
+        import difflib
+
+        wrong = sorted(missing)[0]
+        close = difflib.get_close_matches(wrong, columns, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise FormulaError(f"derive.{name}: the source has no column {wrong!r}{hint}")
+    with np.errstate(all="ignore"):
+        values = np.asarray(formula.evaluate(columns))
+    if values.dtype == bool or np.issubdtype(values.dtype, np.integer):
+        values = values.astype(np.float64)
+    return values if values.ndim else np.full(rows, values)
+
+
+def _empty(kind: ColumnType) -> NDArray[Any]:
+    return np.empty(0, {"string": "object", "timestamp": "M8[us]", "date": "M8[us]"}.get(kind, "f8"))
+
+
+def _kind(values: NDArray[Any]) -> ColumnType:
+    return {"O": "string", "U": "string", "M": "timestamp"}.get(values.dtype.kind, "float")  # type: ignore[return-value]
+
+
+def to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column as the formulas take it: float64 with NaN, object with None, or datetime64[us] with NaT."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return np.asarray(column.cast(pa.timestamp("us")).to_numpy(), dtype="M8[us]")
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=object)
+
+
+def column_type(kind: pa.DataType) -> ColumnType:
+    """The settings' name of an arrow type."""
+    if pa.types.is_boolean(kind):
+        return "bool"
+    if pa.types.is_integer(kind):
+        return "int"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        return "float"
+    if pa.types.is_timestamp(kind):
+        return "timestamp"
+    if pa.types.is_date(kind):
+        return "date"
+    return "string"

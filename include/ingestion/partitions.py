@@ -1,0 +1,293 @@
+"""Atomic, idempotent partitions: a day of a source is one parquet file, or, for a source without time, `all` of it.
+
+    extract   the source → staging/<source>/<run>/<key>.parquet: what was delivered, not yet validated
+    validate  (validation.py) staging → accepted rows beside it, their SHA-256 in PostgreSQL; the rest → quarantine
+    publish   the accepted bytes → validated/<source>/<key>.parquet, and the partition's row in PostgreSQL says so
+    read      what was published, by the hash that validation recorded
+
+Every step can be killed and run again: equal data gives equal bytes under equal names.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from include import storage
+from include.database import advisory_lock, connect
+from include.database import partitions as rows_of
+from include.ingestion import sources
+from include.settings import Source
+
+ALL = "all"
+MAXIMUM_DAYS = 3660
+
+
+class NotExtracted(RuntimeError):
+    """A partition has not been through the step before; the message says which step to run."""
+
+
+class NotAccepted(RuntimeError):
+    """A partition is not, or no longer, accepted by validation; it is not published."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What `extract` did: the keys now staged, those that were published before and left alone, and rows by key."""
+
+    keys: list[str]
+    skipped: list[str]
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What `publish` made visible, and the version of all that the source has published."""
+
+    source: str
+    keys: list[str]
+    rows: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A published partition, as validation recorded it."""
+
+    source: str
+    key: str
+    sha256: str
+    rows: int
+    quality: float
+
+
+# ------------------------------------------------------------------------------------------------------ keys
+
+
+def keys_between(source: Source, start: dt.date | None, end: dt.date | None) -> list[str]:
+    """The keys of the days from `start` to `end`, both included; `["all"]` for a source without time.
+
+    Without `start` the range begins at the source's own `start`; without `end` it is one day.
+
+    Raises:
+        ValueError: there is no first day, or the range is reversed or longer than ten years.
+    """
+    if source.time_column is None:
+        return [ALL]
+    first = start or source.start
+    if first is None:
+        raise ValueError("no first day: give `from`, or declare `start` for the source in params.yaml")
+    last = end or first
+    days = (last - first).days + 1
+    if days < 1:
+        raise ValueError(f"from {first} to {last} is no range: `from` lies after `to`")
+    if days > MAXIMUM_DAYS:
+        raise ValueError(f"from {first} to {last} are {days} days; ask for at most {MAXIMUM_DAYS} at once")
+    return [(first + dt.timedelta(day)).isoformat() for day in range(days)]
+
+
+def check_key(key: str) -> str:
+    """The key itself, when it is one.
+
+    Raises:
+        ValueError: it is neither `all` nor a day as YYYY-MM-DD.
+    """
+    if key == ALL:
+        return key
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", key):
+        raise ValueError(f"{key!r} is no partition: write a day as YYYY-MM-DD, or `all`")
+    dt.date.fromisoformat(key)
+    return key
+
+
+# --------------------------------------------------------------------------------------------- where things lie
+
+
+def staging_url(data_url: str, name: str, run_id: str, *file: str) -> str:
+    """The folder of one run, or a file in it; a run id is made safe for a file's name."""
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", run_id)
+    if safe != run_id:
+        safe = f"{safe[:80]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    return storage.join(data_url, "staging", name, safe, *file)
+
+
+def published_url(data_url: str, name: str, key: str) -> str:
+    """Where a published partition lies."""
+    return storage.join(data_url, "validated", name, f"{check_key(key)}.parquet")
+
+
+def refusal(data_url: str, name: str, run_id: str, key: str) -> str | None:
+    """Why the partition could not even be read, if so."""
+    url = staging_url(data_url, name, run_id, f"{key}.refused.json")
+    return str(json.loads(storage.read_bytes(url))["reason"]) if storage.exists(url) else None
+
+
+# --------------------------------------------------------------------------------------------------- extract
+
+
+def extract(
+    name: str,
+    source: Source,
+    keys: Sequence[str],
+    *,
+    data_url: str,
+    run_id: str,
+    database_url: str,
+    replace: bool,
+) -> Extracted:
+    """Read partitions from the source into the run's staging folder.
+
+    Published partitions are left alone unless `replace`. A partition whose file cannot be read (a truncated gzip, a wrong
+    encoding) does not stop the others: its reason is staged in its place, and validation quarantines it.
+
+    Raises:
+        SourceUnavailable: the source, by name, after bounded retries; nothing published was touched.
+        NothingFound: the source has no file for any of the keys.
+        StorageError: the disk is full; nothing half-written is left.
+    """
+    wanted = [check_key(key) for key in dict.fromkeys(keys)]
+    if any((key == ALL) != (source.time_column is None) for key in wanted):
+        kind = "the one partition `all`" if source.time_column is None else "a partition a day"
+        raise ValueError(f"source {name!r} has {kind}; {wanted} do not fit")
+    if storage.is_local(data_url):
+        storage.ensure_space(storage.local_path(data_url))
+    already = set() if replace else {p.key for p in published(database_url, name)}
+    skipped = [key for key in wanted if key in already]
+    pending = [key for key in wanted if key not in already]
+    asked = len(pending)
+    rows: dict[str, int] = {}
+    missing: list[str] = []
+    while pending:
+        try:
+            for key, table in sources.read_partitions(source, pending):
+                storage.delete(staging_url(data_url, name, run_id, f"{key}.refused.json"))
+                storage.write_table(staging_url(data_url, name, run_id, f"{key}.parquet"), table)
+                rows[key] = table.num_rows
+            pending = []
+        except sources.UnreadablePartitions as error:
+            if not error.keys:
+                raise type(error)(f"source {name!r}: {error}", []) from error
+            if isinstance(error, sources.NothingFound):
+                missing.extend(error.keys)
+                if len(missing) == asked:
+                    raise sources.NothingFound(f"source {name!r}: {error}", error.keys) from error
+            for key in error.keys:
+                _stage_refusal(data_url, name, run_id, key, str(error))
+                rows[key] = 0
+            pending = [key for key in pending if key not in rows]
+        except sources.SourceError as error:
+            raise type(error)(f"source {name!r}: {error}") from error
+    return Extracted([key for key in wanted if key in rows], skipped, rows)
+
+
+def _stage_refusal(data_url: str, name: str, run_id: str, key: str, reason: str) -> None:
+    storage.delete(staging_url(data_url, name, run_id, f"{key}.parquet"))
+    url = staging_url(data_url, name, run_id, f"{key}.refused.json")
+    storage.write_bytes(url, json.dumps({"reason": reason}).encode())
+
+
+# --------------------------------------------------------------------------------------------------- publish
+
+
+def publish(name: str, keys: Sequence[str], *, data_url: str, run_id: str, database_url: str) -> Published:
+    """Make accepted partitions visible: the very bytes that validation recorded, then the row that names them.
+
+    Raises:
+        ChangedFile: an accepted file was changed since it was validated.
+        NotAccepted: validation refused it, did not see it, or another run has validated it since.
+    """
+    engine = connect(database_url)
+    total = 0
+    try:
+        with advisory_lock(engine, f"publish:{name}"):
+            for key in keys:
+                total += _publish_one(engine, name, check_key(key), data_url=data_url, run_id=run_id)
+            version = _version(engine, name)
+    finally:
+        engine.dispose()
+    storage.delete(staging_url(data_url, name, run_id))
+    return Published(name, list(keys), total, version)
+
+
+def _publish_one(engine: sa.Engine, name: str, key: str, *, data_url: str, run_id: str) -> int:
+    here = (rows_of.c.source == name) & (rows_of.c.key == key)
+    with engine.begin() as connection:
+        row = connection.execute(sa.select(rows_of).where(here).with_for_update()).mappings().first()
+        candidate = (row["report"] if row else {}).get("candidate")
+        if row and candidate is None and row["status"] == "published" and row["run_id"] == run_id:
+            return int(row["rows"])  # an earlier attempt came this far
+        if candidate is None:
+            raise NotAccepted(f"{name} {key}: not accepted by validation; run `validate` first, or see its report")
+        if candidate["run_id"] != run_id:
+            raise NotAccepted(
+                f"{name} {key}: validated since by the run {candidate['run_id']!r}; that one publishes it"
+            )
+        staged = staging_url(data_url, name, run_id, f"{key}.accepted.parquet")
+        storage.write_bytes(published_url(data_url, name, key), storage.read_bytes(staged, candidate["sha256"]))
+        connection.execute(
+            sa.update(rows_of)
+            .where(here)
+            .values(
+                status="published",
+                sha256=candidate["sha256"],
+                rows=candidate["rows"],
+                quarantined_rows=candidate["quarantined_rows"],
+                quality=candidate["quality"],
+                report=candidate["report"],
+                run_id=run_id,
+            )
+        )
+        return int(candidate["rows"])
+
+
+def _version(engine: sa.Engine, name: str) -> str:
+    content = [(p.key, p.sha256) for p in _published(engine, name)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+# ------------------------------------------------------------------------------------------------------ read
+
+
+def published(database_url: str, name: str) -> list[Partition]:
+    """The published partitions of a source, in the order of their keys."""
+    engine = connect(database_url)
+    try:
+        return _published(engine, name)
+    finally:
+        engine.dispose()
+
+
+def _published(engine: sa.Engine, name: str) -> list[Partition]:
+    columns = (rows_of.c.source, rows_of.c.key, rows_of.c.sha256, rows_of.c.rows, rows_of.c.quality)
+    query = sa.select(*columns).where(rows_of.c.source == name, rows_of.c.status == "published").order_by(rows_of.c.key)
+    with engine.connect() as connection:
+        return [Partition(*row) for row in connection.execute(query)]
+
+
+def read(data_url: str, partition: Partition, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a published partition.
+
+    Raises:
+        ChangedFile: the file is not the one that was validated.
+    """
+    url = published_url(data_url, partition.source, partition.key)
+    return storage.read_table(url, columns, partition.sha256)
+
+
+def reports(database_url: str, name: str, limit: int = 400) -> list[dict[str, Any]]:
+    """The newest partitions' state, quality and report, newest key first, for pages and summaries."""
+    engine = connect(database_url)
+    query = sa.select(rows_of).where(rows_of.c.source == name).order_by(rows_of.c.key.desc()).limit(limit)
+    try:
+        with engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+    finally:
+        engine.dispose()
