@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -303,7 +303,9 @@ class Model(_Strict):
         if not isinstance(value, dict):
             return value
         return {
-            name: {k: _dimension(k, v) for k, v in (space or {}).items()} if isinstance(space, dict | None) else space
+            name: space
+            if not isinstance(space, dict | None)
+            else {k: _dimension(f"{name}.{k}", v) for k, v in (space or {}).items()}
             for name, space in value.items()
         }
 
@@ -313,8 +315,8 @@ class Model(_Strict):
             raise ValueError("estimators: name at least one of " + ", ".join(estimator_names()))
         for estimator in self.estimators:
             if estimator not in estimator_names():
-                hint = _did_you_mean(estimator, estimator_names())
-                raise ValueError(f"estimators: no file include/training/estimators/{estimator}.py{hint}")
+                hint = did_you_mean(estimator, estimator_names())
+                raise ValueError(f"estimators.{estimator}: no file include/training/estimators/{estimator}.py{hint}")
         if self.metric_name not in TASK_METRICS[self.task]:
             raise ValueError(
                 f"metric: {self.metric!r} is not a metric of {self.task}; choose from {sorted(TASK_METRICS[self.task])}"
@@ -346,7 +348,7 @@ class Params(_Strict):
     def _models_name_sources(self) -> Params:
         for name, model in self.models.items():
             if model.source not in self.sources:
-                hint = _did_you_mean(model.source, self.sources)
+                hint = did_you_mean(model.source, self.sources)
                 raise ValueError(f"models.{name}.source: no source is named {model.source!r}{hint}")
         defaults = [name for name, model in self.models.items() if model.serving.default]
         if len(defaults) > 1:
@@ -378,6 +380,8 @@ def load_params(path: Path | str) -> Params:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror}); name another file with MLOPS_PARAMS") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     return parse_params(text, name=path.name)
 
 
@@ -385,16 +389,43 @@ def parse_params(text: str, name: str = "params.yaml") -> Params:
     """Check the text of a params.yaml; see `load_params`."""
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader that also refuses duplicate keys)
-        lines = _line_numbers(yaml.compose(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ParamsError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{name}:1: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ParamsError(f"{name}:1: expected a mapping with `sources` and `models`")
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise ParamsError("\n".join(_describe(detail, data, lines, name) for detail in error.errors())) from error
+        raise ParamsError("\n".join(_described(error, data, Lines(text), name))) from error
+
+
+class Lines:
+    """Where each key of a YAML text stands."""
+
+    def __init__(self, text: str) -> None:
+        self._lines: dict[tuple[str, ...], int] = {}
+        self._note(yaml.compose(text, Loader=yaml.SafeLoader), ())
+
+    def of(self, *key: str | int) -> int:
+        """The line of a key, or of the nearest one above it that is in the text."""
+        path = tuple(map(str, key))
+        return next((self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 1)
+
+    def __contains__(self, key: tuple[str, ...]) -> bool:
+        return key in self._lines
+
+    def _note(self, node: yaml.Node | None, path: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                self._lines[(*path, key.value)] = key.start_mark.line + 1
+                self._note(value, (*path, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._lines[(*path, str(index))] = value.start_mark.line + 1
+                self._note(value, (*path, str(index)))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -412,92 +443,128 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Path = tuple[str | int, ...]
+_SOURCE_TYPES: dict[str, type[SourceBase]] = {"sample": SampleSource, "files": FilesSource}
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "date_type": "a day as YYYY-MM-DD",
+    "date_parsing": "a day as YYYY-MM-DD",
+    "date_from_datetime_parsing": "a day as YYYY-MM-DD",
+    "date_from_datetime_inexact": "a day as YYYY-MM-DD",
+}
 
 
-def _line_numbers(node: yaml.Node | None, path: _Path = ()) -> dict[_Path, int]:
-    lines: dict[_Path, int] = {}
-    if node is None:
-        return lines
-    lines[path] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*path, key.value)
-            lines |= _line_numbers(value, inner)
-            lines[inner] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines |= _line_numbers(value, (*path, index))
-    return lines
+def _described(error: ValidationError, data: Any, lines: Lines, name: str) -> list[str]:
+    """One line per mistake, in the order of the file; what the members of a union expected is one mistake."""
+    found: dict[tuple[tuple[str, ...], str | None], tuple[list[str], str]] = {}
+    for detail in error.errors():
+        path = _real_path(detail["loc"], data)
+        expected = _expected(detail)
+        if expected:
+            expectations, _ = found.setdefault((path, "expected"), ([], ""))
+            expectations += [expected] if expected not in expectations else []
+            found[path, "expected"] = (expectations, _but(detail))
+        else:
+            path, message = _located(path, _message(detail), lines)
+            found[path, message] = ([], message)
+    mistakes = []
+    for (path, _), (expectations, message) in found.items():
+        text = f"expected {' or '.join(expectations)}{message}" if expectations else message
+        mistakes.append((lines.of(*path), f"{'.'.join(path) or '(top)'}: {text}"))
+    return [f"{name}:{line}: {text}" for line, text in sorted(mistakes, key=lambda mistake: mistake[0])]
 
 
-_TYPE_TAGS = frozenset({"sample", "files"})
+def _expected(detail: Any) -> str | None:
+    if detail["type"] == "literal_error":
+        return str(detail["ctx"]["expected"]).replace("'", "")
+    return _EXPECTED.get(detail["type"])
 
 
-def _describe(detail: Any, data: Any, lines: Mapping[_Path, int], name: str) -> str:
-    path = _real_path(detail["loc"], data)
-    message = detail["msg"].removeprefix("Value error, ")
-    named = re.match(r"^((?:models|sources)\.[\w.]+): (.*)", message, re.DOTALL)
-    if named and not path:  # a check across entries names its own key
-        path, message = tuple(named[1].split(".")), named[2]
-    key = ".".join(map(str, path)) or "(top)"
-    line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), 1)
-    if detail["type"] == "extra_forbidden":
-        message = "unknown key" + _did_you_mean(str(path[-1]), _siblings(detail["loc"]))
-    elif detail["type"] == "missing":
-        message = "required, but not given"
-    elif detail["type"] == "string_pattern_mismatch":
-        message = f"{detail['input']!r} must be lower-case letters, digits and _, beginning with a letter"
-    elif detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        given = (detail.get("input") or {}).get("type") if isinstance(detail.get("input"), dict) else None
-        key += ".type"
-        line = lines.get((*path, "type"), line)
-        message = f"expected one of {sorted(_TYPE_TAGS)}, not {given!r}{_did_you_mean(str(given), _TYPE_TAGS)}"
-    elif detail["type"] == "literal_error":
-        expected = re.findall(r"'([^']*)'", str((detail.get("ctx") or {}).get("expected", "")))
-        message = f"{message}, not {detail['input']!r}{_did_you_mean(str(detail['input']), expected)}"
-    elif not detail["type"].startswith("value_error"):
-        message = f"{message}, not {detail['input']!r}"
-    return f"{name}:{line}: {key}: {message}"
+def _but(detail: Any) -> str:
+    given = detail["input"]
+    choices = re.findall(r"'([^']*)'", str((detail.get("ctx") or {}).get("expected", "")))
+    hint = did_you_mean(given, choices) if isinstance(given, str) else ""
+    return ", but nothing is given" if given is None else f", not {given!r}{hint}"
 
 
-def _real_path(loc: tuple[str | int, ...], data: Any) -> _Path:
+def _message(detail: Any) -> str:
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx") or {}
+    if kind == "extra_forbidden":
+        word, known = str(detail["loc"][-1]), _siblings(detail["loc"])
+        return "unknown key" + (did_you_mean(word, known) or f"; there are {', '.join(known)}")
+    if kind == "missing":
+        return "required, but not given"
+    if kind == "string_pattern_mismatch":
+        return f"{given!r} must be lower-case letters, digits and _, beginning with a letter"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tag = given.get("type") if isinstance(given, dict) else None
+        hint = did_you_mean(tag, _SOURCE_TYPES) if isinstance(tag, str) else ""
+        return f"type: expected {' or '.join(_SOURCE_TYPES)}" + (f", not {tag!r}{hint}" if tag is not None else "")
+    if kind in ("too_short", "string_too_short"):
+        return f"needs at least {context['min_length']}, but has {context.get('actual_length', 0)}"
+    if kind == "value_error":
+        return str(detail["msg"]).removeprefix("Value error, ")
+    return f"{str(detail['msg']).replace('Input should be', 'must be')}, not {given!r}"
+
+
+def _located(path: tuple[str, ...], message: str, lines: Lines) -> tuple[tuple[str, ...], str]:
+    """A check over several keys begins its message with the one to blame, relative to its own place or to the top."""
+    named = re.match(r"^([\w.-]+): (.*)", message, re.DOTALL)
+    if named:
+        inner = (*path, *named[1].split("."))
+        if len(inner) > len(path) and (inner in lines or inner[: len(path) + 1] in lines or path):
+            return inner, named[2]
+    return path, message
+
+
+def _real_path(loc: tuple[str | int, ...], data: Any) -> tuple[str, ...]:
     """Pydantic's location without the names of union members, which are not in the file."""
-    path: list[str | int] = []
+    path: list[str] = []
     for index, part in enumerate(loc):
         if part == "[key]":
             continue
-        if isinstance(data, dict) and part not in data:
-            rest = [p for p in loc[index + 1 :] if p != "[key]"]
-            if part in _TYPE_TAGS and len(path) == 2 and path[0] == "sources":
-                continue
-            if rest:  # a union member's name: skip it
-                continue
-            path.append(part)
-            break
-        if not isinstance(data, dict | list):
-            break
-        path.append(part)
         if isinstance(data, dict):
+            if part in data:
+                data = data[part]
+            elif index == len(loc) - 1 and not _is_member(part):
+                data = None
+            else:
+                continue
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
             data = data[part]
         else:
-            data = data[part] if isinstance(part, int) and part < len(data) else None
+            break
+        path.append(str(part))
     return tuple(path)
+
+
+def _is_member(part: str | int) -> bool:
+    """Whether this is pydantic's name for a member of a union, not a key."""
+    return part in _SOURCE_TYPES or bool(re.search(r"[\[\]]", str(part)))
 
 
 def _siblings(loc: tuple[str | int, ...]) -> list[str]:
     """The keys that were allowed where `loc` was refused."""
-    schema: Any = Params
+    schema: type[BaseModel] = Params
     for part in loc[:-1]:
-        if isinstance(schema, type) and issubclass(schema, BaseModel):
-            field = schema.model_fields.get(str(part))
-            schema = field.annotation if field else None
-        elif part in _TYPE_TAGS:
-            schema = {"sample": SampleSource, "files": FilesSource}[str(part)]
-        else:
-            schema = next((m for m in _models_in(schema)), schema)
-    schema = schema if isinstance(schema, type) else next(iter(_models_in(schema)), None)
-    return list(schema.model_fields) if isinstance(schema, type) and issubclass(schema, BaseModel) else []
+        if schema is SourceBase:
+            schema = _SOURCE_TYPES.get(str(part), schema)
+        elif part in schema.model_fields:
+            inner = _models_in(schema.model_fields[str(part)].annotation)
+            schema = SourceBase if set(inner) & set(_SOURCE_TYPES.values()) else next(iter(inner), schema)
+    return list(schema.model_fields)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -506,8 +573,12 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for arg in get_args(annotation) for m in _models_in(arg)]
 
 
-def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
+def did_you_mean(word: str, known: Iterable[object]) -> str:
+    """`; did you mean 'trials'?` for a word that is near to a known one, else nothing."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6) or difflib.get_close_matches(
+        word.lower(), [n for n in names if n.lower().startswith(word.lower())] if len(word) > 2 else [], n=1, cutoff=0.1
+    )
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
