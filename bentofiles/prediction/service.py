@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import secrets
 from pathlib import Path
 
 import bentoml
@@ -47,9 +48,15 @@ def _default_model() -> str:
         return ""
 
 
+def _key() -> str | None:
+    """The key; None only where somebody asked for an open service. Without either it is one that nobody knows."""
+    key = os.environ.get("MLOPS_SERVING_KEY")
+    return key or (None if os.environ.get("MLOPS_SERVING_OPEN") == "1" else secrets.token_hex())
+
+
 metrics = Metrics()
 models = configured_models(metrics)
-application = Application(models, metrics, key=os.environ.get("MLOPS_SERVING_KEY") or None)
+application = Application(models, metrics, key=_key())
 
 
 @bentoml.service(
@@ -75,7 +82,7 @@ class Prediction:
 
     @bentoml.on_startup
     def start(self) -> None:
-        """Load what is at hand and begin to follow the ledger; then leave the garbage collector nothing to walk over."""
+        """Load what is at hand, begin to follow the ledger, and leave the garbage collector nothing to walk over."""
         log_as_json()
         models.start()
         gc.collect()

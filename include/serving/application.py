@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from include.features.feature_set import UnknownCategory
+from include.features.feature_set import FeatureError, UnknownCategory
 from include.serving import openapi
 from include.serving.metrics import Metrics
 from include.serving.models import Loaded, Models
@@ -253,6 +253,9 @@ def _answer(loaded: Loaded, body: bytes, *, batch: bool) -> tuple[bytes, int]:
         raise Refused(
             422, "unknown_category", f"{field} is a category that the model was not trained on", field
         ) from None
+    except FeatureError:  # it computed the golden rows: these rows are beyond what it was written for
+        log.exception("features failed", extra={"fields": {"model": loaded.champion.model, "version": loaded.version}})
+        raise Refused(422, "not_computable", "the model's features cannot be computed from these values") from None
     head = {"model": loaded.champion.model, "version": loaded.version}
     ids = _prediction_ids(len(predictions))
     if not batch:

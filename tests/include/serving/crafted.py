@@ -1,0 +1,197 @@
+"""Served forms crafted by hand: small linear graphs over declared features, whose answers NumPy knows too."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from include import served_form, settings
+from include.features.columns import from_rows
+from include.features.feature_set import FeatureSet, compile_features
+from include.serving.models import Champion
+
+TYPES: dict[str, settings.ColumnType] = {
+    "trip_distance": "float",
+    "passenger_count": "int",
+    "vendor": "string",
+    "pickup": "timestamp",
+    "night": "bool",
+    "minutes": "float",
+}
+ROWS: list[dict[str, Any]] = [
+    {
+        "trip_distance": 0.5 + n,
+        "passenger_count": 1 + n % 4,
+        "vendor": "abc"[n % 3],
+        "pickup": f"2018-01-{n + 1:02d}T{n:02d}:30:00",
+        "night": n % 2 == 0,
+    }
+    for n in range(12)
+]
+OPTIONAL = frozenset({"night"})
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """A sealed form, with what is needed to compute its answers without it."""
+
+    form: served_form.ServedForm
+    features: FeatureSet
+    fitted: dict[str, Any]
+    weights: np.ndarray
+
+
+def craft(
+    directory: Path,
+    *,
+    model: str = "trips",
+    task: str = "regression",
+    scale: float = 1.0,
+    graph: bytes | None = None,
+    golden: dict[str, Any] | None = None,
+    unknown: str = "other",
+    max_batch: int = 100,
+) -> Crafted:
+    """Seal a form whose answers are linear in its features; `graph` and `golden` replace the right ones."""
+    entry = settings.Features(
+        date_parts={"pickup": ("hour",)},
+        one_hot=("vendor",),
+        standard_scaler=("trip_distance",),
+        unknown_category=unknown,
+    )
+    features = compile_features(
+        entry, source_columns=TYPES, target="minutes", entity=None, time_column=None, root=Path(__file__).parents[3]
+    )
+    columns = from_rows(ROWS, features.inputs)
+    classes = [False, True] if task == "binary" else None
+    target = np.array([float(n % 2) if classes else 3.0 + n for n in range(len(ROWS))])
+    fitted, matrix = features.fit(features.compute(columns), target, task=task, seed=1)
+    fitted = json.loads(json.dumps(fitted))
+    weights = scale * np.linspace(0.5, 1.5, matrix.shape[1] * (2 if classes else 1)).reshape(matrix.shape[1], -1)
+    if classes:
+        weights[:, 1] *= -0.7
+    directory.mkdir(parents=True)
+    (directory / "model.onnx").write_bytes(graph or linear_graph(weights, softmax=bool(classes)))
+    (directory / "preprocessing.json").write_text(json.dumps(fitted))
+    right = {"rows": ROWS, "expected": expected(features, fitted, weights, classes is not None), "tolerance": 1e-5}
+    (directory / "golden.json").write_text(json.dumps(golden or right))
+    (directory / "profile.json").write_text("{}")
+    bare = {"categories": None, "minimum": None, "maximum": None}
+    inputs = [
+        {"name": n, "type": k, "required": n not in OPTIONAL, "example": ROWS[0][n], **bare}
+        for n, k in features.inputs.items()
+    ]
+    manifest = {
+        "model": model, "task": task, "target": "minutes", "estimator": "linear", "classes": classes, "positive": True,
+        "inputs": inputs, "features": features.spec, "unknown_category": unknown,
+        "metric": "mae", "metrics": {"mae": 1.0},
+        "run_id": "r", "feature_version": "f", "code_version": "c", "created_at": "2018-02-01T00:00:00+00:00",
+        "max_batch": max_batch,
+    }  # fmt: skip
+    return Crafted(served_form.seal(directory, manifest), features, fitted, weights)
+
+
+def expected(features: FeatureSet, fitted: dict[str, Any], weights: np.ndarray, softmax: bool) -> list[Any]:
+    """The answers to ROWS, by NumPy alone."""
+    matrix = features.transform(fitted, features.compute(from_rows(ROWS, features.inputs)))
+    scores = matrix @ weights
+    if not softmax:
+        return [float(v) for v in scores[:, 0]]
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).tolist()
+
+
+def linear_graph(weights: np.ndarray, *, softmax: bool = False) -> bytes:
+    """X @ weights, in double precision."""
+    last = "scores" if softmax else "prediction"
+    nodes = [helper.make_node("MatMul", ["X", "W"], [last])]
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["scores"], ["prediction"], axis=1))
+    return graph_of(nodes, {"W": weights}, weights.shape[0], weights.shape[1])
+
+
+def constant_graph(width: int, value: float) -> bytes:
+    """The same answer to every row."""
+    nodes = [
+        helper.make_node("ReduceSum", ["X", "axes"], ["sum"], keepdims=1),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "value"], ["prediction"]),
+    ]
+    constants = {"axes": np.array([1], dtype=np.int64), "zero": np.zeros(1), "value": np.array([value])}
+    return graph_of(nodes, constants, width, 1)
+
+
+def slow_graph(weights: np.ndarray, turns: int) -> bytes:
+    """X @ weights, after a loop of many turns that adds nothing."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going_in"], ["going_out"]),
+            helper.make_node("Add", ["sum_in", "none"], ["sum_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_in", TensorProto.DOUBLE, None),
+        ],
+        [
+            helper.make_tensor_value_info("going_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_out", TensorProto.DOUBLE, None),
+        ],
+        [numpy_helper.from_array(np.zeros(1), "none")],
+    )
+    nodes = [
+        helper.make_node("MatMul", ["X", "W"], ["start"]),
+        helper.make_node("Loop", ["turns", "going", "start"], ["prediction"], body=body),
+    ]
+    constants = {"W": weights, "turns": np.array(turns, dtype=np.int64), "going": np.array(True)}
+    return graph_of(nodes, constants, weights.shape[0], 1)
+
+
+def graph_of(nodes: list[Any], constants: dict[str, np.ndarray], width: int, outputs: int) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "crafted",
+        [helper.make_tensor_value_info("X", TensorProto.DOUBLE, [None, width])],
+        [helper.make_tensor_value_info("prediction", TensorProto.DOUBLE, [None, outputs])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def champion_of(crafted: Crafted, version: int, *, ledger_id: int = 1, url: str = "") -> Champion:
+    """The row of the champions table that would name a crafted form, which lies in place."""
+    form = crafted.form
+    address = url or str(form.directory)
+    return Champion(form.manifest["model"], version, form.content_hash, address, f"prediction:{version}", ledger_id)
+
+
+def promote(database_url: str, champion: Champion) -> int:
+    """Write a champion as the ledger does; returns the ledger's id."""
+    import sqlalchemy as sa
+
+    from include import database
+
+    engine = database.connect(database_url)
+    row = {k: v for k, v in asdict(champion).items() if k != "ledger_id"}
+    with engine.begin() as connection:
+        entry = connection.execute(
+            sa.insert(database.ledger)
+            .values(
+                model=champion.model, action="promote", to_version=champion.version, content_hash=champion.content_hash,
+                actor="test", reason="test",
+            )
+            .returning(database.ledger.c.id)
+        ).scalar_one()  # fmt: skip
+        connection.execute(sa.delete(database.champions).where(database.champions.c.model == champion.model))
+        connection.execute(sa.insert(database.champions).values(**row, ledger_id=entry))
+    engine.dispose()
+    return int(entry)
