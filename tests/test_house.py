@@ -1,0 +1,78 @@
+"""The house keeps its own rules: who may import what, what is locked, what is never committed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SOURCES = sorted(p for room in ("include", "dags", "plugins", "bentofiles") for p in (ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def imported_at_the_top(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text()).body:
+        yield from imported_by(node)
+
+
+def imported_by(node: ast.stmt) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dags").glob("*.py")), ids=lambda p: p.name)
+def test_a_dag_file_imports_airflow_sdk_and_include_and_never_another_dag(path: Path) -> None:
+    allowed = ("airflow.sdk", "airflow.providers.standard", "include", "__future__", "datetime", "typing")
+    assert [name for name in imported_at_the_top(path) if not name.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_nothing_of_ours_reads_or_writes_pickle(path: Path) -> None:
+    """Promise 32, at its root: no module that could deserialise code."""
+    forbidden = {"pickle", "cloudpickle", "dill", "joblib", "skops", "shelve", "marshal"}
+    assert {name.split(".")[0] for name in imported(path)} & forbidden == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_module_says_in_its_first_line_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert len(docstring.splitlines()[0] if docstring else "") > 10
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements-dev.txt"])
+def test_every_package_is_pinned_with_its_hash(lock: str) -> None:
+    entries = re.split(r"\n(?=[a-z0-9])", (ROOT / lock).read_text())
+    pinned = [entry for entry in entries if re.match(r"[a-z0-9][\w.\[\],-]*==", entry)]
+    assert len(pinned) > 200
+    assert [entry.splitlines()[0] for entry in pinned if "--hash=sha256:" not in entry] == []
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_what_we_ask_for_is_what_is_locked(name: str) -> None:
+    locked = {line.split("==")[0] for line in (ROOT / f"{name}.txt").read_text().splitlines() if "==" in line}
+    asked = [line.strip() for line in (ROOT / f"{name}.in").read_text().splitlines() if re.match(r"[a-z]", line)]
+    names = {re.split(r"[\[<>=]", line)[0].lower().replace("_", "-") for line in asked}
+    assert names - locked == set()
+
+
+def test_great_expectations_holds_data_only() -> None:
+    """A Python file there would shadow the library."""
+    assert list((ROOT / "great_expectations").rglob("*.py")) == []
+
+
+def test_no_two_plugins_share_a_librarys_name() -> None:
+    assert all(p.stem.endswith("_plugin") for p in (ROOT / "plugins").rglob("*.py"))
