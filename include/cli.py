@@ -1,0 +1,170 @@
+"""The `mlops` command: the stack of this machine, and what operators ask of the platform.
+
+Imports are made inside the commands: the command line answers at once. A mistake is one line on stderr and status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from include.settings import Environment
+    from include.stack.local import Stack
+
+ROOT = Path(__file__).resolve().parent.parent
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _home() -> Path:
+    return Path(os.environ.get("MLOPS_HOME") or ROOT / "var").absolute()
+
+
+def _stack() -> Stack:
+    from include.stack import local
+
+    return local.load(ROOT, _home())
+
+
+def _environment() -> Environment:
+    """The settings as this machine's tasks see them: from the running stack, where the environment does not say."""
+    from include import settings
+    from include.stack import local
+
+    if not os.environ.get("MLOPS_DATABASE_URL"):
+        for name, value in local.platform_variables(_stack(), os.environ).items():
+            os.environ.setdefault(name, value)
+    return settings.environment()
+
+
+@app.command()
+def up() -> None:
+    """Start the stack; what runs already is left alone."""
+    from include.stack import local
+    from include.stack.progress import Progress
+
+    stack = local.up(ROOT, _home(), inherited=os.environ, progress=Progress(sys.stdout))
+    typer.echo(f"  Airflow {stack.address('airflow')} · MLflow {stack.address('mlflow')} (user admin in both)")
+    typer.echo(f"  service {stack.address('serving')} · passwords and keys {stack.credentials_file}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the stack, with everything it started; all data is kept."""
+    from include.stack import local
+
+    swept = local.down(ROOT, _home())
+    typer.echo("the stack is down" + (f"; {swept} processes that nothing supervised were ended" if swept else ""))
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+    """What runs, where, since when; status 1 unless every part is ready."""
+    from include.stack import local
+
+    lines = local.status(ROOT, _home())
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(local.as_dicts(lines)))
+    elif not lines:
+        typer.echo("the stack is down: `make up` starts it")
+    else:
+        typer.echo(f"{'part':<14} {'state':<9} {'process':>8} {'up':>9}  address")
+        for line in lines:
+            minutes, seconds = divmod(int(line.uptime), 60)
+            since = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+            typer.echo(f"{line.part:<14} {line.state:<9} {line.pid or '-':>8} {since:>9}  {line.address}")
+    raise typer.Exit(0 if lines and all(line.state == "ready" for line in lines) else 1)
+
+
+@app.command()
+def demo(
+    first: Annotated[str, typer.Option("--from", metavar="DAY", help="first day of history, YYYY-MM-DD")] = "",
+    last: Annotated[str, typer.Option("--to", metavar="DAY", help="last day of history, YYYY-MM-DD")] = "",
+) -> None:
+    """Take every model of params.yaml through the whole chain in Airflow, and call the service."""
+    import datetime as dt
+
+    from include import settings
+    from include.stack import demo as chain
+    from include.stack import local
+    from include.stack.progress import Progress
+
+    progress = Progress(sys.stdout)
+    history = chain.history(first, last, today=dt.datetime.now(dt.UTC).date())
+    params = settings.load_params(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
+    stack = local.up(ROOT, _home(), inherited=os.environ, progress=progress)
+    chain.run(stack, params, history, progress=progress)
+
+
+@app.command()
+def check() -> None:
+    """Is params.yaml right? Names, columns, parameters, before anything runs."""
+    from include import preflight
+
+    for line in preflight.report(preflight.check(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")):
+        typer.echo(line)
+
+
+@app.command()
+def key(name: Annotated[str, typer.Argument(help="airflow, mlflow, serving or postgres")]) -> None:
+    """Print a password or key, for use in a command: `$(mlops key serving)`."""
+    typer.echo(_stack().credentials().named(name))
+
+
+@app.command()
+def env() -> None:
+    """Print `export` lines: the environment in which this machine's tasks run (secrets included)."""
+    import shlex
+
+    from include.stack import local
+
+    for name, value in local.airflow_variables(_stack(), os.environ).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def logs(
+    part: Annotated[str, typer.Argument(help="a part, as `mlops status` names them")],
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="how many")] = 50,
+) -> None:
+    """The last lines of a part's log."""
+    from include.stack import local, supervisor
+
+    stack = _stack()
+    log = stack.logs / f"{part}.log"
+    if part not in local.PARTS or not log.exists():
+        raise local.StackError(f"there is no log of {part!r}; parts are {', '.join(local.PARTS)}")
+    typer.echo(supervisor.last_lines(log, lines))
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def main() -> None:
+    """The console script: the errors that we explain become one line, the others keep their traceback."""
+    try:
+        app(standalone_mode=True)
+    except Exception as error:  # noqa: BLE001  (re-raised below unless it is one of ours)
+        if not _is_ours(error):
+            raise
+        typer.echo(f"mlops: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the message was written for users: an error defined in this project."""
+    return any(kind.__module__.split(".")[0] == "include" for kind in type(error).__mro__)
+
+
+def _unused() -> Any: ...
+
+
+if __name__ == "__main__":
+    main()

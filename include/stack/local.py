@@ -1,0 +1,633 @@
+"""The stack of one machine: up, down, status.
+
+`up` starts each part when what it needs is ready, reports a part that dies at once, and may be called at any time: on a
+running stack it starts what is missing, after a `kill -9` it first removes what was left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from include import storage
+from include.stack import credentials, environment, ports, postgres, processes, supervisor
+from include.stack.progress import Progress
+
+AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+PARTS = ("postgres", "mlflow", "prediction", *AIRFLOW_PARTS)
+MINIMUM_FREE_BYTES = 2 * 1024**3
+LONGEST_START = 180.0
+"""Seconds after which a part that lives, but does not become ready, is given up."""
+
+
+class StackError(RuntimeError):
+    """The stack cannot be started, used or stopped; the message is one line, or ends with a log's last lines."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A machine's stack: where its state lies, which ports it has, and the mark that its processes carry."""
+
+    root: Path
+    home: Path
+    stack_id: str
+    ports: dict[str, int]
+
+    @property
+    def run(self) -> Path:
+        """Sockets, locks and the supervisor's configuration."""
+        return self.home / "run"
+
+    @property
+    def logs(self) -> Path:
+        """A log for each part."""
+        return self.home / "logs"
+
+    @property
+    def credentials_file(self) -> Path:
+        """Passwords and keys."""
+        return self.home / credentials.FILE
+
+    def credentials(self) -> credentials.Credentials:
+        """Passwords and keys, read now."""
+        return credentials.read(self.credentials_file)
+
+    def address(self, part: str) -> str:
+        """Where a part answers: `airflow`, `mlflow` or `serving`."""
+        return f"http://{ports.HOST}:{self.ports[part]}"
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """A line of `mlops status`."""
+
+    part: str
+    state: str
+    pid: int | None
+    address: str
+    uptime: float
+
+
+# ------------------------------------------------------------------------------------------------ its state on disk
+
+
+def load(root: Path, home: Path) -> Stack:
+    """The stack whose state lies in `home`.
+
+    Raises:
+        StackError: none was ever started there.
+    """
+    try:
+        saved = json.loads((home / "stack.json").read_text(encoding="utf-8"))
+        return Stack(root, home, str(saved["id"]), {part: int(saved["ports"][part]) for part in ports.DEFAULTS})
+    except FileNotFoundError as error:
+        raise StackError(f"no stack was started in {home} yet: run `make up`, or set MLOPS_HOME") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StackError(f"{home / 'stack.json'} is damaged ({error}); delete it: `make up` writes it anew") from error
+
+
+def _save(stack: Stack) -> None:
+    text = json.dumps({"id": stack.stack_id, "ports": stack.ports}, indent=1)
+    storage.write_bytes(str(stack.home / "stack.json"), text.encode())
+
+
+def _prepare_home(home: Path, minimum_free: int) -> None:
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    free = shutil.disk_usage(home).free
+    if free < minimum_free:
+        raise StackError(
+            f"too little disk: {home} has {free / 1e9:.1f} GB free, {minimum_free / 1e9:.1f} GB are needed;"
+            " free some, or set MLOPS_HOME to a larger disk"
+        )
+    for name in ("run", "logs", "airflow", "mlflow", "bentoml", "data"):
+        (home / name).mkdir(exist_ok=True, mode=0o700)
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One `up` or `down` at a time on a home; the kernel frees the lock when its holder dies."""
+    with (home / "run" / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError(f"another `mlops up` or `down` is at work on {home}; wait until it has ended") from error
+        yield
+
+
+# ------------------------------------------------------------------------------------------------ the parts
+
+
+def platform_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which this stack's tasks run, and in which the command line talks to it."""
+    keys, port = stack.credentials(), stack.ports["postgres"]
+    variables = environment.platform_environment(
+        root=stack.root,
+        home=stack.home,
+        database_url=postgres.url("platform", keys.platform_database_password, port),
+        optuna_url=postgres.url("optuna", keys.optuna_database_password, port),
+        mlflow_url=stack.address("mlflow"),
+        mlflow_user="admin",
+        mlflow_password=keys.mlflow_admin_password,
+        serving_url=stack.address("serving"),
+        serving_key=keys.serving_key,
+        airflow_url=stack.address("airflow"),
+        threads=max(1, (os.cpu_count() or 2) // 2),
+    )
+    passed_on = ("MLOPS_PARAMS", "MLOPS_DATA_URL", "MLOPS_DVC_REMOTE_URL", "MLOPS_S3_ENDPOINT_URL", "MLOPS_SUITES")
+    return {**variables, **{name: inherited[name] for name in passed_on if inherited.get(name)}}
+
+
+def airflow_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of Airflow's processes and tasks."""
+    keys, port = stack.credentials(), stack.ports["postgres"]
+    airflow_home = stack.home / "airflow"
+    return {
+        **platform_variables(stack, inherited),
+        "BENTOML_HOME": str(stack.home / "bentoml"),
+        **environment.airflow_environment(
+            root=stack.root,
+            airflow_home=airflow_home,
+            database_url=postgres.url("airflow", keys.airflow_database_password, port),
+            async_database_url=postgres.url("airflow", keys.airflow_database_password, port, "asyncpg"),
+            host=ports.HOST,
+            port=stack.ports["airflow"],
+            base_url=stack.address("airflow"),
+            passwords_file=airflow_home / "passwords.json",
+            jwt_secret=keys.airflow_jwt_secret,
+            fernet_key=keys.airflow_fernet_key,
+            api_secret_key=keys.airflow_api_secret_key,
+            executor="LocalExecutor",
+            parallelism=max(4, 2 * (os.cpu_count() or 2)),
+        ),
+    }
+
+
+def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Program]:
+    """What the supervisor runs, in the order in which it would stop them last to first."""
+    keys, python = stack.credentials(), sys.executable
+    user = postgres.account()
+    platform, airflow = platform_variables(stack, inherited), airflow_variables(stack, inherited)
+    mlflow = environment.mlflow_server_environment(
+        root=stack.root,
+        home=stack.home,
+        database_url=postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"]),
+        artifacts=str(stack.home / "mlflow" / "artifacts"),
+        port=stack.ports["mlflow"],
+        auth_config=stack.run / "mlflow-auth.ini",
+        admin_password=keys.mlflow_admin_password,
+        session_key=keys.mlflow_session_key,
+    )
+    serving = environment.serving_environment(
+        root=stack.root,
+        home=stack.home,
+        data_url=platform.get("MLOPS_DATA_URL") or str(stack.home / "data"),
+        database_url=platform["MLOPS_DATABASE_URL"],
+        serving_url=stack.address("serving"),
+        serving_key=keys.serving_key,
+    )
+    serving |= {name: platform[name] for name in ("MLOPS_PARAMS", "MLOPS_S3_ENDPOINT_URL") if name in platform}
+    address = ("--host", ports.HOST, "--port")
+    commands: dict[str, tuple[str, ...]] = {
+        "api-server": ("api-server", *address, str(stack.ports["airflow"]), "--workers", "1"),
+        "scheduler": ("scheduler", "--skip-serve-logs"),
+        "dag-processor": ("dag-processor",),
+        "triggerer": ("triggerer", "--skip-serve-logs"),
+    }
+    return [
+        supervisor.Program(
+            "postgres",
+            postgres.command(stack.home / "postgres", stack.ports["postgres"]),
+            {"LC_ALL": "C"},
+            user=user.pw_name if user else None,
+            stop_signal="INT",
+            stop_group=False,
+            stop_seconds=30,
+        ),
+        supervisor.Program(
+            "mlflow",
+            (
+                *(python, "-m", "mlflow", "server", *address, str(stack.ports["mlflow"]), "--workers", "1"),
+                *("--app-name", "basic-auth", "--uvicorn-opts", "--log-level warning"),
+            ),
+            mlflow,
+        ),
+        supervisor.Program("prediction", serve_command(python, stack.ports["serving"]), serving, stop_seconds=15),
+        *(supervisor.Program(name, (python, "-m", "airflow", *commands[name]), airflow) for name in AIRFLOW_PARTS),
+    ]
+
+
+def serve_command(python: str, port: int) -> tuple[str, ...]:
+    """How the prediction service is run."""
+    options = ("--host", ports.HOST, "--port", str(port))
+    return (python, "-m", "bentoml", "serve", "bentofiles.prediction.service:Prediction", *options)
+
+
+def _base_environment(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What supervisord, and through it every part, inherits: the user's own without what would mislead our parts."""
+    kept = {
+        name: value
+        for name, value in inherited.items()
+        if not name.startswith(("AIRFLOW__", "AIRFLOW_HOME", "MLFLOW_", "MLOPS_", "PYTHON", "BENTOML_", "PG"))
+    }
+    bin_folder = str(Path(sys.executable).parent)
+    return {
+        **kept,
+        "PATH": f"{bin_folder}{os.pathsep}{inherited.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        processes.MARKER: stack.stack_id,
+        "SPT_NOENV": "1",
+    }
+
+
+# ------------------------------------------------------------------------------------------------ up
+
+
+def up(
+    root: Path,
+    home: Path,
+    *,
+    inherited: Mapping[str, str],
+    progress: Progress,
+    minimum_free: int = MINIMUM_FREE_BYTES,
+) -> Stack:
+    """Start what does not run yet, and return when every part is ready.
+
+    Args:
+        root: the checkout.
+        home: where the state lies.
+        inherited: the user's environment variables, where ports may be set.
+        progress: where to say what happens.
+        minimum_free: bytes that must be free on the disk.
+
+    Raises:
+        StackError: a part died or did not become ready; what this call started is stopped again.
+    """
+    began = time.monotonic()
+    _prepare_home(home, minimum_free)
+    with _alone(home):
+        stack, control = _find(root, home, ports.explicit(inherited), progress)
+        fresh = control is None
+        try:
+            if control is None:
+                control = _start_supervisor(stack, inherited)
+            started = _bring_up(stack, control, inherited, progress)
+        except BaseException:
+            if fresh:
+                _stop(stack, control)
+            raise
+    if started:
+        progress.line(f"  the stack is up: {time.monotonic() - began:.1f} s")
+    else:
+        progress.line("  the stack is already up")
+    return stack
+
+
+def _find(
+    root: Path, home: Path, asked: Mapping[str, int], progress: Progress
+) -> tuple[Stack, supervisor.Control | None]:
+    """The stack of this home, and its supervisor if one runs; what a killed one left behind is removed."""
+    known = load(root, home) if (home / "stack.json").exists() else None
+    if known is not None:
+        control = _control(known)
+        if control is not None:
+            for part, port in asked.items():
+                if known.ports[part] != port:
+                    raise StackError(
+                        f"the stack runs with {part} on port {known.ports[part]}, not {port}: `make down` first"
+                    )
+            return known, control
+        _sweep(known)
+    elif (home / "postgres" / "PG_VERSION").exists() and not (home / credentials.FILE).exists():
+        raise StackError(
+            f"{home / credentials.FILE} is gone, but {home / 'postgres'} holds data that only its passwords open:"
+            " bring the file back, or delete the directory to start anew"
+        )
+    choice = ports.choose(asked, known.ports if known else {})
+    for notice in choice.notices:
+        progress.line(f"  {notice}")
+    stack = Stack(root, home, known.stack_id if known else uuid.uuid4().hex, choice.ports)
+    credentials.read_or_create(stack.credentials_file)
+    _save(stack)
+    return stack, None
+
+
+def _control(stack: Stack) -> supervisor.Control | None:
+    if not stack.credentials_file.exists():
+        return None
+    return supervisor.connect(supervisor.socket_path(stack.run), stack.credentials().supervisor_password)
+
+
+def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.Control:
+    keys = stack.credentials()
+    postgres.prepare(stack.home / "postgres", keys.postgres_password)
+    credentials.write_private(
+        stack.home / "airflow" / "passwords.json", environment.simple_auth_passwords(keys.airflow_admin_password)
+    )
+    mlflow_url = postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"])
+    credentials.write_private(stack.run / "mlflow-auth.ini", environment.mlflow_auth_config(mlflow_url))
+    socket = supervisor.socket_path(stack.run)
+    text = supervisor.configuration(
+        programs(stack, inherited),
+        run=stack.run,
+        logs=stack.logs,
+        socket=socket,
+        password=keys.supervisor_password,
+        directory=stack.root,
+    )
+    return supervisor.start(
+        text,
+        run=stack.run,
+        logs=stack.logs,
+        socket=socket,
+        password=keys.supervisor_password,
+        environment=_base_environment(stack, inherited),
+    )
+
+
+def _bring_up(
+    stack: Stack, control: supervisor.Control, inherited: Mapping[str, str], progress: Progress
+) -> bool:
+    """Start the parts that do not run, in the order of readiness; returns whether there were any."""
+    running = {name for name, state in control.states().items() if not state.dead}
+    if running.issuperset(PARTS):
+        _wait(stack, control, dict.fromkeys(PARTS, time.time()), {}, progress, quiet=True)
+        return False
+    keys, port = stack.credentials(), stack.ports["postgres"]
+    started_at: dict[str, float] = {}
+
+    def start(*names: str) -> None:
+        for name in names:
+            if name not in running:
+                started_at[name] = time.time()
+                control.start(name)
+
+    start("postgres")
+    _wait(stack, control, started_at, {}, progress)
+    roles = {name: str(getattr(keys, f"{name}_database_password")) for name in postgres.DATABASES}
+    migrated = postgres.ensure_databases(port, keys.postgres_password, roles)
+    jobs = _start_migrations(stack, inherited, migrated)
+    start(*({"mlflow"} - jobs.keys()))
+    _migrate_platform(stack, migrated)
+    start("prediction")
+    if "airflow" not in jobs:
+        start(*AIRFLOW_PARTS)
+    followers = {"mlflow": ("mlflow",), "airflow": AIRFLOW_PARTS}
+
+    def finished(job: str) -> None:
+        postgres.mark_migrated(port, keys.postgres_password, job, _version(job))
+        start(*followers[job])
+
+    _wait(stack, control, started_at, jobs, progress, finished=finished)
+    if not migrated["mlflow"]:  # the server made its own tables
+        postgres.mark_migrated(port, keys.postgres_password, "mlflow", _version("mlflow"))
+    return True
+
+
+def _version(database: str) -> str:
+    """What a database's tables are brought to: the version of the package that owns them, or of our own schema."""
+    if database == "platform":
+        from include.database import SCHEMA_VERSION
+
+        return SCHEMA_VERSION
+    return importlib.metadata.version({"airflow": "apache-airflow-core", "mlflow": "mlflow"}[database])
+
+
+def _start_migrations(
+    stack: Stack, inherited: Mapping[str, str], migrated: Mapping[str, str]
+) -> dict[str, subprocess.Popen[bytes]]:
+    """Start the migrations that are due: Airflow's, and MLflow's unless its tables are new (then the server makes them)."""
+    commands: dict[str, list[str]] = {}
+    variables = airflow_variables(stack, inherited)
+    if migrated["airflow"] != _version("airflow"):
+        commands["airflow"] = ["airflow", "db", "migrate"]
+    if migrated["mlflow"] not in ("", _version("mlflow")):
+        # Without the password, which PGPASSWORD brings: a command line can be read by everyone.
+        commands["mlflow"] = ["mlflow", "db", "upgrade", f"postgresql://mlflow@{ports.HOST}:{stack.ports['postgres']}/mlflow"]
+        variables["PGPASSWORD"] = stack.credentials().mlflow_database_password
+    jobs = {}
+    for name, command in commands.items():
+        with (stack.logs / f"{name}-migration.log").open("wb") as log:
+            jobs[name] = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=stack.root,
+                env={**_base_environment(stack, inherited), **variables},
+            )
+    return jobs
+
+
+def _migrate_platform(stack: Stack, migrated: Mapping[str, str]) -> None:
+    if migrated["platform"] == _version("platform"):
+        return
+    from include import database
+
+    keys = stack.credentials()
+    engine = database.connect(
+        postgres.url("platform", keys.platform_database_password, stack.ports["postgres"])
+    )
+    try:
+        database.migrate(engine)
+    finally:
+        engine.dispose()
+    postgres.mark_migrated(stack.ports["postgres"], keys.postgres_password, "platform", _version("platform"))
+
+
+def _wait(
+    stack: Stack,
+    control: supervisor.Control,
+    started_at: dict[str, float],
+    jobs: dict[str, subprocess.Popen[bytes]],
+    progress: Progress,
+    *,
+    finished: Callable[[str], None] = lambda _: None,
+    quiet: bool = False,
+) -> None:
+    """Return when every part in `started_at` is ready and every job has ended well.
+
+    Raises:
+        StackError: one has died, or lives and does not become ready.
+    """
+    ready: set[str] = set()
+    pids: dict[str, int] = {}
+    began = time.time()
+    try:
+        while jobs or not ready.issuperset(started_at):
+            for name, job in list(jobs.items()):
+                if job.poll() is None:
+                    continue
+                del jobs[name]
+                if job.returncode:
+                    raise _died(stack, f"{name}-migration")
+                progress.line(f"  {name + ' migrated':<18} {time.time() - began:5.1f} s")
+                finished(name)
+            states = control.states()
+            health = _airflow_health(stack) if not ready.issuperset(started_at.keys() & set(AIRFLOW_PARTS)) else {}
+            for name in started_at.keys() - ready:
+                state = states[name]
+                if state.dead or pids.setdefault(name, state.pid) != state.pid:
+                    raise _died(stack, name)
+                if _is_ready(stack, name, health, 0.0 if quiet else started_at[name]):
+                    ready.add(name)
+                    if not quiet:
+                        progress.line(f"  {name + ' ready':<18} {time.time() - started_at[name]:5.1f} s")
+                elif time.time() - started_at[name] > LONGEST_START:
+                    raise StackError(
+                        f"{name} runs, but is not ready after {LONGEST_START:.0f} s; its log ends with\n"
+                        f"{supervisor.last_lines(stack.logs / f'{name}.log', 5)}"
+                    )
+            waiting = [*(f"{name} migration" for name in jobs), *sorted(started_at.keys() - ready)]
+            if waiting:
+                progress.waiting(f"  waiting for {', '.join(waiting)} · {time.time() - began:.0f} s")
+                time.sleep(0.2)
+    finally:
+        for job in jobs.values():
+            job.kill()
+            job.wait()
+
+
+def _died(stack: Stack, name: str) -> StackError:
+    log = stack.logs / f"{name}.log"
+    words = supervisor.last_lines(log, 8) or "(nothing in its log)"
+    return StackError(f"{name} could not start; the last lines of {log}:\n{words}")
+
+
+def _is_ready(stack: Stack, name: str, airflow_health: Mapping[str, Any], since: float) -> bool:
+    if name == "postgres":
+        return postgres.answers(stack.ports["postgres"], stack.credentials().postgres_password)
+    if name == "mlflow":
+        return _answers(f"{stack.address('mlflow')}/health")
+    if name == "prediction":
+        return _answers(f"{stack.address('serving')}/livez")
+    if name == "api-server":
+        return bool(airflow_health)
+    key = name.replace("-", "_")
+    info = airflow_health.get(key) or {}
+    beat = info.get(f"latest_{key}_heartbeat")
+    return info.get("status") == "healthy" and bool(beat) and _timestamp(str(beat)) >= since
+
+
+def _timestamp(text: str) -> float:
+    import datetime as dt
+
+    return dt.datetime.fromisoformat(text).timestamp()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  (an http URL of ours)
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _airflow_health(stack: Stack) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"{stack.address('airflow')}/api/v2/monitor/health", timeout=2) as answer:  # noqa: S310
+            return dict(json.load(answer))
+    except (OSError, ValueError):
+        return {}
+
+
+# ------------------------------------------------------------------------------------------------ down, status
+
+
+def down(root: Path, home: Path) -> int:
+    """Stop every part, and whatever a killed supervisor left behind; returns how many had to be swept up."""
+    if not (home / "stack.json").exists():
+        return 0
+    (home / "run").mkdir(exist_ok=True, mode=0o700)
+    with _alone(home):
+        stack = load(root, home)
+        return _stop(stack, _control(stack))
+
+
+def _stop(stack: Stack, control: supervisor.Control | None) -> int:
+    if control is not None:
+        with contextlib.suppress(OSError):
+            pid = control.pid()
+            control.stop([name for name in PARTS if name != "postgres"])
+            # What tasks started in sessions of their own must be gone before the database goes.
+            processes.stop([p for p in processes.marked(stack.stack_id) if p.pid != pid and not _is_postgres(p)], seconds=5)
+            control.stop(["postgres"])
+            control.shutdown()
+            _wait_for_end(pid)
+    return _sweep(stack)
+
+
+def _is_postgres(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "postgres" in process.name()
+    return False
+
+
+def _wait_for_end(pid: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.wait_procs([psutil.Process(pid)], timeout=20)
+
+
+def _sweep(stack: Stack) -> int:
+    """End what still carries the stack's mark, the supervisor first so that nothing is restarted, the database last."""
+    data = stack.home / "postgres"
+    servers = {process.pid for process in processes.postgres(data)}
+    left = [process for process in processes.marked(stack.stack_id) if process.pid not in servers]
+    supervisors = [process for process in left if _is_supervisor(process)]
+    for process in supervisors:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    count = processes.stop(left, seconds=8)
+    servers_left = processes.postgres(data)
+    count += processes.stop(servers_left, seconds=20, ask=signal.SIGINT)
+    supervisor.socket_path(stack.run).unlink(missing_ok=True)
+    return count
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any("supervisor.supervisord" in part for part in process.cmdline())
+    return False
+
+
+def status(root: Path, home: Path) -> list[PartStatus]:
+    """Each part's state, in the order of `PARTS`; empty when no supervisor runs."""
+    stack = load(root, home)
+    control = _control(stack)
+    if control is None:
+        return []
+    states, health = control.states(), _airflow_health(stack)
+    addresses = {
+        "postgres": f"{ports.HOST}:{stack.ports['postgres']}",
+        "mlflow": stack.address("mlflow"),
+        "prediction": stack.address("serving"),
+        "api-server": stack.address("airflow"),
+    }
+    lines = []
+    for name in PARTS:
+        state = states[name]
+        word = state.state.lower()
+        if not state.dead:
+            word = "ready" if _is_ready(stack, name, health, 0.0) else "starting"
+        lines.append(PartStatus(name, word, state.pid or None, addresses.get(name, ""), state.uptime))
+    return lines
+
+
+def as_dicts(lines: list[PartStatus]) -> list[dict[str, Any]]:
+    """For `mlops status --json`."""
+    return [asdict(line) for line in lines]
