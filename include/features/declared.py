@@ -1,0 +1,511 @@
+"""What params.yaml can declare instead of Python: encodings that learn from the training part and apply as plain NumPy.
+
+Learned values are plain data (JSON). Each feature column goes, in this order, through
+
+    impute            a missing value becomes the mean, median, most frequent value, or a constant
+    bin               a number becomes the index of its bin; edges are quantiles of the training part, or given
+    ordinal           a category becomes its place in an order; unknown and missing are -1
+    one_hot           a category becomes one 0/1 column for each category seen; unknown ones are all zero
+    target_encoding   a category becomes the smoothed mean of the target where it occurs; unknown ones the overall mean
+    standard_scaler   (x - mean) / standard deviation, in float64
+    pca               numbers become their first principal components, which replace them
+
+Categories are text or numbers. A missing value is a category of its own where the training part had one, else it counts
+as unknown.
+
+Smoothing. The mean of category c with n_c rows is `(n_c * mean_c + m * mean) / (n_c + m)`, the shrinkage of
+D. Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes" (SIGKDD Explorations 3(1), 2001),
+equations 3 to 5, with m the ratio of the variance within categories to the variance between them, both estimated by
+one-way analysis of variance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+MAXIMUM_ONE_HOT = 30
+"""Categories up to which an undeclared text column becomes one_hot; above, target_encoding."""
+DECLARED_ONE_HOT = 500
+"""Categories above which even a declared one_hot is refused: each is a column."""
+FOLDS = 5
+_SMOOTHING = (1.0, 1_000.0)
+
+Fitted = dict[str, Any]
+
+
+class UnknownCategory(ValueError):
+    """A category that training did not see, where params.yaml says `unknown_category: error`.
+
+    Attributes:
+        column: the feature column.
+        row: the first row that has one.
+    """
+
+    def __init__(self, column: str, row: int, value: object) -> None:
+        super().__init__(f"row {row}, column {column!r}: training did not see the category {value!r}")
+        self.column, self.row, self.value = column, row, value
+
+
+class FitError(ValueError):
+    """What is declared cannot be learned from these rows; the message names the column and the remedy."""
+
+
+# ------------------------------------------------------------------------------------------------ categories
+
+
+def is_missing(values: np.ndarray) -> np.ndarray:
+    """Which values are missing: None in text, NaN in numbers."""
+    if values.dtype.kind == "O":
+        return np.asarray(values == None, dtype=bool)  # noqa: E711  (elementwise)
+    return np.asarray(np.isnan(values))
+
+
+class Categories:
+    """A fitted list of categories that finds the place of each value: -1 unknown, -2 missing and not among them."""
+
+    __slots__ = ("_keys", "_missing", "_numeric", "_order", "_places", "values")
+
+    def __init__(self, values: Sequence[float | str | None]) -> None:
+        self.values = list(values)
+        self._missing = self.values.index(None) if None in self.values else -2
+        present = [(v, i) for i, v in enumerate(self.values) if v is not None]
+        self._places = dict(present)
+        self._numeric = bool(present) and not isinstance(present[0][0], str)
+        if self._numeric:
+            keys = np.array([v for v, _ in present], dtype=np.float64)
+            order = np.argsort(keys, kind="stable")
+            self._keys, self._order = keys[order], np.array([i for _, i in present], dtype=np.int64)[order]
+
+    def places(self, values: np.ndarray) -> np.ndarray:
+        """The place of each value, as int64."""
+        count = len(values)
+        if values.dtype.kind == "O":
+            find, missing = self._places.get, self._missing
+            return np.fromiter((missing if v is None else find(v, -1) for v in values), dtype=np.int64, count=count)
+        if count == 1:
+            value = values.item()
+            place = self._missing if value != value else self._places.get(value, -1)
+            return np.array([place], dtype=np.int64)
+        missing_rows = np.isnan(values)
+        if not self._numeric:
+            return np.where(missing_rows, self._missing, -1)
+        slots = np.searchsorted(self._keys, values)
+        slots[slots == len(self._keys)] = 0
+        places = np.where(self._keys[slots] == values, self._order[slots], -1)
+        return np.where(missing_rows, self._missing, places)
+
+    def checked(self, values: np.ndarray, column: str, unknown: str) -> np.ndarray:
+        """`places`, refusing an unknown category where the policy says so.
+
+        Raises:
+            UnknownCategory: `unknown` is "error" and a value is none of the categories.
+        """
+        places = self.places(values)
+        if unknown == "error" and (places == -1).any():
+            row = int(np.argmax(places == -1))
+            raise UnknownCategory(column, row, values[row])
+        return places
+
+
+def categories_of(values: np.ndarray) -> list[float | str | None]:
+    """The distinct values in order, a missing one last."""
+    if values.dtype.kind == "O":
+        found = set(values.tolist())
+        return [*sorted(v for v in found if v is not None), *([None] if None in found else [])]
+    missing = np.isnan(values)
+    present: list[float | str | None] = np.unique(values[~missing]).tolist()
+    return [*present, *([None] if missing.any() else [])]
+
+
+_UNNAMEABLE = str.maketrans({"[": "(", "]": ")", "<": "lt "})  # XGBoost refuses these in a feature's name
+
+
+def label(value: float | str | None) -> str:
+    """A category as part of a column's name."""
+    if value is None:
+        return "missing"
+    return value.translate(_UNNAMEABLE) if isinstance(value, str) else f"{value:.15g}"
+
+
+# ------------------------------------------------------------------------------------------------ impute, bin
+
+
+def fit_impute(values: np.ndarray, how: float | str, column: str) -> float | str:
+    """What replaces a missing value of the column."""
+    text = values.dtype.kind == "O"
+    if how == "most_frequent":
+        present = values[~is_missing(values)]
+        if not len(present):
+            raise FitError(f"impute.{column}: the training part has no value; exclude the column, or give a constant")
+        found, counts = np.unique(present.astype(str) if text else present, return_counts=True)
+        best = found[int(np.argmax(counts))]
+        return str(best) if text else float(best)
+    if text:
+        if how in ("mean", "median") or not isinstance(how, str):
+            raise FitError(f"impute.{column}: {how!r} needs numbers, the column is text; use most_frequent or a text")
+        return how
+    if how in ("mean", "median"):
+        present = values[~np.isnan(values)]
+        if not len(present):
+            raise FitError(f"impute.{column}: the training part has no value; exclude the column, or give a constant")
+        return float(np.mean(present) if how == "mean" else np.median(present))
+    if isinstance(how, str):
+        raise FitError(f"impute.{column}: expected mean, median, most_frequent or a number, not {how!r}")
+    return float(how)
+
+
+def impute(values: np.ndarray, fill: float | str) -> np.ndarray:
+    """The values with missing ones replaced."""
+    missing = is_missing(values)
+    if not missing.any():
+        return values
+    filled = values.copy()
+    filled[missing] = fill
+    return filled
+
+
+def fit_bin(values: np.ndarray, bins: int | Sequence[float], column: str) -> list[float]:
+    """The inner edges of the bins: given, or quantiles of the training part."""
+    if not isinstance(bins, int):
+        edges = [float(edge) for edge in bins]
+        if edges != sorted(set(edges)) or not edges:
+            raise FitError(f"bin.{column}: edges must rise, not {edges}")
+        return edges
+    if bins < 2:
+        raise FitError(f"bin.{column}: at least 2 bins, not {bins}")
+    present = values[~np.isnan(values)]
+    if not len(present):
+        raise FitError(f"bin.{column}: the training part has no value; exclude the column, or give the edges")
+    return [float(e) for e in np.unique(np.quantile(present, np.linspace(0, 1, bins + 1)[1:-1]))]
+
+
+def bin_index(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of each value, the first 0; missing stays missing."""
+    places = np.searchsorted(edges, values, side="right").astype(np.float64)
+    missing = np.isnan(values)
+    if missing.any():
+        places[missing] = np.nan
+    return places
+
+
+# ------------------------------------------------------------------------------------------------ target encoding
+
+
+def target_matrix(y: np.ndarray, task: str) -> tuple[np.ndarray, list[Any]]:
+    """The target as numbers to average: (n, 1), or for multiclass a 0/1 column for each class but the first.
+
+    Also returns the classes in order; empty for regression.
+    """
+    if task == "regression":
+        return np.asarray(y, dtype=np.float64).reshape(-1, 1), []
+    classes = np.unique(y)
+    if task == "binary" and len(classes) > 2:
+        raise FitError(f"the target of a binary model has {len(classes)} classes; say `task: multiclass`")
+    indicators = [np.asarray(y == c, dtype=np.float64) for c in classes[1:]] or [np.zeros(len(y))]
+    return np.stack(indicators, axis=1), classes.tolist()
+
+
+def fit_target_encoding(places: np.ndarray, count: int, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed means of the target: (categories, k), and the overall mean (k,); `places` below 0 are left out."""
+    known = places >= 0
+    if not known.all():
+        places, targets = places[known], targets[known]
+    prior = targets.mean(axis=0) if len(targets) else np.zeros(targets.shape[1])
+    sizes = np.bincount(places, minlength=count).astype(np.float64)
+    means = np.empty((count, targets.shape[1]))
+    for k in range(targets.shape[1]):
+        y = targets[:, k]
+        sums = np.bincount(places, weights=y, minlength=count)
+        m = _smoothing(places, y, sizes, sums, prior[k])
+        means[:, k] = (sums + m * prior[k]) / (sizes + m)
+    return means, prior
+
+
+def _smoothing(places: np.ndarray, y: np.ndarray, sizes: np.ndarray, sums: np.ndarray, prior: float) -> float:
+    seen = sizes > 0
+    groups, rows = int(seen.sum()), len(y)
+    if groups < 2 or rows <= groups:
+        return _SMOOTHING[1]
+    means = np.divide(sums, sizes, out=np.zeros_like(sums), where=seen)
+    within = float(((y - means[places]) ** 2).sum()) / (rows - groups)
+    between_squares = float((sizes * (means - prior) ** 2)[seen].sum())
+    effective = rows - float((sizes**2).sum()) / rows
+    between = (between_squares - (groups - 1) * within) / effective
+    if between <= 0:
+        return _SMOOTHING[1]
+    return float(np.clip(within / between, *_SMOOTHING))
+
+
+def cross_fitted(places: np.ndarray, count: int, targets: np.ndarray, seed: int) -> np.ndarray:
+    """The encoding of the training rows themselves, each by the other folds: a row never sees its own target."""
+    rows = len(places)
+    folds = min(FOLDS, rows)
+    fold = np.random.default_rng(seed).permutation(rows) % max(folds, 1)
+    encoded = np.empty((rows, targets.shape[1]))
+    for number in range(folds):
+        mine = fold == number
+        if folds == 1:
+            means, prior = fit_target_encoding(places, count, targets)
+        else:
+            means, prior = fit_target_encoding(places[~mine], count, targets[~mine])
+        encoded[mine] = apply_target_encoding(places[mine], means, prior)
+    return encoded
+
+
+def apply_target_encoding(places: np.ndarray, means: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """(n, k): the means of each row's category, the overall mean where it is unknown."""
+    encoded: np.ndarray = means[places]
+    unknown = places < 0
+    if unknown.any():
+        encoded[unknown] = prior
+    return encoded
+
+
+# ------------------------------------------------------------------------------------------------ scaling, PCA
+
+
+def fit_scaler(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation, missing values left out; a constant column keeps deviation 1."""
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return 0.0, 1.0
+    deviation = float(np.std(present))
+    return float(np.mean(present)), deviation if deviation > 0 and np.isfinite(deviation) else 1.0
+
+
+def fit_pca(X: np.ndarray, components: int, name: str, columns: Sequence[str]) -> dict[str, Any]:
+    """Means and the first right singular vectors of the centred columns; each vector's largest entry is positive."""
+    if components > min(X.shape):
+        shape = f"{X.shape[1]} columns and {X.shape[0]} rows"
+        raise FitError(f"pca.{name}: {components} components of {shape}; ask for fewer")
+    if np.isnan(X).any():
+        column = columns[int(np.argmax(np.isnan(X).any(axis=0)))]
+        raise FitError(f"pca.{name}: {column!r} has missing values; declare `impute: {{{column}: median}}`")
+    mean = X.mean(axis=0)
+    _, _, vectors = np.linalg.svd(X - mean, full_matrices=False)
+    vectors = vectors[:components]
+    largest = np.abs(vectors).argmax(axis=1)
+    vectors = vectors * np.sign(vectors[np.arange(components), largest])[:, None]
+    return {"mean": mean.tolist(), "vectors": vectors.tolist()}
+
+
+def apply_pca(X: np.ndarray, mean: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """(n, components). Summed in one fixed order, so that a row alone gives the bits it gives among others."""
+    centred = X - mean
+    projected = np.zeros((len(X), len(vectors)))
+    for column in range(X.shape[1]):
+        projected += centred[:, column, None] * vectors[None, :, column]
+    return projected
+
+
+# ----------------------------------------------------------------------------------------- all steps of one model
+
+
+class Steps:
+    """The declared steps of one model: fit on the training part, transform any rows by what was learned.
+
+    Args:
+        declared: `impute`, `bin`, `ordinal`, `one_hot`, `target_encoding`, `standard_scaler`, `pca`, as in params.yaml.
+        kinds: feature column → `number` or `string`, in the order of the output.
+    """
+
+    def __init__(self, declared: dict[str, Any], kinds: dict[str, str]) -> None:
+        self.declared, self.kinds = declared, kinds
+
+    def fit(self, columns: dict[str, np.ndarray], y: np.ndarray, *, task: str, seed: int) -> tuple[Fitted, np.ndarray]:
+        """Learn from the training part; also its matrix, target encoding cross-fitted."""
+        if not len(y):
+            raise FitError("the training part has no rows")
+        targets, classes = target_matrix(y, task)
+        entries: list[dict[str, Any]] = []
+        blocks: list[np.ndarray] = []
+        for column, kind in self.kinds.items():
+            entry, block = self._fit_column(column, kind, columns[column], targets, classes, seed)
+            if block.shape[1]:
+                entries.append(entry)
+                blocks.append(block)
+        pca = []
+        for name, how in self.declared.get("pca", {}).items():
+            taken = [i for i, entry in enumerate(entries) if entry["column"] in how["columns"]]
+            names = [n for i in taken for n in entries[i]["names"]]
+            learned = fit_pca(np.concatenate([blocks[i] for i in taken], axis=1), how["components"], name, names)
+            made = [f"{name}_{i}" for i in range(how["components"])]
+            pca.append({"name": name, "columns": list(how["columns"]), "names": made} | learned)
+        _make_unique([entry["names"] for entry in [*entries, *pca]])
+        fitted = {"columns": entries, "pca": pca}
+        plan = Plan(fitted)
+        return fitted, plan.arrange(blocks, len(y))
+
+    def _fit_column(
+        self, column: str, kind: str, values: np.ndarray, targets: np.ndarray, classes: list[Any], seed: int
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        declared = self.declared
+        entry: dict[str, Any] = {"column": column}
+        if column in declared.get("impute", {}):
+            entry["fill"] = fit_impute(values, declared["impute"][column], column)
+            values = impute(values, entry["fill"])
+        if column in declared.get("bin", {}):
+            entry["edges"] = fit_bin(values, declared["bin"][column], column)
+            values = bin_index(values, np.array(entry["edges"]))
+        encoding = self.encoding(column, kind, values)
+        entry["encoding"] = encoding
+        if encoding == "number":
+            block = values.reshape(-1, 1)
+            entry["names"] = [column]
+        else:
+            given = declared.get("ordinal", {}).get(column) if encoding == "ordinal" else None
+            entry["categories"] = _given(given, values, column) if given else categories_of(values)
+            if encoding == "ordinal":
+                entry["categories"] = [c for c in entry["categories"] if c is not None]
+            if encoding == "one_hot" and len(entry["categories"]) > DECLARED_ONE_HOT:
+                raise FitError(
+                    f"one_hot: {column!r} has {len(entry['categories'])} categories in the training part,"
+                    f" each a column; declare `target_encoding: [{column}]` instead"
+                )
+            known = Categories(entry["categories"])
+            places = known.places(values)
+            count = len(entry["categories"])
+            if encoding == "target_encoding":
+                means, prior = fit_target_encoding(places, count, targets)
+                entry |= {"means": means.T.tolist(), "prior": prior.tolist()}
+                suffixes = [""] if len(prior) == 1 else [f"_{c}" for c in classes[1:]]
+                entry["names"] = [f"{column}_target{suffix}" for suffix in suffixes]
+                block = cross_fitted(places, count, targets, seed)
+            elif encoding == "ordinal":
+                entry["names"] = [column]
+                block = np.maximum(places, -1).astype(np.float64).reshape(-1, 1)
+            else:
+                entry["names"] = [f"{column}={label(c)}" for c in entry["categories"]]
+                block = (places[:, None] == np.arange(count)).astype(np.float64)
+        if self._scaled(column, encoding, "edges" in entry):
+            scales = [fit_scaler(block[:, i]) for i in range(block.shape[1])]
+            entry["scale"] = [list(scale) for scale in scales]
+            block = np.stack([(block[:, i] - mean) / deviation for i, (mean, deviation) in enumerate(scales)], axis=1)
+        return entry, block
+
+    def encoding(self, column: str, kind: str, values: np.ndarray) -> str:
+        """What becomes of a column: as declared, else `number`, `one_hot` or `target_encoding` by its kind."""
+        for name in ("ordinal", "one_hot", "target_encoding"):
+            if column in self.declared.get(name, ()):
+                return name
+        if kind == "number":
+            return "number"
+        distinct = set(itertools.islice(_distinct(values), MAXIMUM_ONE_HOT + 1))
+        return "one_hot" if len(distinct) <= MAXIMUM_ONE_HOT else "target_encoding"
+
+    def _scaled(self, column: str, encoding: str, binned: bool) -> bool:
+        wanted = self.declared.get("standard_scaler", ())
+        return (encoding == "number" and not binned) if wanted == "all" else column in wanted
+
+
+def _make_unique(names: list[list[str]]) -> None:
+    """Number the later of equal names: `a=1`, `a=1#2`."""
+    seen: dict[str, int] = {}
+    for group in names:
+        for index, name in enumerate(group):
+            seen[name] = seen.get(name, 0) + 1
+            if seen[name] > 1:
+                group[index] = f"{name}#{seen[name]}"
+
+
+def _given(categories: Sequence[str], values: np.ndarray, column: str) -> list[float | str | None]:
+    """Declared categories, which params.yaml writes as text, as values of the column."""
+    if values.dtype.kind == "O":
+        return list(categories)
+    try:
+        return [float(c) for c in categories]
+    except ValueError as error:
+        raise FitError(f"ordinal.{column}: the column holds numbers, its categories must be numbers too") from error
+
+
+def _distinct(values: Iterable[Any]) -> Iterable[Any]:
+    seen: set[Any] = set()
+    for value in values:
+        if value not in seen:
+            seen.add(value)
+            yield value
+
+
+class Plan:
+    """Learned values made ready to apply: the arrays and look-up tables of one `fitted`."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self.entries = [_Entry(entry) for entry in fitted["columns"]]
+        self.pca = [(p, np.array(p["mean"]), np.array(p["vectors"])) for p in fitted["pca"]]
+        self._consumed = {column for p, _, _ in self.pca for column in p["columns"]}
+        kept = [entry for entry in self.entries if entry.column not in self._consumed]
+        self.names = [n for entry in kept for n in entry.names] + [n for p, _, _ in self.pca for n in p["names"]]
+        self.plain = not self.pca
+
+    def transform(self, columns: dict[str, np.ndarray], rows: int, unknown: str) -> np.ndarray:
+        """The matrix (rows, k) in float64."""
+        if self.plain:
+            X = np.empty((rows, len(self.names)))
+            at = 0
+            for entry in self.entries:
+                at = entry.fill_in(X, at, columns[entry.column], unknown)
+            return X
+        blocks = []
+        for entry in self.entries:
+            block = np.empty((rows, len(entry.names)))
+            entry.fill_in(block, 0, columns[entry.column], unknown)
+            blocks.append(block)
+        return self.arrange(blocks, rows)
+
+    def arrange(self, blocks: list[np.ndarray], rows: int) -> np.ndarray:
+        """The columns' blocks side by side, those of a PCA replaced by their components at the end."""
+        kept = [b for entry, b in zip(self.entries, blocks, strict=True) if entry.column not in self._consumed]
+        for p, mean, vectors in self.pca:
+            taken = [b for entry, b in zip(self.entries, blocks, strict=True) if entry.column in p["columns"]]
+            kept.append(apply_pca(np.concatenate(taken, axis=1), mean, vectors))
+        return np.ascontiguousarray(np.concatenate(kept, axis=1)) if kept else np.empty((rows, 0))
+
+
+class _Entry:
+    """One column of a plan."""
+
+    __slots__ = ("categories", "column", "edges", "encoding", "fill", "means", "names", "number", "prior", "scale")
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        self.column: str = entry["column"]
+        self.names: list[str] = entry["names"]
+        self.encoding: str = entry["encoding"]
+        self.fill = entry.get("fill")
+        self.edges = np.array(entry["edges"]) if "edges" in entry else None
+        self.scale = entry.get("scale")
+        self.categories = Categories(entry["categories"]) if "categories" in entry else None
+        if self.encoding == "target_encoding":
+            self.means = np.ascontiguousarray(np.array(entry["means"]).T)
+            self.prior = np.array(entry["prior"])
+        self.number = self.encoding == "number" and self.fill is None and self.edges is None
+
+    def fill_in(self, X: np.ndarray, at: int, values: np.ndarray, unknown: str) -> int:
+        """Write this column's outputs into X from column `at`; the next free column."""
+        if self.number and self.scale is None:
+            X[:, at] = values
+            return at + 1
+        if self.fill is not None:
+            values = impute(values, self.fill)
+        if self.edges is not None:
+            values = bin_index(values, self.edges)
+        end = at + len(self.names)
+        if self.categories is None:
+            X[:, at] = values
+        else:
+            places = self.categories.checked(values, self.column, unknown)
+            if self.encoding == "one_hot":
+                X[:, at:end] = 0.0
+                known = np.flatnonzero(places >= 0)
+                X[known, at + places[known]] = 1.0
+            elif self.encoding == "ordinal":
+                X[:, at] = np.maximum(places, -1)
+            else:
+                X[:, at:end] = apply_target_encoding(places, self.means, self.prior)
+        if self.scale is not None:
+            for index, (mean, deviation) in enumerate(self.scale, start=at):
+                X[:, index] = (X[:, index] - mean) / deviation
+        return end
