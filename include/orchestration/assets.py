@@ -1,0 +1,47 @@
+"""Every Asset, named once: the map of the flow.
+
+    source
+      ↓
+    ingest_<source>    → validated(source)  → features_<model>
+    features_<model>   → features(model)    → monitor_<model>
+    features_<model>   → retraining(model)  → train_<model>
+    monitor_<model>    → retraining(model)  → train_<model>
+    train_<model>      → candidate(model)   → deploy_<model>
+    deploy_<model>     → champion(model)    → the service, which follows the ledger
+
+No DAG triggers another: each tells what it has made, and those that are scheduled on it run. The event's `extra` carries
+what was made (a version, a run id, a reason), since a run that an asset starts has no logical date. `features_<model>` asks
+for training only while there is no champion; afterwards `monitor_<model>` does, with its reason.
+
+Several events that arrive while the DAG behind an asset is at work start one run, not one each: thirty days of backfill are
+not thirty trainings.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset
+
+
+def validated(source: str) -> Asset:
+    """New partitions of `source` passed validation. Extra: `version`, `keys`, `rows`."""
+    return Asset(name=f"validated.{source}", uri=f"mlops://validated/{source}", group="mlops")
+
+
+def features(model: str) -> Asset:
+    """A new version of the model's features was built and pushed whole. Extra: `version`, `rows`, `partitions`."""
+    return Asset(name=f"features.{model}", uri=f"mlops://features/{model}", group="mlops")
+
+
+def retraining(model: str) -> Asset:
+    """Somebody asks for a training. Extra: `reason`, and the `features` version it was asked on."""
+    return Asset(name=f"retraining.{model}", uri=f"mlops://retraining/{model}", group="mlops")
+
+
+def candidate(model: str) -> Asset:
+    """A version is registered, read back and hashed. Extra: `version`, `run_id`, `content_hash`, the metric."""
+    return Asset(name=f"candidate.{model}", uri=f"mlops://candidate/{model}", group="mlops")
+
+
+def champion(model: str) -> Asset:
+    """The service reported the new version and answered its golden rows. Extra: `version`, `content_hash`."""
+    return Asset(name=f"champion.{model}", uri=f"mlops://champion/{model}", group="mlops")

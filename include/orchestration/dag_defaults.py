@@ -1,0 +1,189 @@
+"""What all DAGs have in common: owners, tags, retries by cause, run time-outs, the fields of the forms."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from typing import Any
+
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
+
+from include import settings
+from include.orchestration import alerts
+
+
+class Tag(enum.StrEnum):
+    """What a DAG's list in the UI can be filtered by, beside `source:<name>` and `model:<name>`."""
+
+    INGESTION = "ingestion"
+    FEATURES = "features"
+    TRAINING = "training"
+    DEPLOYMENT = "deployment"
+    MONITORING = "monitoring"
+
+
+EPOCH = dt.datetime(2009, 1, 1, tzinfo=dt.UTC)
+"""A start before any data: a logical date before a DAG's start would never run. It schedules nothing by itself."""
+
+RETRY_BY_CAUSE = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(
+            exception=[ConnectionError, TimeoutError],
+            action=RetryAction.RETRY,
+            reason="network: the other side may be back in a moment",
+        ),
+        RetryRule(
+            exception=[ValueError, TypeError, LookupError, ArithmeticError, AssertionError, EOFError, ImportError],
+            action=RetryAction.FAIL,
+            reason="data, settings or program: a retry would meet the same rows and end in the same way",
+        ),
+        RetryRule(
+            exception=[FileNotFoundError, PermissionError, "include.storage.ChangedFile"],
+            action=RetryAction.FAIL,
+            reason="a file is missing, closed to us or changed: somebody has to look",
+        ),
+    ],
+    default=RetryAction.DEFAULT,
+)
+"""Data errors fail at once; the network, and what nobody foresaw, is tried again, later each time."""
+
+RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay": dt.timedelta(seconds=10),
+    "retry_exponential_backoff": 3.0,
+    "max_retry_delay": dt.timedelta(minutes=5),
+    "retry_policy": RETRY_BY_CAUSE,
+}
+"""10 s, 30 s and 90 s later: two minutes in all, which a restart of any part of the stack fits into."""
+
+INGEST_TIMEOUT = dt.timedelta(hours=2)
+FEATURES_TIMEOUT = dt.timedelta(hours=2)
+MONITOR_TIMEOUT = dt.timedelta(hours=1)
+DEPLOY_TIMEOUT = dt.timedelta(minutes=30)
+APPROVAL_TIMEOUT = dt.timedelta(days=2)
+"""How long an operator may think before a promotion that nobody approved counts as refused."""
+
+
+def train_timeout(model: settings.Model) -> dt.timedelta:
+    """The longest study that the form allows, and an hour for all around it."""
+    return dt.timedelta(seconds=_longest_study(model), hours=1)
+
+
+def default_args(owner: str) -> dict[str, Any]:
+    """The arguments of every task."""
+    return {"owner": owner, "on_failure_callback": alerts.task_failed, **RETRIES}
+
+
+def read_params() -> settings.Params:
+    """params.yaml, checked; when it is wrong, Airflow's import error is our message and nothing else.
+
+    Raises:
+        settings.ParamsError: one line per mistake.
+    """
+    try:
+        return settings.load_params(settings.environment().params)
+    except settings.ParamsError as error:
+        raise settings.ParamsError(f"no DAG can be made from params.yaml:\n{error}") from None
+
+
+# ---------------------------------------------------------------------------------------------- forms
+
+
+def ingest_form(source: settings.SourceBase) -> dict[str, Param]:
+    """`from`, `to` and `replace`; a source without a time column has only the last."""
+    replace = Param(
+        False,
+        type="boolean",
+        title="Replace",
+        description="Extract and validate again what was already published. Otherwise published partitions are kept.",
+    )
+    if source.time_column is None:
+        return {"replace": replace}
+    first = source.start.isoformat() if source.start else None
+    return {
+        "from": Param(
+            first,
+            type=["null", "string"],
+            format="date",
+            title="From",
+            description="First day (UTC) to ingest, included. Empty: yesterday.",
+        ),
+        "to": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            title="To",
+            description="Last day (UTC) to ingest, included. Empty: yesterday.",
+        ),
+        "replace": replace,
+    }
+
+
+def train_form(model: settings.Model) -> dict[str, Param]:
+    """An override of the study for one run; the defaults are params.yaml's."""
+    tuning = model.tuning
+    return {
+        "trials": Param(
+            tuning.trials,
+            type="integer",
+            minimum=1,
+            maximum=max(1000, tuning.trials),
+            title="Trials",
+            description="How many trials the study ends with.",
+        ),
+        "time_budget": Param(
+            tuning.time_budget,
+            type="integer",
+            minimum=5,
+            maximum=_longest_study(model),
+            title="Time budget (seconds)",
+            description="No trial begins after this.",
+        ),
+        "window": Param(
+            model.window,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=3660,
+            title="Window (partitions)",
+            description="Train on the newest partitions only. Empty: on all.",
+        ),
+        "reason": Param(
+            "by hand",
+            type="string",
+            minLength=1,
+            maxLength=200,
+            title="Reason",
+            description="Why; it stands in MLflow and in the ledger.",
+        ),
+    }
+
+
+def deploy_form() -> dict[str, Param]:
+    """Which version to judge."""
+    return {
+        "version": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Version",
+            description="The registered version to judge and promote. Empty: the newest.",
+        ),
+    }
+
+
+def monitor_form(model: settings.Model) -> dict[str, Param]:
+    """How far back to look."""
+    return {
+        "window": Param(
+            model.monitoring.window,
+            type="integer",
+            minimum=1,
+            maximum=max(366, model.monitoring.window),
+            title="Window (partitions)",
+            description="How many of the newest partitions to compare with the champion's training set.",
+        ),
+    }
+
+
+def _longest_study(model: settings.Model) -> int:
+    return max(3600, 4 * model.tuning.time_budget)

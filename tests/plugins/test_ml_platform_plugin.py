@@ -1,0 +1,125 @@
+"""The page over HTTP, and in a real browser as an operator opens it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.dags import airflow_home
+from tests.plugins.conftest import Server
+
+pytestmark = pytest.mark.slow
+
+PATHS = ["/ml-platform/", "/ml-platform/files/docs/trips/index.html", "/ml-platform/files/reports/trip_duration/r1.html"]
+
+
+@pytest.fixture(scope="module")
+def token(server: Server) -> str:
+    return server.token()
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/ml-platform/docs", "/ml-platform/openapi.json"])
+def test_nothing_is_shown_to_who_has_not_logged_in(server: Server, path: str) -> None:
+    assert server.get(path).status_code in (401, 404)
+    assert "trip_duration" not in server.get(path).text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_user_of_airflow_sees_it(server: Server, token: str, path: str) -> None:
+    assert server.get(path, token).status_code == 200
+
+
+def test_a_forged_token_is_refused(server: Server, token: str) -> None:
+    assert server.get("/ml-platform/", token[:-4] + "AAAA").status_code in (401, 403)
+
+
+def test_the_page_tells_each_models_champion_and_each_sources_quality(server: Server, token: str) -> None:
+    page = server.get("/ml-platform/", token).text
+    for text in ("trip_duration", "champion v7", "2.871", "4.35", "34 %", "xgboost", "critical drift", "HOLD", "tumour",
+                 "no champion yet", "trips", "2026-03-30", "1 refused"):  # fmt: skip
+        assert text in page, text
+
+
+def test_it_answers_while_mlflow_and_the_service_are_down(server: Server, token: str) -> None:
+    """The fixture starts neither."""
+    assert server.get("/ml-platform/", token).elapsed.total_seconds() < 5
+
+
+def test_what_comes_from_data_is_escaped(server: Server, token: str) -> None:
+    page = server.get("/ml-platform/", token).text
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "Minutes, not &lt;b&gt;hours" in page
+
+
+def test_pages_made_from_data_cannot_act_as_the_user(server: Server, token: str) -> None:
+    assert "script-src 'none'" in server.get(PATHS[1], token).headers["content-security-policy"]
+    assert server.get(PATHS[2], token).headers["content-security-policy"].startswith("sandbox allow-scripts")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "validated/trips/2026-03-01.parquet",
+        "docs/../validated/trips/2026-03-01.parquet",
+        "docs/%2e%2e/validated/trips/2026-03-01.parquet",
+        "docs/..%2f..%2f..%2f..%2fetc/passwd",
+        "docs//etc/passwd",
+        "%2fetc%2fpasswd",
+        "docs",
+        "docs/",
+        "docs/trips",
+        "docs/no/such.html",
+        "docs/a%00b",
+    ],
+)
+def test_no_other_file_can_be_read(server: Server, token: str, path: str) -> None:
+    answer = server.get(f"/ml-platform/files/{path}", token)
+    assert answer.status_code == 404, answer.text[:200]
+    assert "root:" not in answer.text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the page was not opened in a browser (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        yield running
+        running.close()
+
+
+@pytest.mark.browser
+def test_an_operator_logs_in_clicks_the_entry_and_sees_the_champion(server: Server, browser: Any, tmp_path: Any) -> None:
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    page, foreign = context.new_page(), []
+    page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith((server.url, "data:")) else None)
+    page.goto(server.url)
+    page.get_by_label("Username").fill(airflow_home.USER)
+    page.get_by_label("Password").fill(airflow_home.PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="ML platform").click()
+    frame = page.frame_locator("iframe")
+    card = frame.locator("#model-trip_duration")
+    card.get_by_text("champion v7").wait_for(timeout=20_000)
+    assert "2.871" in card.inner_text()
+    assert frame.locator("#source-trips").get_by_role("cell", name="2026-03-30").is_visible()
+    page.screenshot(path=str(tmp_path / "page.png"))
+
+    with context.expect_page() as opened:  # Airflow's frame opens no windows: the page gets its links out of it
+        card.get_by_role("link", name="Drift report").click()
+    opened.value.get_by_text("Drift report").wait_for(timeout=10_000)
+
+    page.evaluate("document.documentElement.className = 'dark'")
+    frame.locator("html[data-theme=dark]").wait_for(state="attached", timeout=5_000)
+    page.screenshot(path=str(tmp_path / "dark.png"))
+    assert [url for url in foreign if "/ml-platform" in url] == []
+    context.close()
