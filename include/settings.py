@@ -270,6 +270,14 @@ class Monitoring(_Strict):
     cooldown: float = Field(default=20, ge=0)
     """Hours after a request for retraining in which no other is made."""
 
+    @model_validator(mode="after")
+    def _warns_before_it_asks(self) -> Monitoring:
+        for name in ("psi", "performance"):
+            warn, critical = getattr(self, f"{name}_warn"), getattr(self, f"{name}_critical")
+            if warn > critical:
+                raise ValueError(f"{name}_warn: {warn:g} must not be above {name}_critical, {critical:g}")
+        return self
+
 
 class Model(_Strict):
     """A prediction task: a registered model, as in MLflow."""

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from include import preflight
+from include.settings import ParamsError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CSV = "age,plan,fee,joined,churned\n31,basic,9.5,2024-01-01,yes\n54,max,39.0,2024-01-02,no\n"
+
+TEXT = """\
+sources:
+  customers:
+    type: files
+    path: {path}
+    derive:
+      fee_per_year: fee / age
+models:
+  churn:
+    source: customers
+    target: churned
+    task: binary
+{model}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "customers.csv").write_text(CSV)
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "customers.json").write_text('{"expectations": []}')
+    return tmp_path
+
+
+def check(folder, model="", change=lambda text: text):
+    path = folder / "params.yaml"
+    path.write_text(change(TEXT.format(path=folder / "customers.csv", model=model)))
+    return [str(finding) for finding in preflight.check(path, suites=folder / "suites")]
+
+
+def test_the_shipped_file_is_right():
+    assert preflight.check(ROOT / "params.yaml") == []
+
+
+def test_a_file_without_mistakes_has_no_findings(folder):
+    assert check(folder, "    features: {one_hot: [plan], exclude: [joined]}") == []
+    assert preflight.require(folder / "params.yaml", suites=folder / "suites").models["churn"].target == "churned"
+
+
+@pytest.mark.parametrize(
+    ("model", "line", "key", "message"),
+    [
+        ("    tuning: {trails: 3}", 12, "tuning.trails", "unknown key; did you mean 'trials'?"),
+        ("    entity: custmer", 12, "entity", "the source 'customers' has no column 'custmer'; it has age, plan"),
+        ("    time_column: age", 12, "time_column", "'age' is int, not a timestamp or date; set its type"),
+        (
+            "    features:\n      one_hot: [plam]",
+            13,
+            "features.one_hot",
+            "there is no column 'plam'; did you mean 'plan'?",
+        ),
+        (
+            "    features:\n      derived:\n        x: fee / agee",
+            14,
+            "features.derived.x",
+            "'fee / agee': there is no column",
+        ),
+        ("    features:\n      derived:\n        x: fee /", 14, "features.derived.x", "'fee /':"),
+        ("    features: {exclude: [joned]}", 12, "features.exclude", "the source has no column 'joned'; did you mean"),
+        ("    features: {columns: [churned]}", 12, "features.columns", "'churned' is the target"),
+        (
+            "    features: {definition: nothing}",
+            12,
+            "features.definition",
+            "there is no file include/features/definitions",
+        ),
+        (
+            "    features: {columns: [age]}\n    estimators:\n      xgboost:\n        max_dept: 3",
+            15,
+            "estimators.xgboost.max_dept",
+            "unknown parameter for binary; did you mean 'max_depth'?",
+        ),
+    ],
+)
+def test_a_mistake_in_a_model_is_found_with_its_line_and_remedy(folder, model, line, key, message):
+    (found,) = [f for f in check(folder, model) if f"churn.{key}" in f]
+    assert found.startswith(f"params.yaml:{line}: models.churn.{key}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "finding"),
+    [
+        (
+            "target: churned",
+            "target: churn",
+            10,
+            "models.churn.target: the source 'customers' has no column 'churn'; did",
+        ),
+        (
+            "task: binary",
+            "task: regression",
+            10,
+            "models.churn.target: a regression predicts a number, but 'churned' is",
+        ),
+        ("target: churned", "target: joined", 10, "models.churn.target: binary predicts a class, but 'joined' is a"),
+        (
+            "fee / age",
+            "fee / agee",
+            6,
+            "sources.customers.derive.fee_per_year: the source has no column 'agee'; did you",
+        ),
+        ("fee / age", "__import__('os')", 6, "sources.customers.derive.fee_per_year: "),
+        ("customers.csv", "custommers.csv", 4, "sources.customers.path: "),
+        (
+            "    derive:",
+            "    time_column: day\n    derive:",
+            5,
+            "sources.customers.time_column: the source has no column",
+        ),
+        ("    derive:", "    suite: custmers\n    derive:", 5, "sources.customers.suite: there is no suite"),
+    ],
+)
+def test_a_mistake_that_needs_the_source_is_found_before_anything_runs(folder, old, new, line, finding):
+    found = check(folder, "    features: {columns: [age, plan]}", lambda text: text.replace(old, new))
+    assert any(f.startswith(f"params.yaml:{line}: {finding}") for f in found), found
+
+
+def test_a_source_without_a_suite_is_told_how_to_get_one(folder):
+    (folder / "suites" / "customers.json").unlink()
+    (found,) = check(folder, "    features: {columns: [age]}")
+    assert "`mlops suite customers` proposes one" in found
+
+
+def test_a_suite_that_is_not_json_is_found(folder):
+    (folder / "suites" / "customers.json").write_text("{")
+    (found,) = check(folder, "    features: {columns: [age]}")
+    assert "customers.json: not valid JSON" in found
+
+
+def test_what_is_wrong_with_a_source_is_said_once_and_not_again_of_each_model(folder):
+    (folder / "customers.csv").unlink()
+    (found,) = check(folder)
+    assert "sources.customers.path" in found
+
+
+def test_requiring_a_wrong_file_raises_every_line(folder):
+    check(folder, "    entity: x\n    estimators: {linear: {foo: 1}}")
+    with pytest.raises(ParamsError) as error:
+        preflight.require(folder / "params.yaml", suites=folder / "suites")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_file_that_is_not_there_is_a_finding(tmp_path):
+    (found,) = preflight.check(tmp_path / "params.yaml")
+    assert "cannot be read" in str(found)
+
+
+def test_checking_takes_about_a_second_and_imports_nothing_heavy():
+    code = (
+        "import sys, time; started = time.process_time()\n"
+        "from include import preflight\n"
+        "preflight.check('params.yaml')\n"
+        "heavy = {'pandas', 'sklearn', 'mlflow', 'dvc', 'xgboost', 'great_expectations', 'optuna', 'airflow'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "print(time.process_time() - started)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 1.5  # of the processor, so that a busy machine does not fail it
