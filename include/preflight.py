@@ -90,8 +90,8 @@ class _Checker:
             self.columns[name] = columns = sources.columns_of(source)
         except FormulaError as error:
             named = re.match(r"^derive\.(\w+): (.*)$", str(error), re.DOTALL)
-            key, message = (("derive", named[1]), named[2]) if named else (("derive",), str(error))
-            self.say(("sources", name, *key), message)
+            blamed = named[1] if named else next((c for c, t in source.derive.items() if repr(t) in str(error)), None)
+            self.say(("sources", name, "derive", *([blamed] if blamed else [])), named[2] if named else str(error))
         except (sources.SourceError, OSError) as error:
             self.say(("sources", name, "path" if source.type == "files" else "type"), str(error))
         else:
