@@ -85,6 +85,11 @@ class FeatureSet:
         self._steps = Steps(spec["declared"], self.kinds)
         self._plan: tuple[Fitted, Plan] | None = None
 
+    @property
+    def outputs(self) -> dict[str, ColumnType]:
+        """The types of the computed feature columns: how to read them back from parquet."""
+        return {name: "string" if kind == "string" else "float" for name, kind in self.kinds.items()}
+
     @classmethod
     def from_spec(cls, spec: dict[str, Any], definition: str | None = None) -> FeatureSet:
         """The feature set that was stored as `spec` and `definition`."""
@@ -226,11 +231,11 @@ def _check_definition(tree: ast.Module, file: str) -> None:
                 raise FeatureError(f"{file}:{node.lineno}: imports {module!r}; a definition may import {allowed}")  # type: ignore[attr-defined]
         if isinstance(node, ast.Name) and node.id in _FORBIDDEN_NAMES:
             raise FeatureError(
-                f"{file}:{node.lineno}: {node.id!r} is not allowed: a definition computes columns from columns, nothing else"
+                f"{file}:{node.lineno}: {node.id!r} is not allowed: a definition only computes columns from columns"
             )
         if isinstance(node, ast.Attribute) and (node.attr in _FORBIDDEN_ATTRIBUTES or node.attr.startswith("__")):
             raise FeatureError(
-                f"{file}:{node.lineno}: .{node.attr} is not allowed: a definition computes columns from columns, nothing else"
+                f"{file}:{node.lineno}: .{node.attr} is not allowed: a definition only computes columns from columns"
             )
 
 
@@ -358,8 +363,8 @@ class _Compiler:
         for column, values in found.items():
             if column in self.source and (column not in rows or values is not rows[column]):
                 raise FeatureError(
-                    f"include/features/definitions/{name}.py: features()[{column!r}] has the name of a column of the source"
-                    " but other values; give it a name of its own"
+                    f"include/features/definitions/{name}.py: features()[{column!r}] has the name of a column of the"
+                    " source but other values; give it a name of its own"
                 )
             self.made[column] = "string" if values.dtype.kind == "O" else "number"
 
@@ -452,8 +457,8 @@ class _Compiler:
         if self.used_times:
             column = self.used_times[0]
             raise FeatureError(
-                f"features: the timestamp {column!r} is used by nothing; declare `date_parts: {{{column}: [hour, weekday]}}`,"
-                f" or leave it out with `exclude: [{column}]`"
+                f"features: the timestamp {column!r} is used by nothing; declare"
+                f" `date_parts: {{{column}: [hour, weekday]}}`, or leave it out with `exclude: [{column}]`"
             )
         if not self.made:
             raise FeatureError("features: no column is left to learn from; name some in features.columns")
@@ -478,7 +483,7 @@ class _Compiler:
                     step == "standard_scaler" and encoded.get(column) in ("ordinal", "target_encoding")
                 ):
                     raise FeatureError(
-                        f"features.{step}: {column!r} is text; declare it under one_hot, ordinal or target_encoding instead"
+                        f"features.{step}: {column!r} is text; declare it under one_hot, ordinal or target_encoding"
                     )
         if features.standard_scaler != "all":
             for column in features.standard_scaler:
@@ -520,13 +525,14 @@ class _Compiler:
         for column in self.inputs:
             if column != self.target and self.target in grows_from(column):
                 raise FeatureError(
-                    f"features: {column!r} is derived from the target {self.target!r}; leave it out with `exclude: [{column}]`"
+                    f"features: {column!r} is derived from the target {self.target!r};"
+                    f" leave it out with `exclude: [{column}]`"
                 )
         parts = reads.get(self.target)
         if parts and parts <= set(self.inputs):
             raise FeatureError(
-                f"features: the target is {self.target} = {self.derive[self.target]}, and all of {', '.join(sorted(parts))} are inputs:"
-                " the model would compute the answer. Exclude what is not known when a prediction is asked for"
+                f"features: the target is {self.target} = {self.derive[self.target]},"
+                f" and all of {', '.join(sorted(parts))} are inputs: the model would compute the answer. Exclude what is not known when a prediction is asked for"
             )
 
 

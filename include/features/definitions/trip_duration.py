@@ -1,7 +1,7 @@
 """What is known of a taxi trip when it begins, for the minutes that it takes.
 
-Zones are TLC's location ids. `route` is the pair of zones as one number, pickup * 1000 + dropoff, so that params.yaml can
-ask for its `target_encoding`: what trips between these two zones usually take.
+Zones are TLC's location ids. `route` is the pair of zones as one number, pickup * 1000 + dropoff, so that params.yaml
+can ask for its `target_encoding`: what trips between these two zones usually take.
 """
 
 from __future__ import annotations

@@ -1,0 +1,363 @@
+"""What dvc.yaml runs: validated partitions in, one parquet file of features for each out.
+
+`python -m include.features.stage MODEL` works in the current folder, a private workspace that versions.py has laid out:
+
+    inputs/<model>/partitions.json   the partitions and the SHA-256 that validation recorded for each
+    inputs/<model>/features.json     the compiled feature set, target, time and entity columns
+    inputs/<model>/definition.py     the model's Python features, where it has some
+    run.json                         where the validated partitions lie in this installation; not an input
+    features/<model>/                the output: <key>.parquet, feature_set.json, index.json
+    result.json                      what was computed, or why not; read by versions.py
+
+Only partitions whose content or features changed since index.json was written are computed; one that is no longer asked
+for is removed. Each file appears whole or not at all. A partition is read by its hash, so what was swapped after validation
+fails. Memory is bounded by the largest partition's compressed bytes and a few batches of rows.
+
+A feature file holds the raw inputs, time and entity columns, the target and the computed features. Rows without a target
+are left out and counted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import threading
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from include import storage
+from include.features import columns as cols
+from include.features.columns import ColumnError
+from include.features.feature_set import FeatureError, FeatureSet
+from include.formulas import FormulaError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 1 << 17
+WORKERS = 2
+OWNER_LOCK = "owner.lock"
+RESULT = "result.json"
+INDEX = "index.json"
+FEATURE_SET = "feature_set.json"
+
+
+class StageError(ValueError):
+    """The features of a partition cannot be used; the message names the partition, the column and what to do."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run of the stage is to make."""
+
+    model: str
+    partitions: dict[str, str]
+    """key → SHA-256 of the validated file."""
+    source: str
+    feature_set: FeatureSet
+    target: str
+    kept: tuple[str, ...]
+    """Raw columns that a feature file holds, target last."""
+    fingerprint: str
+    """Of features and code: another one means that everything is computed again."""
+
+
+def code_fingerprint() -> str:
+    """The hash of the code that computes features, so that a changed formula is never mixed with an older one's results."""
+    root = Path(__file__).resolve().parent
+    files = (root.parent / "formulas.py", root / "columns.py", root / "feature_set.py", root / "stage.py")
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def read_plan(workspace: Path, model: str) -> Plan:
+    """The plan that versions.py has laid out in a workspace."""
+    folder = workspace / "inputs" / model
+    wanted = json.loads((folder / "partitions.json").read_bytes())
+    described = json.loads((folder / "features.json").read_bytes())
+    definition = folder / "definition.py"
+    source = definition.read_text(encoding="utf-8") if definition.exists() else None
+    feature_set = FeatureSet.from_spec(described["spec"], source)
+    apart = [c for c in (described["time_column"], described["entity"]) if c and c not in feature_set.inputs]
+    text = json.dumps([described, feature_set.definition], sort_keys=True)
+    return Plan(
+        model=model,
+        partitions=dict(wanted["partitions"]),
+        source=wanted["source"],
+        feature_set=feature_set,
+        target=described["target"],
+        kept=(*feature_set.inputs, *dict.fromkeys(apart), described["target"]),
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def run(plan: Plan, output: Path, data_url: str) -> dict[str, Any]:
+    """Bring `output` to the plan: compute what changed, keep what did not, remove what is not asked for.
+
+    Returns:
+        `computed`, the keys; `reused`, how many; `rows`; `dropped`, the rows without a target.
+
+    Raises:
+        storage.ChangedFile: a partition is not the one that validation recorded.
+        StageError: the features of a partition cannot be used.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    known = _known(output, plan.fingerprint)
+    index: dict[str, dict[str, Any]] = {}
+    computed: list[str] = []
+    for key, sha256 in plan.partitions.items():
+        file = output / f"{key}.parquet"
+        entry = known.get(key)
+        if entry and entry["input"] == sha256 and file.is_file() and _sha256(file) == entry["output"]:
+            index[key] = entry
+            continue
+        content = storage.read_bytes(storage.join(data_url, "validated", plan.source, f"{key}.parquet"), sha256)
+        index[key] = {"input": sha256, **build_partition(plan, key, content, file)}
+        computed.append(key)
+    _refuse_empty_features(plan, index)
+    stored = {"spec": plan.feature_set.spec, "definition": plan.feature_set.definition, "target": plan.target}
+    storage.write_bytes(str(output / FEATURE_SET), _json(stored))
+    storage.write_bytes(str(output / INDEX), _json({"fingerprint": plan.fingerprint, "partitions": index}))
+    wanted = {FEATURE_SET, INDEX, *(f"{key}.parquet" for key in index)}
+    for file in output.iterdir():
+        if file.name not in wanted:
+            file.unlink()
+    return {
+        "computed": computed,
+        "reused": len(index) - len(computed),
+        "rows": sum(entry["rows"] for entry in index.values()),
+        "dropped": sum(entry["dropped"] for entry in index.values()),
+    }
+
+
+def _known(output: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """What index.json says was computed before by the same features and code."""
+    try:
+        index = json.loads((output / INDEX).read_bytes())
+        return dict(index["partitions"]) if index["fingerprint"] == fingerprint else {}
+    except (OSError, ValueError, KeyError, TypeError):  # absent or broken: everything is computed
+        return {}
+
+
+def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[str, Any]:
+    """Compute the features of one partition and write them, atomically.
+
+    Args:
+        plan: what to make.
+        key: the partition's name, for messages.
+        content: the validated parquet file.
+        file: where the features go.
+
+    Returns:
+        `rows`, `dropped`, `output` (the SHA-256 of the file), `filled`: the rows that have a value, by feature column.
+
+    Raises:
+        StageError: the partition lacks a column, or its features are empty or infinite.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    storage.ensure_space(file.parent, 2 * len(content))
+    parquet = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+    if lacking := [c for c in plan.kept if c not in parquet.schema_arrow.names]:
+        raise StageError(
+            f"partition {key} of {plan.source} has no column {lacking[0]!r}, which {plan.model} needs;"
+            " ingest it again with `replace`, or exclude the column from the features"
+        )
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    writer: pq.ParquetWriter | None = None
+    rows = read = 0
+    filled: dict[str, int] = {}
+    raw_filled = dict.fromkeys(plan.feature_set.inputs, 0)
+    batches = parquet.iter_batches(BATCH_ROWS, columns=list(plan.kept))
+    try:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for table, counts, raw_counts, seen in _in_order(pool, batches, plan, key):
+                read += seen
+                rows += table.num_rows
+                _add(filled, counts)
+                _add(raw_filled, raw_counts)
+                if not table.num_rows:
+                    continue
+                if writer is None:
+                    dictionaries = [f.name for f in table.schema if not pa.types.is_temporal(f.type)]
+                    writer = pq.ParquetWriter(
+                        temporary, table.schema, compression="lz4", use_dictionary=dictionaries, write_statistics=False
+                    )
+                writer.write_table(table, row_group_size=BATCH_ROWS)
+        if writer is None:
+            raise StageError(
+                f"partition {key} of {plan.source}: none of its {read} rows has a value of the target {plan.target!r};"
+                " quarantine it by an expectation on that column"
+            )
+        writer.close()
+        _refuse_empty(plan, key, filled, raw_filled, rows)
+        digest = _sha256(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"rows": rows, "dropped": read - rows, "output": digest, "filled": filled}
+
+
+_Piece = tuple["pa.Table", dict[str, int], dict[str, int], int]
+
+
+def _in_order(pool: ThreadPoolExecutor, batches: Iterator[pa.RecordBatch], plan: Plan, key: str) -> Iterator[_Piece]:
+    """The features of each batch, computed by threads, a few at a time, in the order of the rows."""
+    waiting: deque[Future[_Piece]] = deque()
+    for batch in batches:
+        waiting.append(pool.submit(_compute, batch, plan, key))
+        if len(waiting) > WORKERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _compute(batch: pa.RecordBatch, plan: Plan, key: str) -> _Piece:
+    """One batch: raw columns as they are, then the features; with the counts of values that are there."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    seen, batch = batch.num_rows, batch.select(plan.kept)
+    target = batch.column(plan.target)
+    if target.null_count or pa.types.is_floating(target.type):
+        missing = pc.is_null(target, nan_is_null=True)
+        if pc.any(missing).as_py():
+            batch = batch.filter(pc.invert(missing))
+    names, arrays = list(batch.schema.names), list(batch.columns)
+    counts: dict[str, int] = {}
+    if not batch.num_rows:
+        return pa.Table.from_batches([batch]).slice(0, 0), counts, {}, seen
+    try:
+        raw = cols.from_arrow(batch, plan.feature_set.inputs)
+        with np.errstate(all="ignore"):
+            computed = plan.feature_set.compute(raw)
+    except (ColumnError, FeatureError, FormulaError) as error:
+        raise StageError(f"partition {key} of {plan.source}: {error}") from error
+    for name, values in computed.items():
+        array, present = _to_array(values, name, plan, key)
+        counts[name] = present
+        if name not in plan.feature_set.inputs:
+            names.append(name)
+            arrays.append(array)
+    raw_counts = {name: batch.num_rows - batch.column(name).null_count for name in plan.feature_set.inputs}
+    return pa.Table.from_arrays(arrays, names=names), counts, raw_counts, seen
+
+
+def _to_array(values: np.ndarray, name: str, plan: Plan, key: str) -> tuple[pa.Array, int]:
+    """A feature column for Arrow, missing values null, and how many are there.
+
+    Raises:
+        StageError: a value is infinite.
+    """
+    import pyarrow as pa
+
+    if values.dtype.kind == "O":
+        text = pa.array(values, type=pa.string(), from_pandas=True)
+        return text, len(text) - text.null_count
+    finite = int(np.count_nonzero(np.isfinite(values)))
+    if finite == len(values):
+        return pa.array(values), finite
+    infinite = int(np.count_nonzero(np.isinf(values)))
+    if infinite:
+        raise StageError(
+            f"partition {key} of {plan.source}: the feature {name!r} is infinite in {infinite} of {len(values)} rows;"
+            " guard the division or logarithm that makes it, or bound its input by an expectation"
+        )
+    return pa.array(values, from_pandas=True), finite
+
+
+def _add(totals: dict[str, int], counts: dict[str, int]) -> None:
+    for name, count in counts.items():
+        totals[name] = totals.get(name, 0) + count
+
+
+def _refuse_empty(plan: Plan, key: str, filled: dict[str, int], raw_filled: dict[str, int], rows: int) -> None:
+    """A computed feature without any value, from inputs that have values, is a fault of the features."""
+    if rows < 20 or not all(raw_filled.values()):
+        return
+    for name, count in filled.items():
+        if not count and name not in plan.feature_set.inputs:
+            raise StageError(
+                f"partition {key} of {plan.source}: the feature {name!r} has no value in any of {rows} rows although all"
+                " inputs have some; correct its formula or definition"
+            )
+
+
+def _refuse_empty_features(plan: Plan, index: dict[str, dict[str, Any]]) -> None:
+    """A feature without a value in any partition cannot be learned from."""
+    rows = sum(entry["rows"] for entry in index.values())
+    for name in plan.feature_set.kinds:
+        if index and not any(entry["filled"].get(name) for entry in index.values()):
+            raise StageError(
+                f"the feature {name!r} of {plan.model} has no value in any of {rows} rows of {len(index)} partitions;"
+                f" leave it out with `exclude: [{name}]`, or correct what makes it"
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+# ------------------------------------------------------------------------------------------------ as a process
+
+
+def end_with_owner(lock: Path) -> None:
+    """End this process as soon as the owner of the workspace is dead, however it died.
+
+    The owner holds an exclusive lock on the file, which the kernel frees with the process; a thread waits for just that.
+    Without such a file there is no owner.
+    """
+    if not lock.exists():
+        return
+
+    def wait() -> None:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            os._exit(70)
+
+    threading.Thread(target=wait, name="owner", daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage in the current folder; the exit status is 1 when result.json holds an error."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m include.features.stage MODEL, in a workspace of include.features.versions\n")
+        return 2
+    workspace = Path.cwd()
+    end_with_owner(workspace / OWNER_LOCK)
+    (model,) = arguments
+    try:
+        location = json.loads((workspace / "run.json").read_bytes())
+        plan = read_plan(workspace, model)
+        result = run(plan, workspace / "features" / model, location["data_url"])
+    except (StageError, FeatureError, storage.StorageError) as error:
+        sys.stderr.write(f"{error}\n")
+        storage.write_bytes(str(workspace / RESULT), _json({"error": str(error), "kind": type(error).__name__}))
+        return 1
+    storage.write_bytes(str(workspace / RESULT), _json(result))
+    sys.stdout.write(
+        f"{model}: {len(result['computed'])} partitions computed, {result['reused']} unchanged,"
+        f" {result['rows']} rows, {result['dropped']} without a target\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
