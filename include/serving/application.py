@@ -106,6 +106,8 @@ class Application:
             return
         if scope["method"] != "POST":
             raise Refused(405, "method_not_allowed", f"{path} takes POST")
+        if self._models.get(model) is None:
+            raise self._absent(model)
         body = await self._body(headers, receive)
         if body is not None:  # else the client has gone
             await _respond(send, 200, await self._predict(model, body, batch=batch))
@@ -139,9 +141,7 @@ class Application:
 
     async def _predict(self, model: str, body: bytes, *, batch: bool) -> bytes:
         started = time.perf_counter()
-        loaded = self._models.get(model)  # this version answers, whatever is swapped meanwhile
-        if loaded is None:
-            raise self._absent(model)
+        loaded = self._models.loaded[model]  # this version answers, whatever is swapped meanwhile
         if len(body) <= INLINE_BODY:
             answer, rows = _answer(loaded, body, batch=batch)
         else:

@@ -199,7 +199,7 @@ class Models:
     def _start_with(self, champion: Champion, folder: Path, origin: str) -> None:
         try:
             form = served_form.verify(_copy(folder, champion), champion.content_hash)
-            self._swap(champion, _load(form), origin)
+            self._swap(champion, _load(form, champion), origin)
         except (served_form.BadServedForm, GoldenMismatch, OSError) as error:
             log.warning("copy refused", extra={"fields": {**asdict(champion), "origin": origin, "reason": str(error)}})
 
@@ -255,22 +255,17 @@ class Models:
             else:
                 predictor = self._fetch(champion)
             self._remember(champion)
-        except Exception as error:  # noqa: BLE001  whatever it is: the old model goes on answering, and it is said
+            self._swap(champion, predictor, "ledger")
+            self._drop_old_copies(champion)
+        except Exception as error:  # noqa: BLE001  whatever it is: what answers goes on answering, and it is said
             self._refuse(champion, error, refusal)
-            return
-        self._swap(champion, predictor, "ledger")
-        self._drop_old_copies(champion)
 
     def _fetch(self, champion: Champion) -> Predictor:
         if self._copies is None:
             raise served_form.BadServedForm("there is no folder for the copies of served forms: set MLOPS_HOME")
-        return _load(fetch(champion.url, _copy(self._copies, champion), champion.content_hash))
+        return _load(fetch(champion.url, _copy(self._copies, champion), champion.content_hash), champion)
 
     def _swap(self, champion: Champion, predictor: Predictor, origin: str) -> None:
-        if predictor.manifest.get("model") != champion.model:
-            raise served_form.BadServedForm(
-                f"this is a form of {predictor.manifest.get('model')}, not of {champion.model}"
-            )
         old = self.get(champion.model)
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         self._loaded = {**self._loaded, champion.model: Loaded(champion, predictor, origin, now)}
@@ -346,8 +341,10 @@ def fetch(url: str, directory: Path, content_hash: str) -> served_form.ServedFor
     return served_form.verify(directory, content_hash)
 
 
-def _load(form: served_form.ServedForm, seconds: float = LOAD_SECONDS) -> Predictor:
+def _load(form: served_form.ServedForm, champion: Champion, seconds: float = LOAD_SECONDS) -> Predictor:
     """Load and replay in a thread of its own, so that a definition that never returns is given up."""
+    if form.manifest.get("model") != champion.model:
+        raise served_form.BadServedForm(f"this is a form of {form.manifest.get('model')}, not of {champion.model}")
     outcome: list[Predictor | Exception] = []
 
     def load() -> None:

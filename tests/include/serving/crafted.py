@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,23 +175,24 @@ def champion_of(crafted: Crafted, version: int, *, ledger_id: int = 1, url: str 
 
 
 def promote(database_url: str, champion: Champion) -> int:
-    """Write a champion as the ledger does; returns the ledger's id."""
+    """Make it champion, by a verdict and the ledger; returns the ledger's id."""
     import sqlalchemy as sa
 
     from include import database
+    from include.deployment import ledger
 
     engine = database.connect(database_url)
-    row = {k: v for k, v in asdict(champion).items() if k != "ledger_id"}
+    current = ledger.champion(engine, champion.model)
+    before = current.version if current else None
+    verdict = sa.insert(database.verdicts).values(
+        model=champion.model, version=champion.version, verdict="PROMOTE", champion_version=before,
+        content_hash=champion.content_hash, reasons=[], numbers={},
+    )  # fmt: skip
     with engine.begin() as connection:
-        entry = connection.execute(
-            sa.insert(database.ledger)
-            .values(
-                model=champion.model, action="promote", to_version=champion.version, content_hash=champion.content_hash,
-                actor="test", reason="test",
-            )
-            .returning(database.ledger.c.id)
-        ).scalar_one()  # fmt: skip
-        connection.execute(sa.delete(database.champions).where(database.champions.c.model == champion.model))
-        connection.execute(sa.insert(database.champions).values(**row, ledger_id=entry))
+        verdict_id = connection.execute(verdict.returning(database.verdicts.c.id)).scalar_one()
+    entry = ledger.promote(
+        engine, model=champion.model, to_version=champion.version, expected_from=before, url=champion.url,
+        content_hash=champion.content_hash, bento=champion.bento, verdict_id=verdict_id, actor="test", reason="test",
+    )  # fmt: skip
     engine.dispose()
-    return int(entry)
+    return entry.id
