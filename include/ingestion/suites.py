@@ -1,0 +1,288 @@
+"""Suites: one JSON file of Great Expectations' own form per source, edited by hand.
+
+What happens when an expectation fails is said by its `severity` and its kind:
+
+    severity  an expectation about values (…_values_…)                   any other (columns, types, volume, freshness, statistics)
+    critical  the partition is refused                                   the partition is refused
+    warning   rows that break it go to quarantine, up to the source's    noted; lowers the quality score
+              quarantine_share, above which the partition is refused
+    info      noted; lowers the quality score                            noted; lowers the quality score
+
+`description` is the reason that a quarantined row carries. A value may be `{"$PARAMETER": "…"}`, an expression over
+`usual_rows`, and for sources with time `day_start`, `day_end` and `due` (see `validation.parameters`).
+
+Great Expectations takes seconds to import: only `load` does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from include.ingestion.sources import column_type
+
+SEVERITIES = ("critical", "warning", "info")
+_COLUMN_SET = "expect_table_columns_to_match_set"
+_COLUMN_KEYS = ("column", "column_A", "column_B")
+
+
+class SuiteError(ValueError):
+    """A suite is missing or wrong; the message names the file, the expectation and the remedy."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One expectation of a suite, as the platform acts on it."""
+
+    id: str
+    type: str
+    kwargs: Mapping[str, Any]
+    severity: str
+    description: str | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        named = [self.kwargs[key] for key in _COLUMN_KEYS if key in self.kwargs]
+        return (*named, *self.kwargs.get("column_list", ()))
+
+    @property
+    def about_type(self) -> bool:
+        """Whether it fixes a column's type."""
+        return self.type in ("expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list")
+
+    @property
+    def about_rows(self) -> bool:
+        """Whether single rows keep or break it."""
+        return not self.about_type and (
+            "_values_" in self.type
+            or self.type in ("expect_compound_columns_to_be_unique", "expect_multicolumn_sum_to_equal")
+        )
+
+    @property
+    def text(self) -> str:
+        """What a row or partition that breaks it is told."""
+        if self.description:
+            return self.description
+        what = re.sub(r"^expect_(column_values_to_|column_pair_values_|column_|table_|)", "", self.type).replace(
+            "_", " "
+        )
+        detail = ", ".join(
+            f"{k} {v}" for k, v in self.kwargs.items() if k not in _COLUMN_KEYS and not isinstance(v, dict)
+        )
+        return f"{', '.join(self.columns) or 'table'}: not {what}" + (f" ({detail[:120]})" if detail else "")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite, and Great Expectations' own objects, ready to run."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    expectations: Mapping[str, Any]
+    """Great Expectations' objects by rule id."""
+
+    @property
+    def column_set(self) -> frozenset[str] | None:
+        """The columns that a partition has, where the suite says so."""
+        sets = [rule.kwargs.get("column_set") or () for rule in self.rules if rule.type == _COLUMN_SET]
+        return frozenset().union(*sets) if sets else None
+
+
+def path_of(suites: Path, source_name: str, suite: str | None) -> Path:
+    """Where the suite of a source lies."""
+    return suites / f"{suite or source_name}.json"
+
+
+def rules(path: Path) -> tuple[Rule, ...]:
+    """Read a suite file without Great Expectations.
+
+    Raises:
+        SuiteError: it is missing, no JSON, or an expectation lacks a type.
+    """
+    name = path.stem
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SuiteError(
+            f"{path} is missing: a source without a suite is not ingested. Run `mlops suite {name}` to have one proposed"
+            " from the data, read it, and edit it"
+        ) from error
+    except ValueError as error:
+        raise SuiteError(f"{path}: not valid JSON: {error}") from error
+    listed = data.get("expectations") if isinstance(data, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise SuiteError(f'{path}: write {{"name": "{name}", "expectations": […]}} with at least one expectation')
+    return tuple(_rule(path, index, entry) for index, entry in enumerate(listed))
+
+
+def _rule(path: Path, index: int, entry: Any) -> Rule:
+    where = f"{path}: expectation {index + 1}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
+        raise SuiteError(
+            f'{where}: write {{"type": "expect_…", "kwargs": {{…}}, "severity": "critical | warning | info"}}'
+        )
+    where += f" ({entry['type']})"
+    if unknown := set(entry) - {"type", "kwargs", "severity", "description", "meta", "notes", "id"}:
+        raise SuiteError(f"{where}: unknown key {sorted(unknown)[0]!r}")
+    severity = entry.get("severity", "critical")
+    if severity not in SEVERITIES:
+        raise SuiteError(f"{where}: severity is one of {', '.join(SEVERITIES)}, not {severity!r}")
+    kwargs = entry.get("kwargs", {})
+    if not isinstance(kwargs, dict):
+        raise SuiteError(f"{where}: kwargs is a mapping, not {kwargs!r}")
+    rule_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{path.stem}/{index}"))
+    return Rule(rule_id, entry["type"], kwargs, severity, entry.get("description"))
+
+
+def check(path: Path, columns: Collection[str]) -> list[str]:
+    """What is wrong with a suite file for a source with these columns, one line each; fast, without Great Expectations."""
+    try:
+        found = rules(path)
+    except SuiteError as error:
+        return [str(error)]
+    mistakes = []
+    for index, rule in enumerate(found):
+        named = (*rule.columns, *(rule.kwargs.get("column_set") or ()))
+        for column in dict.fromkeys(name for name in named if name not in columns):
+            close = difflib.get_close_matches(column, columns, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            mistakes.append(f"{path}: expectation {index + 1} ({rule.type}): the source has no column {column!r}{hint}")
+    return mistakes
+
+
+def load(path: Path) -> Suite:
+    """Read a suite file and build Great Expectations' objects.
+
+    Raises:
+        SuiteError: it is missing, or Great Expectations does not know an expectation or its arguments.
+    """
+    from great_expectations.core.expectation_suite import ExpectationSuite
+    from great_expectations.expectations import core
+
+    found = rules(path)
+    known = [name for name in map(_snake, vars(core)) if name.startswith("expect_")]
+    built = {}
+    for index, rule in enumerate(found):
+        where = f"{path}: expectation {index + 1} ({rule.type})"
+        if rule.type not in known:
+            close = difflib.get_close_matches(rule.type, known, n=1)
+            raise SuiteError(
+                f"{where}: Great Expectations does not know it" + (f"; did you mean {close[0]}?" if close else "")
+            )
+        entry = {"type": rule.type, "kwargs": dict(rule.kwargs), "severity": rule.severity, "id": rule.id}
+        if rule.description:
+            entry["description"] = rule.description
+        try:
+            (built[rule.id],) = ExpectationSuite(name=path.stem, expectations=[entry]).expectations
+        except Exception as error:  # whatever it is, it is the file's mistake, and named so
+            raise SuiteError(f"{where}: {' '.join(str(error).split())[:300]}") from error
+    return Suite(path.stem, found, built)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+# -------------------------------------------------------------------------------------------------- proposing
+
+
+def propose_suite(name: str, table: pa.Table, time_column: str | None = None) -> dict[str, Any]:
+    """A first suite from a look at some data: columns, types, nullability, ranges, allowed values, volume, freshness.
+
+    It accepts what it was shown with room around it; a person should tighten it.
+    """
+    expectations: list[dict[str, Any]] = [
+        _entry(_COLUMN_SET, "critical", column_set=table.column_names, exact_match=False),
+        _entry(
+            "expect_table_row_count_to_be_between",
+            "critical",
+            "an unusual number of rows: between a tenth of and five times the usual are expected",
+            min_value={"$PARAMETER": "usual_rows * 0.1"},
+            max_value={"$PARAMETER": "usual_rows * 5"},
+        ),
+    ]
+    if time_column:
+        expectations.append(
+            _entry(
+                "expect_column_max_to_be_between",
+                "critical",
+                "the feed is stale: nothing from the day's last twelve hours",
+                column=time_column,
+                min_value={"$PARAMETER": "due - timedelta(hours=12)"},
+            )
+        )
+    for column in table.column_names:
+        expectations.extend(_proposed_for(column, table[column], table.num_rows))
+    notes = [
+        f"Proposed by `mlops suite {name}` from {table.num_rows} rows; read it and tighten it.",
+        "severity: critical refuses the partition; warning sends the rows that break it to quarantine; info is only noted.",
+        "description becomes the reason that a quarantined row carries.",
+    ]
+    return {"name": name, "notes": notes, "expectations": expectations}
+
+
+_TYPE_LISTS = {
+    "int": ["int64", "float64"],
+    "float": ["float64"],
+    "string": ["str"],
+    "bool": ["bool", "object"],
+    "timestamp": ["datetime64"],
+    "date": ["datetime64"],
+}
+
+
+def _proposed_for(column: str, values: pa.ChunkedArray, rows: int) -> list[dict[str, Any]]:
+    kind = column_type(values.type)
+    found = [_entry("expect_column_values_to_be_in_type_list", "critical", column=column, type_list=_TYPE_LISTS[kind])]
+    missing = values.null_count / rows if rows else 0.0
+    if missing == 0:
+        found.append(_entry("expect_column_values_to_not_be_null", "warning", f"{column} is missing", column=column))
+    elif missing < 0.9:
+        mostly = round(max(0.05, 1 - 2 * missing - 0.05), 2)
+        text = f"{column} is missing too often"
+        found.append(_entry("expect_column_values_to_not_be_null", "critical", text, column=column, mostly=mostly))
+    present = values.drop_null()
+    if not len(present):
+        return found
+    if kind in ("int", "float"):
+        found.extend(_proposed_range(column, present, kind))
+    elif kind == "string":
+        distinct = pc.unique(present)
+        if len(distinct) <= 30 and len(distinct) <= len(present) / 5:
+            text = f"{column} has a value that was not seen before"
+            allowed = sorted(distinct.to_pylist())
+            found.append(_entry("expect_column_values_to_be_in_set", "warning", text, column=column, value_set=allowed))
+    return found
+
+
+def _proposed_range(column: str, present: pa.ChunkedArray, kind: str) -> list[dict[str, Any]]:
+    if kind == "int" and len(present) > 50 and pc.count_distinct(present).as_py() == len(present):
+        return []  # a number that names a row has no range
+    low, high = pc.min_max(present).as_py().values()
+    room = (high - low) / 2 or abs(high) or 1
+    lowest = 0 if low >= 0 else low - room
+    bounds = (
+        {"min_value": round(lowest), "max_value": round(high + room)}
+        if kind == "int"
+        else {
+            "min_value": float(f"{lowest:.4g}"),
+            "max_value": float(f"{high + room:.4g}"),
+        }
+    )
+    text = f"{column} lies outside {bounds['min_value']} to {bounds['max_value']}"
+    return [_entry("expect_column_values_to_be_between", "warning", text, column=column, **bounds)]
+
+
+def _entry(kind: str, severity: str, description: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    entry = {"type": kind, "kwargs": kwargs, "severity": severity}
+    return {**entry, "description": description} if description else entry

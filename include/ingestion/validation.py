@@ -1,0 +1,536 @@
+"""Great Expectations on every partition: accepted, rows to quarantine, or refused whole.
+
+A partition is refused when it cannot be read, has no rows, lacks a column or holds it in another type, breaks a critical
+expectation, or has more rows that break row-level expectations than the source's quarantine_share. Refused is not published
+and nothing downstream sees it; the data and the reason are kept in quarantine. When Great Expectations itself fails, the
+partition is neither accepted nor refused: `NotValidated` is raised.
+
+**Quality** is the weighted mean over the suite's expectations of the share that passed: of rows for an expectation about
+values, 0 or 1 for any other; critical weighs 3, warning 2, info 1. An expectation that could not run because its column is
+missing counts as 0; a partition that could not be read or has no rows is worth 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import difflib
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from include import storage
+from include.database import connect
+from include.database import partitions as rows_of
+from include.ingestion import data_docs, partitions, suites
+from include.ingestion.sources import REASON
+from include.settings import Source
+
+WEIGHTS = {"critical": 3.0, "warning": 2.0, "info": 1.0}
+USUAL_OVER = 14
+"""How many of the newest published partitions say what size is usual."""
+
+
+class NotValidated(RuntimeError):
+    """Great Expectations could not judge a partition: it counts as not validated, never as passed."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What became of each partition: the accepted ones, the refused with their reason, and what was counted."""
+
+    accepted: list[str]
+    rejected: dict[str, str]
+    rows: int
+    quarantined: int
+    quality: dict[str, float]
+    reasons: dict[str, int]
+    docs_url: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One partition, judged; nothing was written."""
+
+    refused: str | None
+    row_reasons: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Index of a row that breaks row-level expectations → why."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    quality: float = 0.0
+    report: Mapping[str, Any] = field(default_factory=dict)
+    results: tuple[Any, ...] = ()
+    """Great Expectations' results, in the order of the suite."""
+
+
+def validate(
+    name: str,
+    source: Source,
+    keys: Sequence[str],
+    *,
+    data_url: str,
+    run_id: str,
+    suite_path: Path,
+    database_url: str,
+    today: dt.date,
+) -> Validation:
+    """Judge the run's staged partitions, write accepted rows and quarantine, and record both in PostgreSQL.
+
+    Bad data does not raise: it is in `rejected`. What was published before stays published until `publish`.
+
+    Raises:
+        NotValidated: Great Expectations itself failed; nothing was recorded.
+        SuiteError: the suite is missing or wrong.
+        NotExtracted: a key was not extracted by this run.
+    """
+    suite = suites.load(suite_path)
+    staged = _staged(name, keys, data_url=data_url, run_id=run_id)
+    engine = connect(database_url)
+    try:
+        usual = _usual_rows(engine, name, staged)
+        outcomes: dict[str, _Outcome] = {}
+        pages: dict[str, Judgement] = {}
+        with _engine_room() as run:
+            for key in keys:
+                judged = _judge_staged(run, name, source, suite, key, staged[key], usual, today, data_url, run_id)
+                outcomes[key] = _store(name, key, judged, data_url=data_url, run_id=run_id)
+                if judged.judgement.results:
+                    pages[key] = judged.judgement
+                    pages = {chosen: pages[chosen] for chosen in data_docs.choose(pages)}
+        _record(engine, name, outcomes, run_id=run_id)
+        docs_url = data_docs.build(name, suite, pages, partitions.reports(database_url, name), data_url=data_url)
+    finally:
+        engine.dispose()
+    reasons: Counter[str] = Counter()
+    for outcome in outcomes.values():
+        reasons.update(outcome.report["reasons"])
+    return Validation(
+        accepted=[key for key, outcome in outcomes.items() if outcome.refused is None],
+        rejected={key: outcome.refused for key, outcome in outcomes.items() if outcome.refused is not None},
+        rows=sum(outcome.rows for outcome in outcomes.values()),
+        quarantined=sum(outcome.quarantined for outcome in outcomes.values()),
+        quality={key: outcome.quality for key, outcome in outcomes.items()},
+        reasons=dict(reasons.most_common()),
+        docs_url=docs_url,
+    )
+
+
+def parameters(key: str, usual_rows: float, today: dt.date) -> dict[str, Any]:
+    """What a suite's `$PARAMETER` expressions can name.
+
+    `usual_rows`: the median size of the newest published partitions. With time also `day_start`, `day_end`, and `due`: the
+    moment up to which data must have come, the end of the day, or, for a day that is not over, its beginning.
+    """
+    found: dict[str, Any] = {"usual_rows": usual_rows}
+    if key != partitions.ALL:
+        day = dt.date.fromisoformat(key)
+        start = dt.datetime.combine(day, dt.time())
+        end = start + dt.timedelta(days=1)
+        found |= {"day_start": start, "day_end": end, "due": end if day < today else start}
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- judging
+
+
+class _Run:
+    """Great Expectations, set up once for many partitions."""
+
+    def __init__(self) -> None:
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+
+        config = DataContextConfig(
+            store_backend_defaults=InMemoryStoreBackendDefaults(),
+            analytics_enabled=False,
+            progress_bars={"globally": False},
+        )
+        context = gx.get_context(mode="ephemeral", project_config=config)
+        asset = context.data_sources.add_pandas("platform").add_dataframe_asset("partition")
+        self._batches = asset.add_batch_definition_whole_dataframe("whole")
+        self._suite = gx.ExpectationSuite
+
+    def __call__(
+        self,
+        frame: Any,
+        suite: suites.Suite,
+        rules: Sequence[suites.Rule],
+        given: Mapping[str, Any],
+        result_format: str,
+    ) -> dict[str, Any]:
+        """Results by rule id."""
+        if not rules:
+            return {}
+        chosen = self._suite(name=suite.name)
+        chosen.expectations = [suite.expectations[rule.id] for rule in rules]
+        try:
+            batch = self._batches.get_batch({"dataframe": frame})
+            outcome = batch.validate(chosen, result_format=result_format, expectation_parameters=dict(given))
+        except Exception as error:
+            message = " ".join(str(error).split())[:400]
+            raise NotValidated(f"Great Expectations failed: {type(error).__name__}: {message}") from error
+        found = {result.expectation_config.id: result for result in outcome.results}
+        if missing := [rule for rule in rules if rule.id not in found]:
+            raise NotValidated(f"Great Expectations gave no result for {missing[0].type} of {missing[0].columns}")
+        return found
+
+
+@contextlib.contextmanager
+def _engine_room() -> Iterator[_Run]:
+    """Great Expectations builds an expectation's configuration anew some 60 times per run; here, once per object.
+
+    Half of its time on a small partition goes there: with 30 expectations 88 ms become 45.
+    """
+    from great_expectations.expectations.expectation import Expectation
+
+    original = Expectation.configuration
+    kept: dict[int, tuple[Any, Any]] = {}
+
+    def configuration(self: Any) -> Any:
+        seen = kept.get(id(self))
+        if seen is None or seen[0] is not self:
+            if len(kept) > 5000:
+                kept.clear()
+            seen = kept[id(self)] = (self, original.fget(self))
+        return seen[1]
+
+    Expectation.configuration = property(configuration)
+    try:
+        yield _Run()
+    finally:
+        Expectation.configuration = original
+
+
+def judge(table: pa.Table, suite: suites.Suite, *, quarantine_share: float, given: Mapping[str, Any]) -> Judgement:
+    """Judge one table by a suite; `given` are the values of its `$PARAMETER` names.
+
+    Raises:
+        NotValidated: Great Expectations itself failed.
+    """
+    with _engine_room() as run:
+        return _judge(run, table, suite, quarantine_share, given)
+
+
+def _judge(
+    run: _Run, table: pa.Table, suite: suites.Suite, quarantine_share: float, given: Mapping[str, Any]
+) -> Judgement:
+    if table.num_rows == 0:
+        return Judgement("0 rows", report={"message": "0 rows"})
+    frame = table.to_pandas(date_as_object=False)
+    present = set(table.column_names)
+    able = [rule for rule in suite.rules if set(rule.columns) <= present]
+    results = run(frame, suite, able, given, "BOOLEAN_ONLY")
+    retyped = {
+        column: rule for rule in able if rule.about_type and not results[rule.id].success for column in rule.columns
+    }
+    for rule in able:
+        _refuse_to_guess(rule, results[rule.id], table, retyped)
+    schema = _schema_difference(table, suite, retyped)
+    failed = [rule for rule in able if not results[rule.id].success and not _raised(results[rule.id])]
+    details = run(frame, suite, failed, given, "COMPLETE")
+    results |= details
+    broken = [rule for rule in failed if rule.about_rows]
+
+    counts = {rule.id: int(details[rule.id].result.get("unexpected_count", 0)) for rule in broken}
+    row_reasons = _row_reasons(broken, details)
+    share = len(row_reasons) / table.num_rows
+    causes = _causes(suite, results, schema, counts)
+    if share > quarantine_share:
+        worst = sorted(((counts[r.id], r.text) for r in broken if r.severity == "warning"), reverse=True)[:4]
+        told = "; ".join(f"{text} ({count})" for count, text in worst)
+        causes.append(f"{share:.1%} of the rows break row-level expectations, {quarantine_share:.1%} may: {told}")
+    reasons = {rule.text: counts[rule.id] for rule in broken if rule.severity == "warning" and counts[rule.id]}
+    report = {
+        "schema": schema,
+        "failed": [
+            {"type": rule.type, "columns": list(rule.columns), "severity": rule.severity, "text": rule.text,
+             "rows": counts.get(rule.id), "found": _observed(results.get(rule.id))}
+            for rule in suite.rules
+            if rule.id not in results or not results[rule.id].success
+        ],
+    }  # fmt: skip
+    return Judgement(
+        refused="; ".join(causes) or None,
+        row_reasons=row_reasons,
+        reasons=reasons,
+        quality=_quality(suite, results, counts, table.num_rows),
+        report=report,
+        results=tuple(results[rule.id] for rule in suite.rules if rule.id in results),
+    )
+
+
+def _raised(result: Any) -> str | None:
+    """The message of the exception that kept an expectation from being evaluated, if any."""
+    info = result.exception_info or {}
+    for part in (info, *(value for value in info.values() if isinstance(value, dict))):
+        if part.get("raised_exception"):
+            return str(part.get("exception_message"))
+    return None
+
+
+def _refuse_to_guess(rule: suites.Rule, result: Any, table: pa.Table, retyped: Mapping[str, Any]) -> None:
+    """An expectation that raised says nothing of the data, unless its column is known to be of the wrong type."""
+    message = _raised(result)
+    if message is None or set(rule.columns) & set(retyped):
+        return
+    types = ", ".join(f"{column} is {table.schema.field(column).type}" for column in rule.columns)
+    raise NotValidated(
+        f"{rule.type} could not be evaluated ({' '.join(message.split())[:300]}){f'; {types}' if types else ''}."
+        " Correct the suite, or add an expectation on the column's type"
+    )
+
+
+def _schema_difference(table: pa.Table, suite: suites.Suite, retyped: Mapping[str, suites.Rule]) -> dict[str, Any]:
+    present = set(table.column_names)
+    needed = {column for rule in suite.rules if rule.severity != "info" for column in rule.columns}
+    expected = suite.column_set
+    missing = sorted((needed | (expected or set())) - present)
+    unknown = sorted(present - expected) if expected is not None else []
+    difference: dict[str, Any] = {}
+    if missing:
+        difference["missing"] = missing
+    if unknown:
+        difference["unknown"] = unknown
+    if missing and unknown:
+        pairs = {old: difflib.get_close_matches(old, unknown, n=1, cutoff=0.5) for old in missing}
+        if renamed := {old: close[0] for old, close in pairs.items() if close}:
+            difference["renamed"] = renamed
+    if retyped:
+        difference["retyped"] = {
+            column: {
+                "expected": rule.kwargs.get("type_") or " or ".join(map(str, rule.kwargs.get("type_list") or ())),
+                "found": str(table.schema.field(column).type),
+            }
+            for column, rule in sorted(retyped.items())
+        }
+    return difference
+
+
+def _row_reasons(broken: Sequence[suites.Rule], details: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
+    found: dict[int, list[str]] = {}
+    for rule in broken:
+        if rule.severity != "warning":
+            continue
+        for index in details[rule.id].result.get("unexpected_index_list") or ():
+            texts = found.setdefault(index, [])
+            if rule.text not in texts:
+                texts.append(rule.text)
+    return {index: tuple(texts) for index, texts in sorted(found.items())}
+
+
+def _causes(
+    suite: suites.Suite, results: Mapping[str, Any], schema: Mapping[str, Any], counts: Mapping[str, int]
+) -> list[str]:
+    """Why the whole partition is refused, the shares of single rows left aside."""
+    causes = []
+    renamed = schema.get("renamed", {})
+    for column in schema.get("missing", ()):
+        causes.append(
+            f"column {column} is missing" + (f" (renamed to {renamed[column]}?)" if column in renamed else "")
+        )
+    for rule in suite.rules:
+        result = results.get(rule.id)
+        if rule.severity != "critical" or result is None or result.success:
+            continue
+        if rule.about_type:
+            for column in rule.columns:
+                types = schema["retyped"][column]
+                causes.append(f"column {column} is {types['found']}, expected {types['expected']}")
+        elif rule.type == "expect_table_columns_to_match_set":
+            if not schema.get("missing"):
+                causes.append("unknown columns: " + ", ".join(schema.get("unknown", ())))
+        elif not set(rule.columns) & set(schema.get("retyped", ())):
+            observed = _observed(result)
+            found = (
+                f"{counts[rule.id]} rows" if rule.id in counts else f"found {observed}" if observed is not None else ""
+            )
+            causes.append(rule.text + (f" ({found})" if found else ""))
+    return causes
+
+
+def _observed(result: Any) -> Any:
+    value = (result.result or {}).get("observed_value") if result is not None else None
+    return value if value is None or isinstance(value, int | float | str) else str(value)
+
+
+def _quality(suite: suites.Suite, results: Mapping[str, Any], counts: Mapping[str, int], rows: int) -> float:
+    passed = total = 0.0
+    for rule in suite.rules:
+        weight = WEIGHTS[rule.severity]
+        total += weight
+        result = results.get(rule.id)
+        if result is None or _raised(result):
+            continue
+        passed += weight * (1.0 if result.success else 1 - counts[rule.id] / rows if rule.id in counts else 0.0)
+    return round(passed / total, 6)
+
+
+# ------------------------------------------------------------------------------------- staged, stored, recorded
+
+
+@dataclass(frozen=True)
+class _Staged:
+    rows: int
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A partition's delivered rows, those that do not belong to it, and the judgement on the others."""
+
+    table: pa.Table | None
+    strays: pa.Table | None
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    refused: str | None
+    rows: int
+    quarantined: int
+    quality: float
+    sha256: str | None
+    report: dict[str, Any]
+
+
+def _staged(name: str, keys: Sequence[str], *, data_url: str, run_id: str) -> dict[str, _Staged]:
+    import pyarrow.parquet as papq
+
+    found = {}
+    for key in keys:
+        reason = partitions.refusal(data_url, name, run_id, partitions.check_key(key))
+        if reason is not None:
+            found[key] = _Staged(0, reason)
+            continue
+        url = partitions.staging_url(data_url, name, run_id, f"{key}.parquet")
+        if not storage.exists(url):
+            raise partitions.NotExtracted(
+                f"{name} {key}: nothing is staged for the run {run_id!r}; run `extract` first"
+            )
+        if storage.is_local(url):
+            rows = papq.read_metadata(storage.local_path(url)).num_rows
+        else:
+            rows = storage.read_table(url, []).num_rows
+        found[key] = _Staged(rows)
+    return found
+
+
+def _usual_rows(engine: sa.Engine, name: str, staged: Mapping[str, _Staged]) -> float:
+    """The median size of the newest published partitions; with fewer than three, the staged ones are asked too."""
+    query = (
+        sa.select(rows_of.c.rows + rows_of.c.quarantined_rows)
+        .where(rows_of.c.source == name, rows_of.c.status == "published", rows_of.c.key.not_in(list(staged)))
+        .order_by(rows_of.c.key.desc())
+        .limit(USUAL_OVER)
+    )
+    with engine.connect() as connection:
+        sizes = [int(size) for size in connection.scalars(query)]
+    if len(sizes) < 3:
+        sizes += [part.rows for part in staged.values() if part.rows]
+    return float(statistics.median(sizes)) if sizes else 0.0
+
+
+def _judge_staged(
+    run: _Run,
+    name: str,
+    source: Source,
+    suite: suites.Suite,
+    key: str,
+    staged: _Staged,
+    usual: float,
+    today: dt.date,
+    data_url: str,
+    run_id: str,
+) -> _Judged:
+    if staged.unreadable is not None:
+        return _Judged(None, None, Judgement(staged.unreadable, report={"message": staged.unreadable}))
+    table = storage.read_table(partitions.staging_url(data_url, name, run_id, f"{key}.parquet"))
+    strays = None
+    if REASON in table.column_names:
+        astray = table[REASON].is_valid()
+        strays = table.filter(astray)
+        table = table.filter(pa.compute.invert(astray)).drop_columns([REASON])
+    if key != partitions.ALL and dt.date.fromisoformat(key) > today:
+        return _Judged(
+            table, strays, Judgement(f"the day lies after today ({today})", report={"message": "in the future"})
+        )
+    try:
+        judgement = _judge(run, table, suite, source.quarantine_share, parameters(key, usual, today))
+    except NotValidated as error:
+        raise NotValidated(f"{name} {key}: not validated: {error}") from error
+    return _Judged(table, strays, judgement)
+
+
+def _store(name: str, key: str, judged: _Judged, *, data_url: str, run_id: str) -> _Outcome:
+    """Write what was judged: accepted rows beside the staged file, the others to quarantine."""
+    judgement, table, strays = judged.judgement, judged.table, judged.strays
+    rows_url = storage.join(data_url, "quarantine", name, f"{key}.parquet")
+    whole_url = storage.join(data_url, "quarantine", name, f"{key}.whole.parquet")
+    reasons = Counter(judgement.reasons)
+    if strays is not None:
+        reasons.update(strays[REASON].to_pylist())
+    astray = strays.num_rows if strays is not None else 0
+    delivered = (table.num_rows if table is not None else 0) + astray
+    report = {**judgement.report, "reasons": dict(reasons.most_common()), "message": judgement.refused or ""}
+    if judgement.refused is not None or table is None:
+        if table is not None:
+            texts = [judgement.refused or ""] * table.num_rows
+            for index, own in judgement.row_reasons.items():
+                texts[index] += " | " + "; ".join(own)
+            storage.write_table(whole_url, _with_reasons(table, texts, strays))
+        return _Outcome(judgement.refused or "", delivered, delivered, judgement.quality, None, report)
+    storage.delete(whole_url)
+    bad = np.fromiter(judgement.row_reasons, dtype=np.int64, count=len(judgement.row_reasons))
+    keep = np.ones(table.num_rows, dtype=bool)
+    keep[bad] = False
+    if len(bad) or astray:
+        texts = ["; ".join(own) for own in judgement.row_reasons.values()]
+        storage.write_table(rows_url, _with_reasons(table.take(pa.array(bad)), texts, strays))
+    else:
+        storage.delete(rows_url)
+    accepted = table.filter(pa.array(keep)) if len(bad) else table
+    stored = storage.write_table(partitions.staging_url(data_url, name, run_id, f"{key}.accepted.parquet"), accepted)
+    return _Outcome(None, accepted.num_rows, len(bad) + astray, judgement.quality, stored.sha256, report)
+
+
+def _with_reasons(table: pa.Table, texts: Sequence[str], strays: pa.Table | None) -> pa.Table:
+    table = table.append_column(REASON, pa.array(texts, pa.string()))
+    return table if strays is None else pa.concat_tables([table, strays.select(table.column_names)])
+
+
+def _record(engine: sa.Engine, name: str, outcomes: Mapping[str, _Outcome], *, run_id: str) -> None:
+    """One transaction: a candidate for each accepted partition, the refusal of each other; published data stays published."""
+    with engine.begin() as connection:
+        for key, outcome in outcomes.items():
+            facts = {
+                "rows": 0 if outcome.refused is not None else outcome.rows,
+                "quarantined_rows": outcome.quarantined,
+                "quality": outcome.quality,
+            }
+            row = {"source": name, "key": key, "run_id": run_id, **facts}
+            if outcome.refused is not None:
+                addition = {"refused_replacement": {"run_id": run_id, **outcome.report}, "candidate": None}
+                row |= {"status": "quarantined", "sha256": None, "report": outcome.report}
+            else:
+                candidate = {"run_id": run_id, "sha256": outcome.sha256, "report": outcome.report, **facts}
+                addition = {"candidate": candidate}
+                row |= {"status": "validated", "sha256": None, "report": {**outcome.report, **addition}}
+            published = rows_of.c.status == "published"
+            new = insert(rows_of).values(**row)
+            changes: dict[str, Any] = {
+                column: sa.case((published, getattr(rows_of.c, column)), else_=new.excluded[column])
+                for column in ("status", "sha256", "rows", "quarantined_rows", "quality", "run_id")
+            }
+            changes["report"] = sa.case(
+                (published, rows_of.c.report.op("||")(sa.cast(addition, rows_of.c.report.type))),
+                else_=new.excluded.report,
+            )
+            changes["validated_at"] = sa.func.now()
+            connection.execute(new.on_conflict_do_update(index_elements=["source", "key"], set_=changes))
