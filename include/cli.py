@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    import sqlalchemy
+
     from include.settings import Environment
     from include.stack.local import Stack
 
@@ -108,8 +110,13 @@ def check() -> None:
     """Is params.yaml right? Names, columns, parameters, before anything runs."""
     from include import preflight
 
-    for line in preflight.report(preflight.check(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")):
-        typer.echo(line)
+    params = Path(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
+    findings = preflight.check(params)
+    for finding in findings:
+        typer.echo(str(finding), err=True)
+    if findings:
+        raise typer.Exit(1)
+    typer.echo(f"{params.name}: nothing wrong")
 
 
 @app.command()
@@ -144,14 +151,122 @@ def logs(
     typer.echo(supervisor.last_lines(log, lines))
 
 
-# ---------------------------------------------------------------------------------------------- models
+# ---------------------------------------------------------------------------------------------- sources and models
+
+
+@app.command()
+def suite(source: str) -> None:
+    """Propose a source's Great Expectations suite from its data; read it and edit it. An existing one is left alone."""
+    from include import settings
+    from include.ingestion import suites
+
+    env = settings.environment()
+    path = suites.propose(source, settings.load_params(env.params).sources, env.suites)
+    typer.echo(f"{path}: proposed from the data; read it, edit it, then `mlops check`")
+
+
+@app.command()
+def champion(model: str) -> None:
+    """Who answers for a model, since when."""
+    from include.deployment import ledger
+
+    found = ledger.champion(_database(), model)
+    if found is None:
+        raise NoChampion(f"{model} has no champion; `mlops demo`, or train_{model} in Airflow, may give it one")
+    typer.echo(f"{model} version {found.version} since {found.since:%Y-%m-%d %H:%M:%S %Z}")
+    typer.echo(f"  {found.url}\n  {found.bento}\n  content hash {found.content_hash}")
+
+
+@app.command()
+def history(model: str) -> None:
+    """Every change of a model's champion and every verdict, newest first."""
+    import sqlalchemy as sa
+
+    from include import database
+    from include.deployment import ledger
+
+    engine = _database()
+    query = sa.select(database.verdicts).where(database.verdicts.c.model == model)
+    with engine.connect() as connection:
+        verdicts = connection.execute(query).mappings().all()
+    lines = [
+        (
+            entry.created_at,
+            f"{entry.action} {entry.from_version or 'nothing'} → {entry.to_version}",
+            entry.actor,
+            entry.reason,
+        )
+        for entry in ledger.history(engine, model)
+    ] + [
+        (
+            row["created_at"],
+            f"verdict {row['verdict']} on {row['version']}",
+            "gate",
+            "; ".join(map(str, row["reasons"])),
+        )
+        for row in verdicts
+    ]
+    for moment, what, actor, why in sorted(lines, reverse=True):
+        typer.echo(f"{moment:%Y-%m-%d %H:%M:%S}  {what:<24} {actor:<12} {why}")
+
+
+@app.command()
+def rollback(
+    model: str,
+    reason: Annotated[str, typer.Option(help="why; it stands in the ledger")],
+    to: Annotated[
+        int | None, typer.Option(help="an earlier champion; default: the one before", metavar="VERSION")
+    ] = None,
+) -> None:
+    """Bring an earlier champion of a model back; the service changes within seconds."""
+    import getpass
+
+    from include.deployment import ledger
+
+    engine = _database()
+    entry = ledger.rollback(engine, model, to, actor=getpass.getuser(), reason=reason)
+    ledger.project_aliases(engine, model, mlflow_url=_environment().mlflow_url)
+    typer.echo(f"{model}: version {entry.from_version} → {entry.to_version}")
+
+
+@app.command()
+def restore(
+    model: str,
+    version: Annotated[int, typer.Argument(help="a registered version")],
+    to: Annotated[Path, typer.Option(help="an empty or new folder", metavar="DIR")],
+) -> None:
+    """Bring the exact training data of a registered version back, from DVC's remote."""
+    from include.features import versions
+    from include.training import tracking
+
+    env = _environment()
+    feature_version = tracking.feature_version(model, version, mlflow_url=env.mlflow_url)
+    folder = versions.restore(
+        model,
+        feature_version,
+        to,
+        database_url=env.database_url,
+        remote_url=env.dvc_remote_url,
+        home=env.home,
+    )
+    typer.echo(f"{folder}: the features that {model} version {version} was trained from ({feature_version})")
+
+
+class NoChampion(LookupError):
+    """A model was never promoted."""
+
+
+def _database() -> sqlalchemy.Engine:
+    from include import database
+
+    return database.connect(_environment().database_url)
 
 
 def main() -> None:
     """The console script: the errors that we explain become one line, the others keep their traceback."""
     try:
         app(standalone_mode=True)
-    except Exception as error:  # noqa: BLE001  (re-raised below unless it is one of ours)
+    except Exception as error:
         if not _is_ours(error):
             raise
         typer.echo(f"mlops: {error}", err=True)
@@ -161,9 +276,6 @@ def main() -> None:
 def _is_ours(error: BaseException) -> bool:
     """Whether the message was written for users: an error defined in this project."""
     return any(kind.__module__.split(".")[0] == "include" for kind in type(error).__mro__)
-
-
-def _unused() -> Any: ...
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ PRELOADED = (
     "evidently",
     "evidently.presets",
 )
-"""What tasks import that costs seconds; third parties only, so that an edit of include/ counts from the next task on."""
+"""What tasks import that costs seconds; no module of ours, so that an edit counts from the next task on."""
 
 
 def database_url(user: str, password: str, host: str, port: int, database: str, driver: str = "psycopg2") -> str:
@@ -219,7 +219,7 @@ def mlflow_server_environment(
 
 
 def mlflow_auth_config(database_url: str) -> str:
-    """The basic-auth app's settings: nothing without a password, and one slow hash a minute instead of one a request."""
+    """The basic-auth app's settings: nothing without a password; one slow hash a minute, not one a request."""
     return "\n".join(
         [
             "[mlflow]",

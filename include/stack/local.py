@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from include import storage
+from include.serving.command import serve_command
 from include.stack import credentials, environment, ports, postgres, processes, supervisor
 from include.stack.progress import Progress
 
@@ -226,16 +227,21 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
                 *("--app-name", "basic-auth", "--uvicorn-opts", "--log-level warning"),
             ),
             mlflow,
+            stop_seconds=4,  # it holds no state, and waits for idle connections
         ),
-        supervisor.Program("prediction", serve_command(python, stack.ports["serving"]), serving, stop_seconds=15),
-        *(supervisor.Program(name, (python, "-m", "airflow", *commands[name]), airflow) for name in AIRFLOW_PARTS),
+        supervisor.Program(
+            "prediction", tuple(serve_command(stack.ports["serving"], stack.root)), serving, stop_seconds=15
+        ),
+        *(
+            supervisor.Program(
+                name,
+                (python, "-m", "airflow", *commands[name]),
+                airflow,
+                stop_seconds=4 if name == "api-server" else 10,
+            )
+            for name in AIRFLOW_PARTS
+        ),
     ]
-
-
-def serve_command(python: str, port: int) -> tuple[str, ...]:
-    """How the prediction service is run."""
-    options = ("--host", ports.HOST, "--port", str(port))
-    return (python, "-m", "bentoml", "serve", "bentofiles.prediction.service:Prediction", *options)
 
 
 def _base_environment(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -360,9 +366,7 @@ def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.
     )
 
 
-def _bring_up(
-    stack: Stack, control: supervisor.Control, inherited: Mapping[str, str], progress: Progress
-) -> bool:
+def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str, str], progress: Progress) -> bool:
     """Start the parts that do not run, in the order of readiness; returns whether there were any."""
     running = {name for name, state in control.states().items() if not state.dead}
     if running.issuperset(PARTS):
@@ -411,14 +415,19 @@ def _version(database: str) -> str:
 def _start_migrations(
     stack: Stack, inherited: Mapping[str, str], migrated: Mapping[str, str]
 ) -> dict[str, subprocess.Popen[bytes]]:
-    """Start the migrations that are due: Airflow's, and MLflow's unless its tables are new (then the server makes them)."""
+    """Start the migrations that are due: Airflow's, and MLflow's unless it is new (the server makes its tables)."""
     commands: dict[str, list[str]] = {}
     variables = airflow_variables(stack, inherited)
     if migrated["airflow"] != _version("airflow"):
         commands["airflow"] = ["airflow", "db", "migrate"]
     if migrated["mlflow"] not in ("", _version("mlflow")):
         # Without the password, which PGPASSWORD brings: a command line can be read by everyone.
-        commands["mlflow"] = ["mlflow", "db", "upgrade", f"postgresql://mlflow@{ports.HOST}:{stack.ports['postgres']}/mlflow"]
+        commands["mlflow"] = [
+            "mlflow",
+            "db",
+            "upgrade",
+            f"postgresql://mlflow@{ports.HOST}:{stack.ports['postgres']}/mlflow",
+        ]
         variables["PGPASSWORD"] = stack.credentials().mlflow_database_password
     jobs = {}
     for name, command in commands.items():
@@ -440,9 +449,7 @@ def _migrate_platform(stack: Stack, migrated: Mapping[str, str]) -> None:
     from include import database
 
     keys = stack.credentials()
-    engine = database.connect(
-        postgres.url("platform", keys.platform_database_password, stack.ports["postgres"])
-    )
+    engine = database.connect(postgres.url("platform", keys.platform_database_password, stack.ports["postgres"]))
     try:
         database.migrate(engine)
     finally:
@@ -565,7 +572,9 @@ def _stop(stack: Stack, control: supervisor.Control | None) -> int:
             pid = control.pid()
             control.stop([name for name in PARTS if name != "postgres"])
             # What tasks started in sessions of their own must be gone before the database goes.
-            processes.stop([p for p in processes.marked(stack.stack_id) if p.pid != pid and not _is_postgres(p)], seconds=5)
+            processes.stop(
+                [p for p in processes.marked(stack.stack_id) if p.pid != pid and not _is_postgres(p)], seconds=5
+            )
             control.stop(["postgres"])
             control.shutdown()
             _wait_for_end(pid)

@@ -62,7 +62,8 @@ def choose(asked: Mapping[str, int], remembered: Mapping[str, int]) -> Choice:
         if wanted:
             if is_taken(wanted):
                 raise PortError(
-                    f"port {wanted} ({part}) is in use by {holder(wanted)}: stop that, or set {variable(part)} to a free port"
+                    f"port {wanted} ({part}) is in use by {holder(wanted)}:"
+                    f" stop that, or set {variable(part)} to a free port"
                 )
             ports[part] = wanted
             continue
@@ -71,7 +72,9 @@ def choose(asked: Mapping[str, int], remembered: Mapping[str, int]) -> Choice:
         if port is None:
             raise PortError(f"no free port from {usual} on for {part}: set {variable(part)}")
         if port != usual:
-            notices.append(f"port {usual} is in use by {holder(usual)}: {part} uses {port} ({variable(part)} sets another)")
+            notices.append(
+                f"port {usual} is in use by {holder(usual)}: {part} uses {port} ({variable(part)} sets another)"
+            )
         ports[part] = port
     return Choice(ports, tuple(notices))
 
@@ -98,7 +101,12 @@ def holder(port: int) -> str:
     except psutil.Error:
         listening = []
     for connection in listening:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if (
+            connection.status == psutil.CONN_LISTEN
+            and connection.laddr
+            and connection.laddr.port == port
+            and connection.pid
+        ):
             try:
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
             except psutil.Error:

@@ -1,4 +1,4 @@
-"""The stack's own PostgreSQL 18, from its package: the data directory, the command that runs it, its roles and databases."""
+"""The stack's own PostgreSQL 18, from its package: data directory, command, roles and databases."""
 
 from __future__ import annotations
 
@@ -186,7 +186,4 @@ def url(database: str, password: str, port: int, driver: str = "psycopg2") -> st
 def _connect(port: int, password: str, database: str) -> PsycopgConnection:
     import psycopg2
 
-    return psycopg2.connect(
-        host=HOST, port=port, user=SUPERUSER, password=password, dbname=database, connect_timeout=3
-    )
-
+    return psycopg2.connect(host=HOST, port=port, user=SUPERUSER, password=password, dbname=database, connect_timeout=3)

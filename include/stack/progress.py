@@ -1,4 +1,4 @@
-"""What a user sees while something takes time: a line for each step that ended, and on a terminal what is awaited now."""
+"""What a user sees while something takes time: each step that ended, and what is awaited now."""
 
 from __future__ import annotations
 

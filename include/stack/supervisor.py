@@ -107,7 +107,9 @@ def _escape(value: object) -> str:
     if "\n" in text:
         raise SupervisorError(f"a line break cannot stand in the supervisor's configuration: {text!r}")
     if " ;" in text or " #" in text:
-        raise SupervisorError(f"the supervisor takes what follows ' ;' or ' #' for a comment; use another path than {text!r}")
+        raise SupervisorError(
+            f"the supervisor takes what follows ' ;' or ' #' for a comment; use another path than {text!r}"
+        )
     return text.replace("%", "%%")
 
 

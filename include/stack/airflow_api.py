@@ -1,0 +1,198 @@
+"""Airflow's REST API, called as a user's script calls it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+
+class AirflowError(RuntimeError):
+    """Airflow refused a call; the message is its answer."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a DAG."""
+
+    dag: str
+    run_id: str
+    state: str
+    kind: str
+    started: dt.datetime | None
+    ended: dt.datetime | None
+
+    @property
+    def active(self) -> bool:
+        """Whether it is queued or at work."""
+        return self.state in ("queued", "running")
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; none while it has not ended."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """A task of a run, or one of its mapped instances."""
+
+    dag: str
+    run_id: str
+    task: str
+    map_index: int
+    state: str | None
+    try_number: int
+    started: dt.datetime | None
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        """The task as the UI names it."""
+        return self.task if self.map_index < 0 else f"{self.task}[{self.map_index}]"
+
+
+class Airflow:
+    """A session of one user."""
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=30)
+        self._login = {"username": user, "password": password}
+        self._sign_in()
+
+    def _sign_in(self) -> None:
+        answer = self._client.post("/auth/token", json=self._login)
+        if answer.status_code not in (200, 201):
+            raise AirflowError(f"Airflow refuses the user {self._login['username']!r}: {answer.text[:300]}")
+        self._client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def call(self, method: str, path: str, **kwargs: Any) -> Any:
+        """One call below /api/v2; the connection is tried for half a minute, for an API server that restarts.
+
+        Raises:
+            AirflowError: the answer is an error.
+        """
+        for attempt in Retrying(
+            retry=retry_if_exception_type(httpx.TransportError),
+            stop=stop_after_delay(30),
+            wait=wait_fixed(1),
+            reraise=True,
+        ):
+            with attempt:
+                answer = self._client.request(method, f"/api/v2{path}", **kwargs)
+                if answer.status_code == 401:
+                    self._sign_in()
+                    answer = self._client.request(method, f"/api/v2{path}", **kwargs)
+        if answer.status_code >= 400:
+            raise AirflowError(f"{method} {path}: {answer.status_code}: {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+    # --- DAGs
+
+    def dags(self) -> dict[str, bool]:
+        """Every DAG that is parsed, and whether it is paused."""
+        found: dict[str, bool] = {}
+        while True:
+            page = self.call("GET", "/dags", params={"limit": 100, "offset": len(found)})["dags"]
+            found |= {dag["dag_id"]: dag["is_paused"] for dag in page}
+            if len(page) < 100:
+                return found
+
+    def import_errors(self) -> list[str]:
+        """What keeps DAG files from being parsed: file and message."""
+        errors = self.call("GET", "/importErrors", params={"limit": 20})["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip()}" for error in errors]
+
+    def unpause(self, dag: str) -> None:
+        """Let the DAG's runs begin."""
+        self.call("PATCH", f"/dags/{dag}", json={"is_paused": False})
+
+    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
+        """Start a run by hand, without a logical date; returns its id."""
+        answer = self.call("POST", f"/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
+        return str(answer["dag_run_id"])
+
+    # --- runs and tasks
+
+    def runs(self, dags: Iterable[str], *, since: dt.datetime | None = None) -> list[Run]:
+        """The runs of these DAGs that were created since then, oldest first; those of all time when not given."""
+        body: dict[str, Any] = {"dag_ids": sorted(dags), "page_limit": 100, "order_by": "-id"}
+        if not body["dag_ids"]:
+            return []
+        found: list[Run] = []
+        for page in range(5):
+            rows = self.call("POST", "/dags/~/dagRuns/list", json={**body, "page_offset": 100 * page})["dag_runs"]
+            found += [
+                Run(
+                    row["dag_id"],
+                    row["dag_run_id"],
+                    row["state"],
+                    row["run_type"],
+                    _time(row["start_date"]),
+                    _time(row["end_date"]),
+                )
+                for row in rows
+                if since is None or _time(row.get("queued_at") or row["run_after"]) >= since  # type: ignore[operator]
+            ]
+            if len(rows) < 100:
+                break
+        return found[::-1]
+
+    def tasks(self, runs: Sequence[Run]) -> list[TaskRun]:
+        """The tasks of these runs."""
+        if not runs:
+            return []
+        body = {
+            "dag_ids": sorted({run.dag for run in runs}),
+            "dag_run_ids": sorted({run.run_id for run in runs}),
+            "page_limit": 100,
+        }
+        rows: list[dict[str, Any]] = []
+        while True:
+            page = self.call("POST", "/dags/~/dagRuns/~/taskInstances/list", json={**body, "page_offset": len(rows)})[
+                "task_instances"
+            ]
+            rows += page
+            if len(page) < 100:
+                break
+        wanted = {(run.dag, run.run_id) for run in runs}
+        return [
+            TaskRun(
+                row["dag_id"],
+                row["dag_run_id"],
+                row["task_id"],
+                row["map_index"],
+                row["state"],
+                row["try_number"],
+                _time(row["start_date"]),
+                row["duration"],
+            )
+            for row in rows
+            if (row["dag_id"], row["dag_run_id"]) in wanted
+        ]
+
+    def log(self, task: TaskRun, lines: int) -> list[str]:
+        """The last lines of a task's newest log; empty when Airflow has none."""
+        path = f"/dags/{task.dag}/dagRuns/{task.run_id}/taskInstances/{task.task}/logs/{max(task.try_number, 1)}"
+        try:
+            answer = self.call("GET", path, params={"map_index": task.map_index, "full_content": True})
+        except AirflowError:
+            return []
+        return [_line(entry) for entry in answer["content"]][-lines:]
+
+
+def _line(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return str(entry)
+    parts = [str(entry.get("event", ""))]
+    for error in entry.get("error_detail") or []:
+        parts.append(f"{error.get('exc_type')}: {error.get('exc_value')}")
+    return " | ".join(parts)
+
+
+def _time(text: str | None) -> dt.datetime | None:
+    return dt.datetime.fromisoformat(text) if text else None

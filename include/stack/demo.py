@@ -1,0 +1,513 @@
+"""`make demo`: every model of params.yaml, from its source to an answer of the service, through Airflow's REST API.
+
+It does what a user would do in the UI: unpause DAGs, ask for the history once, and watch. The rest the assets do. A
+model that has a champion already is only asked for a prediction.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+
+from include import database, settings, storage
+from include.deployment import ledger
+from include.ingestion import partitions
+from include.served_form import MANIFEST
+from include.stack import postgres
+from include.stack.airflow_api import Airflow, Run, TaskRun
+from include.stack.local import Stack
+from include.stack.progress import Progress
+
+HISTORY_DAYS = 60
+PARSE_SECONDS = 120.0
+QUIET_SECONDS = 60.0
+"""With nothing queued or running for so long, nothing more will come by itself."""
+CHAIN = ("features", "train", "deploy")
+
+
+class DemoError(RuntimeError):
+    """The chain stopped before every model was served; the message says where, and ends with the task's log."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The days to ingest, both included."""
+
+    first: dt.date
+    last: dt.date
+    asked: bool
+    """Whether the user named them: then they are ingested even when every model has a champion."""
+
+    def of(self, source: settings.SourceBase) -> tuple[dt.date, dt.date] | None:
+        """The days of a source with a time column; None where it begins later than that."""
+        first, last = self.first, self.last
+        if source.start and not self.asked:
+            if getattr(source, "type", "") == "files":  # files usually end long before today
+                first, last = source.start, min(last, source.start + dt.timedelta(HISTORY_DAYS - 1))
+            else:
+                first = max(first, source.start)
+        return (first, last) if first <= last else None
+
+
+def history(first: str, last: str, *, today: dt.date) -> History:
+    """The days between `first` and `last`; by default the 60 that end two days ago: the newest is left to the schedule.
+
+    Raises:
+        DemoError: a day is not written as YYYY-MM-DD, or `last` is before `first`.
+    """
+    try:
+        end = dt.date.fromisoformat(last) if last else today - dt.timedelta(2)
+        begin = dt.date.fromisoformat(first) if first else end - dt.timedelta(HISTORY_DAYS - 1)
+    except ValueError as error:
+        raise DemoError(f"FROM and TO are days as YYYY-MM-DD: {error}") from error
+    if end < begin:
+        raise DemoError(f"TO ({end}) is before FROM ({begin})")
+    return History(begin, end, asked=bool(first or last))
+
+
+# ------------------------------------------------------------------------------------------------ the journey
+
+
+@dataclass
+class _Journey:
+    """What is under way: which runs were there before, which were told of, what still waits for what."""
+
+    airflow: Airflow
+    params: settings.Params
+    engine: sa.Engine
+    progress: Progress
+    lacking: list[str]
+    """Models without a champion."""
+    ingesting: list[str]
+    """Sources whose history is asked for."""
+    since: dt.datetime
+    old: frozenset[tuple[str, str]] = frozenset()
+    released: set[str] = field(default_factory=set)
+    told: dict[tuple[str, str], Run] = field(default_factory=dict)
+    retried: set[tuple[str, str, str, int]] = field(default_factory=set)
+    quiet_since: float = 0.0
+    asked: set[str] = field(default_factory=set)
+
+
+def run(stack: Stack, params: settings.Params, asked: History, *, progress: Progress) -> None:
+    """Take every model to a served champion and ask the service for a prediction of each.
+
+    Raises:
+        DemoError: a task failed, the gate did not promote, or the service did not answer.
+    """
+    began = time.monotonic()
+    keys = stack.credentials()
+    airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
+    engine = database.connect(postgres.url("platform", keys.platform_database_password, stack.ports["postgres"]))
+    try:
+        dags = _dags(params)
+        _wait_until_parsed(airflow, dags, progress)
+        lacking = [model for model in params.models if ledger.champion(engine, model) is None]
+        told: list[Run] = []
+        if lacking or asked.asked:
+            journey = _begin(airflow, engine, params, asked, lacking, progress)
+            _follow(journey)
+            told = list(journey.told.values())
+        paused = airflow.dags()
+        for dag in dags:  # from now on the schedule takes over, every night
+            if paused.get(dag):
+                airflow.unpause(dag)
+        answers = {model: _ask(stack, engine, model) for model in params.models}
+        _summary(stack, params, engine, told, answers, time.monotonic() - began, progress)
+    finally:
+        engine.dispose()
+
+
+def _dags(params: settings.Params) -> list[str]:
+    steps = [*CHAIN, "monitor"]
+    return [f"ingest_{s}" for s in params.sources] + [f"{step}_{m}" for m in params.models for step in steps]
+
+
+def _wait_until_parsed(airflow: Airflow, dags: Sequence[str], progress: Progress) -> None:
+    began = time.monotonic()
+    while True:
+        missing = sorted(set(dags) - airflow.dags().keys())
+        if not missing:
+            return
+        if errors := airflow.import_errors():
+            raise DemoError("Airflow cannot read a DAG file:\n" + "\n".join(errors))
+        if time.monotonic() - began > PARSE_SECONDS:
+            names = ", ".join(missing)
+            raise DemoError(f"Airflow does not know {names} after {PARSE_SECONDS:.0f} s: `mlops logs dag-processor`")
+        progress.waiting(f"  waiting for Airflow to read {len(missing)} DAGs · {time.monotonic() - began:.0f} s")
+        time.sleep(0.5)
+
+
+def _begin(
+    airflow: Airflow,
+    engine: sa.Engine,
+    params: settings.Params,
+    asked: History,
+    lacking: list[str],
+    progress: Progress,
+) -> _Journey:
+    """Ask for the history that is missing, and let the DAGs run."""
+    models = list(params.models) if asked.asked else lacking
+    sources = list(dict.fromkeys(params.models[model].source for model in models))
+    old = airflow.runs(_dags(params))
+    journey = _Journey(airflow, params, engine, progress, list(lacking), [], dt.datetime.now(dt.UTC))
+    journey.old = frozenset((run.dag, run.run_id) for run in old if not run.active)
+    journey.quiet_since = time.monotonic()
+    for model in lacking:
+        for step in ("train", "deploy"):
+            airflow.unpause(f"{step}_{model}")
+    for source in sources:
+        conf = _missing_history(engine, source, params.sources[source], asked)
+        dag = f"ingest_{source}"
+        at_work = any(run.active for run in old if run.dag == dag)
+        by_itself = params.sources[source].time_column is None and not any(run.dag == dag for run in old)
+        if conf is not None:
+            journey.ingesting.append(source)
+            if not at_work and not by_itself:
+                airflow.trigger(dag, conf)
+        # Before its history is there, a source's newest day alone must not train a first champion: the features wait.
+        airflow.unpause(dag)
+        if conf is None:
+            _release(journey, source)
+    return journey
+
+
+def _missing_history(engine: sa.Engine, name: str, source: settings.Source, asked: History) -> dict[str, Any] | None:
+    """The form of the run that ingests what is missing; None when nothing is."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.select(database.partitions.c.key).where(
+                database.partitions.c.source == name,
+                database.partitions.c.status.in_(["published", "quarantined"]),
+            )
+        )
+        known = set(rows.scalars())
+    if source.time_column is None:
+        return None if known else {"replace": False}
+    days = asked.of(source)
+    if days is None or known.issuperset(partitions.keys_between(source, *days)):
+        return None
+    return {"from": str(days[0]), "to": str(days[1]), "replace": False}
+
+
+def _release(journey: _Journey, source: str) -> None:
+    """Let the features of the source's models be built from here on."""
+    for model, entry in journey.params.models.items():
+        if entry.source == source and model not in journey.released:
+            journey.released.add(model)
+            journey.airflow.unpause(f"features_{model}")
+
+
+def _follow(journey: _Journey) -> None:
+    """Watch until every model that lacked a champion has one and its deployment has ended.
+
+    Raises:
+        DemoError: a task failed, or nothing moves any more.
+    """
+    began = time.monotonic()
+    waiting_for = list(journey.lacking)
+    while True:
+        runs = [run for run in journey.airflow.runs(_dags(journey.params)) if (run.dag, run.run_id) not in journey.old]
+        fresh = [run for run in runs if (run.dag, run.run_id) not in journey.told]
+        tasks = journey.airflow.tasks(fresh)
+        _tell(journey, fresh, tasks)
+        active = [run for run in fresh if run.active]
+        for source in list(journey.ingesting):
+            _release_when_due(journey, source, runs, began)
+        waiting_for = [model for model in waiting_for if not _is_done(journey, model, runs)]
+        ingesting = [run for run in active if run.dag in {f"ingest_{s}" for s in journey.ingesting}]
+        if not waiting_for and not ingesting:
+            return
+        _ask_for_features(journey, waiting_for, runs)
+        if active:
+            journey.quiet_since = time.monotonic()
+        elif time.monotonic() - journey.quiet_since > QUIET_SECONDS:
+            raise DemoError(_why_nothing_moves(journey, waiting_for))
+        journey.progress.waiting(_now(active, tasks, time.monotonic() - began))
+        time.sleep(1)
+
+
+def _release_when_due(journey: _Journey, source: str, runs: Sequence[Run], began: float) -> None:
+    """Features wait until only the last ingest run that matters is left: its event then finds the whole history."""
+    mine = [run for run in runs if run.dag == f"ingest_{source}"]
+    models = [m for m, entry in journey.params.models.items() if entry.source == source]
+    if journey.released.issuperset(models):
+        return
+    working = [run for run in mine if run.active]
+    settled = time.monotonic() - began > 5
+    if (mine and len(working) <= 1 and settled) or (settled and journey.params.sources[source].time_column is None):
+        _release(journey, source)
+
+
+def _is_done(journey: _Journey, model: str, runs: Sequence[Run]) -> bool:
+    deploying = any(run.active for run in runs if run.dag == f"deploy_{model}")
+    return not deploying and ledger.champion(journey.engine, model) is not None
+
+
+def _ask_for_features(journey: _Journey, models: Sequence[str], runs: Sequence[Run]) -> None:
+    """Start what no event will start: partitions that were there before, or came while the features were paused."""
+    for model in models:
+        chain = {f"{step}_{model}" for step in CHAIN} | {f"ingest_{journey.params.models[model].source}"}
+        if model in journey.asked or model not in journey.released:
+            continue
+        if any(run.active for run in runs if run.dag in chain) or any(run.dag == f"features_{model}" for run in runs):
+            continue
+        if time.monotonic() - journey.quiet_since < 5 and journey.ingesting:
+            continue
+        journey.asked.add(model)
+        journey.airflow.trigger(f"features_{model}", {})
+
+
+def _tell(journey: _Journey, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> None:
+    """A line for each run that has ended and each task that is tried again.
+
+    Raises:
+        DemoError: a task failed for good.
+    """
+    for task in tasks:
+        if (
+            task.state == "up_for_retry"
+            and (key := (task.dag, task.run_id, task.name, task.try_number)) not in journey.retried
+        ):
+            journey.retried.add(key)
+            last = journey.airflow.log(task, 1)
+            journey.progress.line(f"  {task.dag}.{task.name} is tried again: {' '.join(last)[:160]}")
+        if task.state == "failed":
+            _failed(journey, task)
+    for run in runs:
+        if run.active:
+            continue
+        journey.told[run.dag, run.run_id] = run
+        if run.state != "success":
+            own = [task for task in tasks if (task.dag, task.run_id) == (run.dag, run.run_id)]
+            if not any(task.state == "failed" for task in own):
+                raise DemoError(f"{run.dag} ended as {run.state} without a failed task: it ran into its time-out")
+        steps = " · ".join(
+            f"{task.name} {task.seconds:.1f}"
+            for task in sorted(tasks, key=lambda t: (t.started or journey.since, t.name))
+            if (task.dag, task.run_id) == (run.dag, run.run_id) and task.seconds is not None and task.state == "success"
+        )
+        mark = "done" if run.state == "success" else "RED "
+        journey.progress.line(f"  {mark} {run.dag:<28} {run.seconds or 0:6.1f} s   {steps}")
+
+
+def _failed(journey: _Journey, task: TaskRun) -> None:
+    """A red task ends the demo at once; but a source whose bad days were refused has published its good ones.
+
+    Raises:
+        DemoError: with the end of the task's log.
+    """
+    source = task.dag.removeprefix("ingest_")
+    if task.dag.startswith("ingest_") and source in journey.params.sources and _published(journey.engine, source):
+        key = (task.dag, task.run_id, task.name, -1)
+        if key not in journey.retried:
+            journey.retried.add(key)
+            journey.progress.line(f"  {task.dag}.{task.name} refused some days; the good ones go on (see the summary)")
+        return
+    words = "\n    ".join(journey.airflow.log(task, 12)) or "(no log)"
+    raise DemoError(f"{task.dag}.{task.name} failed; its log ends with\n    {words}")
+
+
+def _published(engine: sa.Engine, source: str) -> int:
+    table = database.partitions
+    query = sa.select(sa.func.count()).where(table.c.source == source, table.c.status == "published")
+    with engine.connect() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+def _now(active: Sequence[Run], tasks: Sequence[TaskRun], seconds: float) -> str:
+    busy = [task for task in tasks if task.state in ("running", "queued", "scheduled", "deferred")]
+    now = dt.datetime.now(dt.UTC)
+    parts = [
+        f"{task.dag}.{task.name}" + (f" {(now - task.started).total_seconds():.0f} s" if task.started else "")
+        for task in busy
+        if task.state == "running"
+    ] or [run.dag for run in active]
+    return f"  {seconds:4.0f} s · {' · '.join(parts) or 'waiting for the next run'}"
+
+
+def _why_nothing_moves(journey: _Journey, models: Sequence[str]) -> str:
+    lines = []
+    for model in models:
+        query = (
+            sa.select(database.verdicts)
+            .where(database.verdicts.c.model == model)
+            .order_by(database.verdicts.c.id.desc())
+            .limit(1)
+        )
+        with journey.engine.connect() as connection:
+            verdict = connection.execute(query).mappings().one_or_none()
+        if verdict is not None:
+            reasons = "; ".join(map(str, verdict["reasons"]))
+            lines.append(f"{model}: the gate says {verdict['verdict']} to version {verdict['version']}: {reasons}")
+        elif not _published(journey.engine, journey.params.models[model].source):
+            lines.append(
+                f"{model}: its source {journey.params.models[model].source!r} has published nothing to train on"
+            )
+        else:
+            lines.append(f"{model}: nothing runs, and there is no champion; look at train_{model} in Airflow")
+    return "\n".join(lines) or "nothing runs any more"
+
+
+# ------------------------------------------------------------------------------------------------ the answer
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the service said to a real row."""
+
+    champion: ledger.Champion
+    manifest: dict[str, Any]
+    row: dict[str, Any]
+    prediction: Any
+
+
+def _ask(stack: Stack, engine: sa.Engine, model: str) -> _Answer:
+    """A prediction of the served champion for a row of its golden ones.
+
+    Raises:
+        DemoError: the service does not serve the champion, or does not answer.
+    """
+    champion = ledger.champion(engine, model)
+    if champion is None:
+        raise DemoError(f"{model} has no champion")
+    golden = json.loads(storage.read_bytes(storage.join(champion.url, "golden.json")))
+    manifest = json.loads(storage.read_bytes(storage.join(champion.url, MANIFEST)))
+    headers = {"Authorization": f"Bearer {stack.credentials().serving_key}"}
+    url = f"{stack.address('serving')}/models/{model}/predict"
+    deadline, said = time.monotonic() + 60, ""
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.post(url, json=golden["rows"][0], headers=headers, timeout=10)
+            said = f"{answer.status_code}: {answer.text[:300]}"
+            if answer.status_code == 200 and answer.json()["version"] == champion.version:
+                return _Answer(champion, manifest, golden["rows"][0], answer.json()["prediction"])
+        except httpx.HTTPError as error:
+            said = str(error)
+        time.sleep(0.5)
+    raise DemoError(f"{model}: the service does not answer with version {champion.version}; it said {said}")
+
+
+def _summary(
+    stack: Stack,
+    params: settings.Params,
+    engine: sa.Engine,
+    runs: Sequence[Run],
+    answers: Mapping[str, _Answer],
+    seconds: float,
+    progress: Progress,
+) -> None:
+    line = progress.line
+    line()
+    if runs:
+        line(f"What ran, in {seconds:.0f} s")
+        for run in runs:
+            line(f"  {run.dag:<30} {run.seconds or 0:6.1f} s  {run.state}")
+        line()
+    line("Champions")
+    for model, answer in answers.items():
+        line(f"  {model} version {answer.champion.version}: {_standing(engine, answer)}")
+        line(f"    asked about a real row it answers {_short(answer.prediction)}")
+    refused = [text for source in params.sources for text in _quarantine(stack, source)]
+    if refused:
+        line()
+        line("Quarantined, and why")
+        for text in refused:
+            line(f"  {text}")
+    model = params.default_model or next(iter(answers))
+    line()
+    line("Ask it yourself")
+    line(f"  {curl(stack, model, answers[model].row)}")
+    line()
+    line("Addresses")
+    line(f"  Airflow  {stack.address('airflow')}   user admin, password: {command(stack)} key airflow")
+    line(f"  MLflow   {stack.address('mlflow')}   user admin, password: {command(stack)} key mlflow")
+    line(f"  service  {stack.address('serving')}/docs   key: {command(stack)} key serving")
+    line(f"  all passwords and keys: {stack.credentials_file}")
+    line()
+    line(
+        "Next: edit params.yaml (README: a model from your own CSV), `make check`, `make demo`. `make down` stops it all."
+    )
+
+
+def _standing(engine: sa.Engine, answer: _Answer) -> str:
+    metric = str(answer.manifest["metric"])
+    value = answer.manifest["metrics"].get(metric)
+    query = (
+        sa.select(database.verdicts.c.numbers)
+        .join(database.ledger, database.ledger.c.verdict_id == database.verdicts.c.id)
+        .where(database.ledger.c.id == answer.champion.ledger_id)
+    )
+    with engine.connect() as connection:
+        numbers = connection.execute(query).scalar_one_or_none() or {}
+    against = next(
+        (f"{name} {_short(numbers[name])}" for name in ("baseline", "champion") if _is_number(numbers.get(name))), ""
+    )
+    others = ", ".join(
+        f"{name} {_short(number)}"
+        for name, number in answer.manifest["metrics"].items()
+        if name != metric and _is_number(number)
+    )
+    return (
+        f"{answer.manifest['estimator']}, {metric} {_short(value)}"
+        + (f" against {against}" if against else "")
+        + (f" ({others})" if others else "")
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _quarantine(stack: Stack, source: str) -> list[str]:
+    """What was put aside of a source: days that were refused, and rows with their reasons."""
+    keys = stack.credentials()
+    url = postgres.url("platform", keys.platform_database_password, stack.ports["postgres"])
+    reports = partitions.reports(url, source)
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        found = report["report"].get("reasons") if isinstance(report["report"], dict) else None
+        for reason, count in (found or {}).items():
+            reasons[str(reason)] += int(count)
+    lines = []
+    rows = sum(report["quarantined_rows"] for report in reports)
+    if rows:
+        total = rows + sum(report["rows"] for report in reports)
+        why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(6))
+        lines.append(f"{source}: {rows:,} of {total:,} rows" + (f" ({why})" if why else ""))
+    for report in reports:
+        if report["status"] == "quarantined":
+            lines.append(f"{source} {report['key']}: the whole partition; {str(report['report'])[:200]}")
+    return lines
+
+
+def command(stack: Stack) -> str:
+    """How to call `mlops` for this stack from the checkout's folder."""
+    program = Path(sys.executable).parent / "mlops"
+    shown = program.relative_to(stack.root) if program.is_relative_to(stack.root) else program
+    home = "" if stack.home == stack.root / "var" else f"MLOPS_HOME={shlex.quote(str(stack.home))} "
+    return home + shlex.quote(str(shown))
+
+
+def curl(stack: Stack, model: str, row: Mapping[str, Any]) -> str:
+    """A line that asks the service for a prediction when it is pasted into a shell."""
+    return (
+        f"curl -s {stack.address('serving')}/models/{model}/predict"
+        f' -H "Authorization: Bearer $({command(stack)} key serving)" -H "Content-Type: application/json"'
+        f" -d {shlex.quote(json.dumps(row))}"
+    )
