@@ -10,6 +10,9 @@ from __future__ import annotations
 import gc
 import os
 import secrets
+import signal
+import threading
+import time
 from pathlib import Path
 
 import bentoml
@@ -54,6 +57,18 @@ def _key() -> str | None:
     return key or (None if os.environ.get("MLOPS_SERVING_OPEN") == "1" else secrets.token_hex())
 
 
+def _end_with_parent(seconds: float = 1.0) -> None:
+    """End this worker when BentoML's supervisor was killed: an orphan would keep the port and answer for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
 metrics = Metrics()
 models = configured_models(metrics)
 application = Application(models, metrics, key=_key())
@@ -70,8 +85,8 @@ application = Application(models, metrics, key=_key())
 class Prediction:
     """Answers with the champion of each model."""
 
-    @staticmethod
     @bentoml.on_deployment
+    @staticmethod
     def check() -> None:
         """Refuse to listen without a key, once and clearly, before any worker starts."""
         if not os.environ.get("MLOPS_SERVING_KEY") and os.environ.get("MLOPS_SERVING_OPEN") != "1":
@@ -84,6 +99,7 @@ class Prediction:
     def start(self) -> None:
         """Load what is at hand, begin to follow the ledger, and leave the garbage collector nothing to walk over."""
         log_as_json()
+        _end_with_parent()
         models.start()
         gc.collect()
         gc.freeze()

@@ -34,6 +34,8 @@ LOAD_SECONDS = 60.0
 """For loading a version and replaying its golden rows; a definition that never returns must not stop the following."""
 SILENCE_SECONDS = 5.0
 """How long a question to PostgreSQL may stay unanswered before the service calls itself degraded."""
+FIRST_SECONDS = 4.0
+"""How long the start waits for the ledger and its champions when there is no last good copy."""
 KEPT_COPIES = 2
 
 log = logging.getLogger("mlops.serving")
@@ -108,7 +110,7 @@ class Models:
         self._champions: dict[str, Champion] = {}
         self._ledger_error: str | None = "it was not read yet"
         self._asked_at: float | None = None
-        self._stop = threading.Event()
+        self._stop, self._asked_once = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------------------------------- what answers
@@ -189,6 +191,8 @@ class Models:
         if self._database_url:
             self._thread = threading.Thread(target=self._follow, name="follow-champions", daemon=True)
             self._thread.start()
+            if not self._loaded:  # what could be answered while waiting?
+                self._asked_once.wait(FIRST_SECONDS)
 
     def stop(self) -> None:
         """End the following; what is loaded goes on answering."""
@@ -221,6 +225,7 @@ class Models:
                 self._asked_at = None
                 self._ledger_read(champions)
             self._metrics.degraded.set(self.status != "ok")
+            self._asked_once.set()
             self._stop.wait(self._poll_seconds)
         if connection is not None:
             connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_it_swaps_while_requests_go_on_and_outlives_the_database(database_url: s
 
         bad = craft(tmp_path / "bad", graph=constant_graph(forms[1].weights.shape[0], 1.0))
         promote(database_url, champion_of(bad, 4))
-        with pytest.raises(NotServed, match="the service refused it .*golden row.* goes on with version 3"):
+        with pytest.raises(NotServed, match=r"the service refused it .*golden row.* goes on with version 3"):
             verify("trips", 4, serving_url=url, serving_key="secret", golden={}, timeout=3)
         done.set()
         for asker in askers:
@@ -139,6 +140,33 @@ def test_it_swaps_while_requests_go_on_and_outlives_the_database(database_url: s
         assert health["status"] == "degraded"
         assert "the ledger in PostgreSQL cannot be read" in health["problems"][0]
         assert answers(f"{url}/readyz")
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    """Else it would keep the port, and the restarted service could not listen."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLOPS_")}
+    environment |= serve_environment(tmp_path / "bentoml", key="secret", root=ROOT)
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            serve_command(port, ROOT), env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/livez"))
+        process.kill()
+        process.wait()
+        wait_until(lambda: not answers(f"http://127.0.0.1:{port}/livez"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
 
 
 def test_it_imports_nothing_heavy() -> None:
