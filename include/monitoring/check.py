@@ -1,0 +1,334 @@
+"""The nightly check of one model: what has changed since its champion was trained, and whether to train again.
+
+    status              means
+    ok, warn, critical  compared; the worst finding
+    insufficient_data   too few new rows to compare: nothing is known, which is not "no drift"
+    no_champion         there is nothing to compare with yet
+
+Whatever prevents the comparison (the champion's files are corrupt, a partition was changed, the database is down)
+raises: the task is red. The result and the request are stored together, under the model's lock; then the report is drawn.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import math
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import sqlalchemy as sa
+
+from include import database, served_form, storage
+from include.deployment import ledger
+from include.ingestion.partitions import Partition
+from include.monitoring import collection, drift, performance, report
+from include.monitoring.decision import Decision, Finding, by_weight, decide, worst
+from include.served_form import ServedForm
+from include.serving.predictor import Predictor
+from include.settings import Model
+
+Status = Literal["ok", "warn", "critical", "insufficient_data", "no_champion"]
+
+REFERENCE_PARTITIONS = 6
+
+
+class ReportFailed(RuntimeError):
+    """The check was made, stored and acted upon, but its report could not be drawn."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found, and what followed."""
+
+    model: str
+    version: int | None
+    status: Status
+    requested: bool
+    """Whether this check asks for retraining."""
+    reason: str
+    """One line for an operator: why it asks, or why not."""
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    window: list[str] = field(default_factory=list)
+    """The partitions that were compared."""
+    rows: int = 0
+    report_url: str | None = None
+    report_problem: str | None = None
+    """Why the report could not be drawn or logged, if so; see `require_report`."""
+
+    def require_report(self) -> None:
+        """Nothing, when the report was drawn and logged.
+
+        Raises:
+            ReportFailed: it was not.
+        """
+        if self.report_problem:
+            raise ReportFailed(f"{self.model}: compared ({self.status}), but the report failed: {self.report_problem}")
+
+
+@dataclass(frozen=True)
+class _Compared:
+    window: collection.Window
+    findings: list[Finding]
+    profile: dict[str, Any]
+
+
+def check(
+    model: str,
+    entry: Model,
+    *,
+    time_column: str | None,
+    database_url: str,
+    data_url: str,
+    mlflow_url: str,
+    now: dt.datetime,
+    run_key: str | None = None,
+) -> Check:
+    """Compare the newest partitions with the champion's training set; store the result, and a request if one is due.
+
+    The report is drawn last. When that fails, the check stands and what it asks for goes on its way; `report_problem`
+    says why, and `require_report` raises it, to be called after the request was sent.
+
+    Args:
+        model: The registered model.
+        entry: Its entry in params.yaml.
+        time_column: The column that dates its rows, if any.
+        database_url: The platform's database.
+        data_url: Where partitions, served forms and reports lie.
+        mlflow_url: The report becomes an artifact of the champion's run there.
+        now: The time, with its zone.
+        run_key: The Airflow run: a retried task replaces its own result, and finds the request it made. None: a check
+            of its own.
+
+    Raises:
+        BadServedForm: the champion's files are missing or corrupt.
+        MissingColumn: the partitions lack what the champion needs.
+        ChangedFile: a partition is not the one that was validated.
+    """
+    engine = database.connect(database_url)
+    try:
+        champion = ledger.champion(engine, model)
+        if champion is None:
+            return Check(model, None, "no_champion", False, "no champion yet: there is nothing to compare with")
+        with tempfile.TemporaryDirectory(prefix="mlops-monitor-") as folder:
+            form = served_form.verify(storage.download(champion.url, Path(folder) / "form"), champion.content_hash)
+            chosen, published = collection.newest(database_url, entry.source, entry.monitoring.window)
+            learned = _learned_from(engine, model, str(form.manifest["feature_version"]))
+            unseen = [p for p in published if learned.get(p.key) != p.sha256]
+            compared = _compare(form, chosen, entry, time_column, data_url)
+            checked = _conclude(engine, model, champion.version, entry, compared, len(unseen), now, run_key)
+            if checked.status == "insufficient_data":
+                return checked
+            trained = [p for p in published if learned.get(p.key) == p.sha256]
+            name = _folder(run_key, now)
+            url = storage.join(data_url, "reports", model, name)
+            try:
+                files = _draw(checked, compared, form, trained, entry, data_url)
+                checked = replace(checked, report_url=report.publish(files, url))
+                _log(files, form, name, Path(folder) / "report", mlflow_url)
+            except Exception as error:  # noqa: BLE001  (whatever broke it: what was found stands, and this is told)
+                checked = replace(checked, report_problem=f"{type(error).__name__}: {error}")
+            with engine.begin() as connection:
+                _store(connection, checked, now, run_key)
+            return checked
+    finally:
+        engine.dispose()
+
+
+def _folder(run_key: str | None, now: dt.datetime) -> str:
+    """A name of its own for each run's report, the same again for a retry."""
+    if run_key is None:
+        return f"{now:%Y-%m-%dT%H%M%S.%fZ}"
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', run_key)[:80]}-{hashlib.sha256(run_key.encode()).hexdigest()[:6]}"
+
+
+def _draw(
+    checked: Check, compared: _Compared, form: ServedForm, trained: Sequence[Partition], entry: Model, data_url: str
+) -> report.Files:
+    step = max(1, -(-len(trained) // REFERENCE_PARTITIONS))
+    reference = None
+    if trained:
+        before = collection.collect(data_url, trained[-1::-step][::-1], collection.feature_set(form), entry.target)
+        reference = report.sample({**before.inputs, **before.features})
+    span = " to ".join(dict.fromkeys((checked.window[0], checked.window[-1])))
+    return report.build(
+        compared.findings,
+        title=f"{checked.model}: {span} ({checked.rows:,} rows) against version {checked.version}'s training set",
+        profile=compared.profile["columns"],
+        reference=reference,
+        current=report.sample({**compared.window.inputs, **compared.window.features}),
+        thresholds=(entry.monitoring.psi_warn, entry.monitoring.psi_critical),
+        facts={
+            "model": checked.model,
+            "version": checked.version,
+            "window": checked.window,
+            "rows": checked.rows,
+            "status": checked.status,
+            "requested": checked.requested,
+            "reason": checked.reason,
+        },
+    )
+
+
+def _log(files: report.Files, form: ServedForm, name: str, folder: Path, mlflow_url: str) -> None:
+    """Make the report an artifact of the champion's run."""
+    from include.training import tracking
+
+    folder.mkdir()
+    for file, content in files.contents.items():
+        (folder / file).write_bytes(content)
+    tracking.check(mlflow_url)
+    tracking.attach(form.manifest["run_id"], folder, f"monitoring/{name}", mlflow_url=mlflow_url)
+
+
+def _learned_from(engine: sa.Engine, model: str, feature_version: str) -> dict[str, str]:
+    """Partition key → SHA-256 of what the champion's features were built from."""
+    table = database.feature_versions
+    with engine.connect() as connection:
+        inputs = connection.execute(
+            sa.select(table.c.inputs).where(table.c.model == model, table.c.version == feature_version)
+        ).scalar()
+    return dict(inputs or {})
+
+
+def _compare(
+    form: ServedForm, chosen: Sequence[Partition], entry: Model, time_column: str | None, data_url: str
+) -> _Compared:
+    rules = entry.monitoring
+    features = collection.feature_set(form)
+    window = collection.collect(data_url, chosen, features, entry.target)
+    profile = form.json("profile.json")
+    if window.rows < rules.minimum_rows:
+        return _Compared(window, [], profile)
+    columns = {**window.inputs, **window.features}
+    calendar = drift.calendar_columns(features, window.inputs, time_column)
+    findings = drift.measure(
+        profile["columns"], columns, warn=rules.psi_warn, critical=rules.psi_critical, calendar=calendar
+    )
+    return _Compared(window, [*findings, *_answers(form, window, profile, entry)], profile)
+
+
+def _answers(form: ServedForm, window: collection.Window, profile: dict[str, Any], entry: Model) -> list[Finding]:
+    predictor = Predictor.load(form)
+    prediction = collection.predict(predictor, window.inputs)
+    refused = int(np.isnan(prediction).reshape(len(prediction), -1).any(axis=1).sum())
+    findings = _predictions(form, profile, prediction, entry)
+    if refused:
+        share = refused / len(prediction)
+        message = f"{refused} rows ({share:.1%}) that the champion cannot answer"
+        findings.append(Finding("data", "predictions", "warn", message, share, 0.0))
+    if window.target is None:
+        message = f"{profile['metric']['name']}: not measured, the source brings no {entry.target!r}"
+        return [*findings, Finding("performance", profile["metric"]["name"], "ok", message)]
+    rules = entry.monitoring
+    measured = performance.measure(
+        window.target,
+        prediction,
+        task=form.manifest["task"],
+        metric=profile["metric"]["name"],
+        then=float(profile["metric"]["value"]),
+        classes=form.manifest["classes"],
+        minimum_rows=rules.minimum_rows,
+        warn=rules.performance_warn,
+        critical=rules.performance_critical,
+    )
+    return [*findings, measured]
+
+
+def _predictions(form: ServedForm, profile: dict[str, Any], prediction: np.ndarray, entry: Model) -> list[Finding]:
+    """The drift of what the champion answers: it follows from the inputs', so it warns and never asks."""
+    answers = prediction if form.manifest["classes"] is None else prediction[:, -1]
+    known = {"prediction": answers[np.isfinite(answers)]}
+    rules = entry.monitoring
+    described = {"prediction": profile["prediction"]}
+    return drift.measure(described, known, warn=rules.psi_warn, critical=math.inf)
+
+
+def _conclude(
+    engine: sa.Engine,
+    model: str,
+    version: int,
+    entry: Model,
+    compared: _Compared,
+    unseen: int,
+    now: dt.datetime,
+    run_key: str | None,
+) -> Check:
+    """Decide, and store the result together with the request: of many checks at once, one asks."""
+    window, rules = compared.window, entry.monitoring
+    with engine.begin() as connection:
+        database.lock_in_transaction(connection, f"retraining:{model}")
+        if window.rows < rules.minimum_rows:
+            reason = (
+                f"insufficient data: {window.rows} rows < {rules.minimum_rows} in the newest"
+                f" {len(window.keys)} partitions; drift is unknown"
+            )
+            checked = Check(model, version, "insufficient_data", False, reason, [], window.keys, window.rows)
+        else:
+            asked_before, last_request = _requests(connection, model, run_key)
+            decision = decide(
+                compared.findings, last_request=last_request, now=now, cooldown=rules.cooldown, unseen=unseen
+            )
+            if asked_before is not None:
+                decision = Decision(True, asked_before)
+            elif decision.request:
+                _request(connection, model, version, decision.reason, compared, now, run_key)
+            findings = [f.as_json() for f in by_weight(compared.findings)]
+            status = worst(compared.findings)
+            checked = Check(
+                model, version, status, decision.request, decision.reason, findings, window.keys, window.rows
+            )
+        _store(connection, checked, now, run_key)
+    return checked
+
+
+def _requests(connection: sa.Connection, model: str, run_key: str | None) -> tuple[str | None, dt.datetime | None]:
+    """The reason of the request that this very run made, if it did; and when the last one was made."""
+    table = database.retraining_requests
+    rows = connection.execute(
+        sa.select(table.c.run_key, table.c.reason, table.c.created_at)
+        .where(table.c.model == model)
+        .order_by(table.c.created_at.desc())
+        .limit(20)
+    ).all()
+    own = next((row.reason for row in rows if run_key is not None and row.run_key == run_key), None)
+    return own, rows[0].created_at if rows else None
+
+
+def _request(
+    connection: sa.Connection,
+    model: str,
+    version: int,
+    reason: str,
+    compared: _Compared,
+    now: dt.datetime,
+    run_key: str | None,
+) -> None:
+    critical = [f.as_json() for f in compared.findings if f.level == "critical"]
+    evidence = {"version": version, "window": compared.window.keys, "findings": critical}
+    connection.execute(
+        sa.insert(database.retraining_requests).values(
+            model=model, reason=reason, evidence=evidence, created_at=now, run_key=run_key
+        )
+    )
+
+
+def _store(connection: sa.Connection, checked: Check, now: dt.datetime, run_key: str | None) -> None:
+    from sqlalchemy.dialects.postgresql import insert
+
+    values = {
+        "version": checked.version,
+        "window": checked.window,
+        "status": checked.status,
+        "findings": [f for f in checked.findings if f["level"] != "ok" or f["kind"] == "performance"],
+        "reason": checked.reason,
+        "report_url": checked.report_url,
+        "created_at": now,
+    }
+    query = insert(database.monitor_results).values(model=checked.model, run_key=run_key, **values)
+    connection.execute(query.on_conflict_do_update(index_elements=["model", "run_key"], set_=values))

@@ -1,0 +1,171 @@
+"""What an operator looks at: Evidently's report over a sample, a picture of the findings, and the findings as JSON.
+
+It shows what was decided and decides nothing: the thresholds were applied to all rows with pinned statistics (`drift`).
+Evidently gets the same statistic by name, PSI over the bins pinned at training, so that its figures mean the same.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from include import storage
+from include.features import profile as profiles
+from include.features.columns import select
+from include.monitoring.decision import Finding, by_weight
+
+SAMPLE = 1500
+"""Rows of each side in Evidently's report, which takes seconds per 100,000."""
+MAXIMUM_COLUMNS = 40
+METHOD = "PSI over the bins pinned at training"
+
+Columns = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Files:
+    """A finished report: names and contents."""
+
+    contents: dict[str, bytes]
+    left_out: list[str]
+    """Columns that Evidently's report does not show, each with the reason."""
+
+
+def build(
+    findings: Sequence[Finding],
+    *,
+    title: str,
+    profile: Mapping[str, Any],
+    reference: Columns | None,
+    current: Columns,
+    thresholds: tuple[float, float],
+    facts: Mapping[str, Any],
+) -> Files:
+    """Draw the report.
+
+    Args:
+        findings: what was measured and judged.
+        title: of the picture.
+        profile: the training set's, which names the columns and pins their bins.
+        reference: a sample of training rows, raw inputs and features; None when there is none to be had.
+        current: the newest rows, in the same columns.
+        thresholds: PSI to warn and to ask.
+        facts: what else to write down: model, version, window, decision.
+    """
+    files = {"drift.png": picture(findings, title=title, thresholds=thresholds)}
+    left_out = ["all: no rows of the training set are at hand"]
+    if reference is not None:
+        page, left_out = evidently_page(profile, reference, current, critical=thresholds[1])
+        if page is not None:
+            files["evidently.html"] = page
+    summary = {
+        **facts,
+        "findings": [finding.as_json() for finding in by_weight(findings)],
+        "evidently": {"method": METHOD, "sample": SAMPLE, "left_out": left_out},
+    }
+    files["findings.json"] = json.dumps(summary, indent=1, default=str).encode()
+    return Files(files, left_out)
+
+
+def publish(files: Files, url: str) -> str:
+    """Write the report's files below `url`; returns the address of the page to open."""
+    for name, content in files.contents.items():
+        storage.write_bytes(storage.join(url, name), content)
+    return storage.join(url, "evidently.html" if "evidently.html" in files.contents else "drift.png")
+
+
+def evidently_page(
+    profile: Mapping[str, Any], reference: Columns, current: Columns, *, critical: float
+) -> tuple[bytes | None, list[str]]:
+    """Evidently's drift report as HTML, and what it leaves out; None when no column is left to show.
+
+    An empty column makes Evidently fail as a whole, so those are left out and named.
+    """
+    from include.features.declared import is_missing
+
+    shown: list[str] = []
+    left_out: list[str] = []
+    for name in profile:
+        if name not in reference or name not in current:
+            left_out.append(f"{name}: not in both")
+        elif is_missing(reference[name]).all() or is_missing(current[name]).all():
+            left_out.append(f"{name}: all values are missing")
+        elif len(shown) >= MAXIMUM_COLUMNS:
+            left_out.append(f"{name}: more than {MAXIMUM_COLUMNS} columns")
+        else:
+            shown.append(name)
+    if not shown:
+        return None, left_out
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    method = _named_method(profile)
+    frames = [
+        pd.DataFrame({name: _sampled(values) for name, values in side.items() if name in shown})
+        for side in (current, reference)
+    ]
+    definition = DataDefinition(
+        numerical_columns=[name for name in shown if profile[name]["kind"] == "number"],
+        categorical_columns=[name for name in shown if profile[name]["kind"] == "category"],
+    )
+    report = Report([DataDriftPreset(columns=shown, method=method, threshold=critical)])
+    result = report.run(*(Dataset.from_pandas(frame, data_definition=definition) for frame in frames))
+    return str(result.get_html_str(as_iframe=False)).encode(), left_out
+
+
+def _named_method(profile: Mapping[str, Any]) -> str:
+    """Make the pinned PSI known to Evidently, which finds its tests by name and calls them with both sides' column."""
+    from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
+    from evidently.legacy.core import ColumnType
+
+    def pinned(before: Any, after: Any, kind: Any, threshold: float) -> tuple[float, bool]:
+        described = {"column": profile[before.name]}
+        sides = (profiles.shares(described, {"column": side.to_numpy()})["column"] for side in (before, after))
+        value = profiles.psi(*sides)
+        return value, value > threshold
+
+    kinds = [ColumnType.Numerical, ColumnType.Categorical]
+    register_stattest(StatTest("psi_pinned", METHOD, kinds, 0.2), pinned)
+    return "psi_pinned"
+
+
+def sample(columns: Columns, rows: int = SAMPLE, seed: int = 7) -> dict[str, np.ndarray]:
+    """At most so many rows, the same ones each time."""
+    total = len(next(iter(columns.values()), ()))
+    if total <= rows:
+        return dict(columns)
+    return select(columns, np.sort(np.random.default_rng(seed).choice(total, rows, replace=False)))
+
+
+def _sampled(values: np.ndarray) -> np.ndarray:
+    return values.astype(object) if values.dtype.kind == "U" else values
+
+
+def picture(findings: Sequence[Finding], *, title: str, thresholds: tuple[float, float]) -> bytes:
+    """The PSI of the columns that moved most, with both thresholds, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drifts = sorted((f for f in findings if f.kind == "drift" and f.value is not None), key=lambda f: f.value or 0.0)[
+        -25:
+    ]
+    colours = {"ok": "#7a9", "warn": "#e8a33d", "critical": "#c0392b"}
+    figure = Figure(figsize=(7, 1.6 + 0.24 * len(drifts)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([f.subject for f in drifts], [f.value or 0.0 for f in drifts], color=[colours[f.level] for f in drifts])
+    for threshold, level in zip(thresholds, ("warn", "critical"), strict=True):
+        axes.axvline(threshold, color=colours[level], linewidth=1, linestyle="--", label=f"{level} > {threshold:g}")
+    others = [f.message for f in findings if f.kind == "performance"]
+    axes.set(title="\n".join([title, *others]), xlabel="population stability index")
+    axes.title.set_fontsize(9)
+    axes.legend(fontsize=7, loc="lower right")
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    return buffer.getvalue()
