@@ -142,6 +142,45 @@ def test_a_model_that_does_not_reproduce_its_golden_rows_is_refused(
         assert version_of(models) == 1
 
 
+def test_a_refused_version_is_tried_again_and_taken_once_it_is_whole(database_url: str, tmp_path: Path) -> None:
+    """I4 and I5: a form that was published in halves needs no new promotion."""
+    crafted = craft(tmp_path / "1")
+    file = crafted.form.directory / "model.onnx"
+    whole = file.read_bytes()
+    with running(models_of(database_url, tmp_path / "copies")) as models:
+        file.unlink()
+        promote(database_url, champion_of(crafted, 1))
+        wait_for(lambda: models.describe() and models.describe()[0]["refused"])
+        assert "model.onnx: there is no such file" in models.describe()[0]["refused"]["reason"]
+        assert "no champion could be loaded" in str(models.not_ready)
+        file.write_bytes(whole)
+        wait_for(lambda: version_of(models) == 1)
+        assert models.status == "ok"
+
+
+def test_the_database_may_go_and_come_back_while_it_answers(
+    database_url: str, postgres_url: str, template_database: str, tmp_path: Path
+) -> None:
+    """Promise 30 and I4, in mid-flight: connections are cut and the database is gone, and then there again."""
+    import sqlalchemy as sa
+
+    name = sa.make_url(database_url).database
+    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
+    first, second = craft(tmp_path / "1"), craft(tmp_path / "2", scale=2)
+    with running(models_of(database_url, tmp_path / "copies")) as models, admin.connect() as connection:
+        promote(database_url, champion_of(first, 1))
+        wait_for(lambda: version_of(models) == 1)
+        connection.execute(sa.text(f"drop database {name} with (force)"))
+        wait_for(lambda: models.status == "degraded")
+        assert version_of(models) == 1
+        connection.execute(sa.text(f"create database {name} template {template_database}"))
+        wait_for(lambda: models.status == "ok")
+        assert version_of(models) == 1
+        promote(database_url, champion_of(second, 2))
+        wait_for(lambda: version_of(models) == 2)
+    admin.dispose()
+
+
 def test_a_form_of_another_model_is_refused(database_url: str, tmp_path: Path) -> None:
     with running(models_of(database_url, tmp_path / "copies")) as models:
         champion = champion_of(craft(tmp_path / "1", model="other"), 1)
