@@ -1,7 +1,7 @@
 """Formulas over columns, as params.yaml writes them: `mean_area / mean_radius`, `minutes(dropoff - pickup)`.
 
-A formula is parsed once into closures over NumPy; no code of the user's is ever evaluated, and only what this file names
-exists.
+A formula is parsed once into closures over NumPy; no code of the user's is ever evaluated, and only what this
+file names exists.
 
     + - * / // % **   comparisons, chained too   and or not   numbers, 'text', true, false
     where(condition, a, b)   isnull(x)   clip(x, low, high)   minimum(a, b)   maximum(a, b)
@@ -9,8 +9,9 @@ exists.
     year month day dayofyear weekday (Monday is 0) hour minute   of a timestamp
     seconds minutes hours days   of the difference of two timestamps
 
-A missing number is NaN, and so is every result that is not finite: 1 / 0, log(0), an overflow. A comparison with a missing
-value is false. The result is float64, except where the formula selects timestamps or text as they are.
+A missing number is NaN, and so is every result that is not finite: 1 / 0, log(0), an overflow. A comparison
+with a missing value is false. The result is float64, except where the formula selects timestamps or text as
+they are.
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@ Learned values are plain data (JSON). Each feature column goes, in this order, t
     bin               a number becomes the index of its bin; edges are quantiles of the training part, or given
     ordinal           a category becomes its place in an order; unknown and missing are -1
     one_hot           a category becomes one 0/1 column for each category seen; unknown ones are all zero
-    target_encoding   a category becomes the smoothed mean of the target where it occurs; unknown ones the overall mean
+    target_encoding   a category becomes the smoothed mean of the target where it occurs; unknown: the overall mean
     standard_scaler   (x - mean) / standard deviation, in float64
     pca               numbers become their first principal components, which replace them
 
-Categories are text or numbers. A missing value is a category of its own where the training part had one, else it counts
-as unknown.
+Categories are text or numbers. A missing value is a category of its own where the training part had one, else
+it counts as unknown.
 
-Smoothing. The mean of category c with n_c rows is `(n_c * mean_c + m * mean) / (n_c + m)`, the shrinkage of
-D. Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes" (SIGKDD Explorations 3(1), 2001),
-equations 3 to 5, with m the ratio of the variance within categories to the variance between them, both estimated by
-one-way analysis of variance.
+Smoothing. The mean of category c with n_c rows is `(n_c * mean_c + m * mean) / (n_c + m)`, the shrinkage of D.
+Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes" (SIGKDD Explorations 3(1),
+2001), equations 3 to 5, with m the ratio of the variance within categories to the variance between them, both
+estimated by one-way analysis of variance.
 """
 
 from __future__ import annotations

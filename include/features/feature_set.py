@@ -1,7 +1,7 @@
 """The features of a model: compiled from params.yaml, from a Python definition, or from both, to one thing.
 
-A definition is `include/features/definitions/<name>.py`: `INPUTS`, the source's columns that it reads with their types,
-and `features(columns)`, a pure function from columns to columns with NumPy. Rows go through
+A definition is `include/features/definitions/<name>.py`: `INPUTS`, the source's columns that it reads with
+their types, and `features(columns)`, a pure function from columns to columns with NumPy. Rows go through
 
     definition → derived → date_parts                            the same for one row and for five million: `compute`
     impute → bin → ordinal, one_hot, target_encoding → standard_scaler → pca        learned: `fit`, then `transform`
@@ -532,7 +532,8 @@ class _Compiler:
         if parts and parts <= set(self.inputs):
             raise FeatureError(
                 f"features: the target is {self.target} = {self.derive[self.target]},"
-                f" and all of {', '.join(sorted(parts))} are inputs: the model would compute the answer. Exclude what is not known when a prediction is asked for"
+                f" and all of {', '.join(sorted(parts))} are inputs: the model would compute the answer."
+                " Exclude what is not known when a prediction is asked for"
             )
 
 

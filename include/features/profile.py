@@ -3,8 +3,8 @@
     number    quantile bins of the training set; `edges` are the inner ones, an infinity lies at each end
     category  the most frequent categories of the training set, and one bucket for all others
 
-The last bucket of both is the share of missing values. Shares are never 0 but at least `EPSILON`, so that a population
-stability index, sum((a - b) * log(a / b)), is finite. A profile is plain data (JSON).
+The last bucket of both is the share of missing values. Shares are never 0 but at least `EPSILON`, so that a
+population stability index, sum((a - b) * log(a / b)), is finite. A profile is plain data (JSON).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def shares(profile: Mapping[str, Any], columns: Columns) -> dict[str, list[float
 
 
 def psi(expected: list[float], actual: list[float]) -> float:
-    """The population stability index of two lists of shares over the same buckets; 0 is the same, 0.2 another population."""
+    """The population stability index of two lists of shares over the same buckets; above 0.2 they differ."""
     e, a = np.maximum(expected, EPSILON), np.maximum(actual, EPSILON)
     return float(((a - e) * np.log(a / e)).sum())
 

@@ -1,6 +1,7 @@
 """What dvc.yaml runs: validated partitions in, one parquet file of features for each out.
 
-`python -m include.features.stage MODEL` works in the current folder, a private workspace that versions.py has laid out:
+`python -m include.features.stage MODEL` works in the current folder, a private workspace that versions.py has
+laid out:
 
     inputs/<model>/partitions.json   the partitions and the SHA-256 that validation recorded for each
     inputs/<model>/features.json     the compiled feature set, target, time and entity columns
@@ -9,12 +10,13 @@
     features/<model>/                the output: <key>.parquet, feature_set.json, index.json
     result.json                      what was computed, or why not; read by versions.py
 
-Only partitions whose content or features changed since index.json was written are computed; one that is no longer asked
-for is removed. Each file appears whole or not at all. A partition is read by its hash, so what was swapped after validation
-fails. Memory is bounded by the largest partition's compressed bytes and a few batches of rows.
+Only partitions whose content or features changed since index.json was written are computed; one that is no
+longer asked for is removed. Each file appears whole or not at all. A partition is read by its hash: what was
+swapped after validation fails. Memory is bounded by the largest partition's compressed bytes and a few batches
+of rows.
 
-A feature file holds the raw inputs, time and entity columns, the target and the computed features. Rows without a target
-are left out and counted.
+A feature file holds the raw inputs, time and entity columns, the target and the computed features. Rows without
+a target are left out and counted.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Plan:
 
 
 def code_fingerprint() -> str:
-    """The hash of the code that computes features, so that a changed formula is never mixed with an older one's results."""
+    """The hash of the code that computes features, so that results of two states of it are never mixed."""
     root = Path(__file__).resolve().parent
     files = (root.parent / "formulas.py", root / "columns.py", root / "feature_set.py", root / "stage.py")
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
@@ -158,7 +160,8 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
         file: where the features go.
 
     Returns:
-        `rows`, `dropped`, `output` (the SHA-256 of the file), `filled`: the rows that have a value, by feature column.
+        `rows`, `dropped`, `output` (the SHA-256 of the file), `filled`: the rows that have a value, by feature
+        column.
 
     Raises:
         StageError: the partition lacks a column, or its features are empty or infinite.
@@ -290,8 +293,8 @@ def _refuse_empty(plan: Plan, key: str, filled: dict[str, int], raw_filled: dict
     for name, count in filled.items():
         if not count and name not in plan.feature_set.inputs:
             raise StageError(
-                f"partition {key} of {plan.source}: the feature {name!r} has no value in any of {rows} rows although all"
-                " inputs have some; correct its formula or definition"
+                f"partition {key} of {plan.source}: the feature {name!r} has no value in any of {rows} rows, although"
+                " all inputs have some; correct its formula or definition"
             )
 
 
@@ -321,8 +324,8 @@ def _json(value: Any) -> bytes:
 def end_with_owner(lock: Path) -> None:
     """End this process as soon as the owner of the workspace is dead, however it died.
 
-    The owner holds an exclusive lock on the file, which the kernel frees with the process; a thread waits for just that.
-    Without such a file there is no owner.
+    The owner holds an exclusive lock on the file, which the kernel frees with the process; a thread waits for
+    just that. Without such a file there is no owner.
     """
     if not lock.exists():
         return

@@ -1,13 +1,14 @@
 """Feature versions: built by DVC, pushed whole, recorded, and brought back to the byte. The only caller of DVC.
 
-Each run works in a private workspace below <home>/dvc/work, with copies of dvc.yaml, the model's part of params.yaml, what is to
-be read, and the last version's dvc.lock; only the cache is shared. So the user's checkout is never touched, two models do not
-meet, and what a killed run leaves behind is no obstacle: a workspace belongs to the process that holds a lock on its `owner.lock`,
-which the kernel frees with the process, and the next run removes those without an owner. Builds of one model queue on a lock in
-PostgreSQL.
+Each run works in a private workspace below <home>/dvc/work, with copies of dvc.yaml, the model's part of
+params.yaml, what is to be read, and the last version's dvc.lock; only the cache is shared. So the user's
+checkout is never touched, two models do not meet, and what a killed run leaves behind is no obstacle: a
+workspace belongs to the process that holds a lock on its `owner.lock`, which the kernel frees with the process,
+and the next run removes those without an owner. Builds of one model queue on a lock in PostgreSQL.
 
-A version is DVC's md5 of the feature folder: the same partitions, features and code give the same version. It is recorded in
-`feature_versions` only after the remote holds all of it; a run that failed before that is resumed from <home>/dvc/pending.
+A version is DVC's md5 of the feature folder: the same partitions, features and code give the same version. It
+is recorded in `feature_versions` only after the remote holds all of it; a run that failed before that is
+resumed from <home>/dvc/pending.
 """
 
 from __future__ import annotations
@@ -319,7 +320,8 @@ def _record(engine: sa.Engine, made: RecordedVersion) -> None:
 def restore(model: str, version: str, into: Path, *, database_url: str, remote_url: str, home: Path) -> Path:
     """Bring the exact data of a recorded version back: parquet files, feature_set.json and index.json.
 
-    Every file is checked against the hash in the recorded dvc.lock; what the cache has lost or spoilt is fetched from the remote.
+    Every file is checked against the hash in the recorded dvc.lock; what the cache has lost or spoilt is
+    fetched from the remote.
 
     Args:
         model: whose features.
@@ -404,7 +406,7 @@ def _pending(home: Path, model: str) -> Path:
 
 
 def _bring_previous(repo: Repo, workspace: Path, model: str, lock: str) -> None:
-    """The last version's files, so that only what changed is computed; without them everything is, which is no error."""
+    """The last version's files, so that only what changed is computed; without them everything is, no error."""
     try:
         _bring_back(repo, workspace, model, lock)
     except FeatureVersionError as error:
@@ -465,23 +467,26 @@ def _is_object(path: Path, oid: str) -> bool:
 
 
 def _push(repo: Repo, workspace: Path, model: str, remote_url: str) -> None:
-    """Push the version, and see that the remote holds all of it.
+    """Push what the remote lacks of the version, its listing last, and see that it holds all.
 
     Raises:
         FeatureVersionError: it does not; running the build again resumes.
     """
     from dvc.exceptions import DvcException
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.transfer import transfer
 
-    lock = (workspace / "dvc.lock").read_text(encoding="utf-8")
-    oid = _oid_of(lock, model)
+    oid = _oid_of((workspace / "dvc.lock").read_text(encoding="utf-8"), model)
     resume = "the version is not recorded; run the build again when the remote is back, it goes on from here"
     try:
         if storage.is_local(remote_url):
             storage.local_path(remote_url).mkdir(parents=True, exist_ok=True)
-        repo.push(targets=[_target(workspace, model)])
-        listing = json.loads(Path(repo.cache.local.oid_to_path(oid)).read_bytes())
+        cache, remote = repo.cache.local, repo.cloud.get_remote_odb(REMOTE)
+        # Not repo.push(): where the remote has the folder's listing, that believes it to have all members too.
+        transfer(cache, remote, [HashInfo("md5", oid)], shallow=False, cache_odb=cache)
+        listing = json.loads(Path(cache.oid_to_path(oid)).read_bytes())
         wanted = {oid, *(entry["md5"] for entry in listing)}
-        there = set(repo.cloud.get_remote_odb(REMOTE).oids_exist(sorted(wanted)))
+        there = set(remote.oids_exist(sorted(wanted)))
     except (DvcException, OSError, ValueError) as error:
         raise FeatureVersionError(
             f"the features of {model} could not be pushed to {remote_url}: {error}; {resume}"

@@ -42,7 +42,8 @@ def trips(key: str, rows: int = 50, *, slower: float = 1.0) -> pa.Table:
     distance = np.round(rng.gamma(2.0, 1.5, rows), 2)
     return pa.table(
         {
-            "pickup_datetime": np.datetime64(f"{key}T00:00:00", "us") + np.arange(rows) * np.timedelta64(60_000_000, "us"),
+            "pickup_datetime": np.datetime64(f"{key}T00:00:00", "us")
+            + np.arange(rows) * np.timedelta64(60_000_000, "us"),
             "trip_distance": distance,
             "pickup_location_id": rng.integers(1, 266, rows),
             "dropoff_location_id": rng.integers(1, 266, rows),
@@ -91,7 +92,9 @@ class Place:
         engine = database.connect(self.database_url)
         with engine.begin() as connection:
             table = database.partitions
-            connection.execute(sa.update(table).where(table.c.source == source, table.c.key == key).values(status="quarantined"))
+            connection.execute(
+                sa.update(table).where(table.c.source == source, table.c.key == key).values(status="quarantined")
+            )
         engine.dispose()
 
     def arguments(self) -> dict[str, object]:

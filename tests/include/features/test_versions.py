@@ -61,14 +61,18 @@ def test_a_partition_that_is_withdrawn_or_ingested_again_changes_just_itself(pla
 
 
 def test_the_window_keeps_the_newest_partitions(place: Place) -> None:
-    place.params.write_text(place.params.read_text().replace("target: duration_minutes", "target: duration_minutes\n    window: 2", 1))
+    place.params.write_text(
+        place.params.read_text().replace("target: duration_minutes", "target: duration_minutes\n    window: 2", 1)
+    )
     assert place.build().partitions == [day(1), day(2)]
 
 
 def test_changed_features_compute_everything_again(place: Place) -> None:
     place.build()
     place.params.write_text(
-        place.params.read_text().replace("definition: trip_duration,", "definition: trip_duration, derived: {twice: trip_distance * 2},")
+        place.params.read_text().replace(
+            "definition: trip_duration,", "definition: trip_duration, derived: {twice: trip_distance * 2},"
+        )
     )
     changed = place.build()
     assert changed.computed == changed.partitions
@@ -122,8 +126,22 @@ def test_a_fault_of_the_features_names_partition_and_column(place: Place) -> Non
 
 def test_the_users_checkout_stays_as_it_is(place: Place) -> None:
     def state() -> list[tuple[str, int, int]]:
-        skip = {".git", ".venv", "var", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "tests", "benchmarks"}
-        found = [p for p in ROOT.iterdir() if p.name in ("dvc.yaml", "dvc.lock", "params.yaml", "features", "inputs", ".dvcignore")]
+        skip = {
+            ".git",
+            ".venv",
+            "var",
+            "__pycache__",
+            ".pytest_cache",
+            ".mypy_cache",
+            ".ruff_cache",
+            "tests",
+            "benchmarks",
+        }
+        found = [
+            p
+            for p in ROOT.iterdir()
+            if p.name in ("dvc.yaml", "dvc.lock", "params.yaml", "features", "inputs", ".dvcignore")
+        ]
         found += [p for p in (ROOT / ".dvc").rglob("*") if p.is_file()]
         return sorted((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in found if p.name not in skip)
 
@@ -171,7 +189,7 @@ def stages_of(place: Place) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if os.readlink(entry / "cwd").startswith(str(place.home)):
+                if str((entry / "cwd").readlink()).startswith(str(place.home)):
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -225,12 +243,17 @@ def test_a_version_is_recorded_only_when_the_remote_holds_it_and_a_retry_goes_on
 def test_an_object_that_the_remote_has_lost_is_pushed_again(place: Place) -> None:
     """Promise 11: a partial push is completed by the next build, also when nothing else changed."""
     made = place.build()
-    lost = [p for p in (place.remote / "files").rglob("*") if p.is_file() and not p.name.endswith(".dir")][0]
+    lost = next(p for p in (place.remote / "files").rglob("*") if p.is_file() and not p.name.endswith(".dir"))
     lost.unlink()
     place.build()
     assert lost.exists()
     into = versions.restore(
-        "ride", made.version, place.root / "b", database_url=place.database_url, remote_url=str(place.remote), home=place.root / "x"
+        "ride",
+        made.version,
+        place.root / "b",
+        database_url=place.database_url,
+        remote_url=str(place.remote),
+        home=place.root / "x",
     )
     assert len(list(into.glob("*.parquet"))) == 3
 
