@@ -6,7 +6,7 @@
     no_champion         there is nothing to compare with yet
 
 Whatever prevents the comparison (the champion's files are corrupt, a partition was changed, the database is down)
-raises: the task is red. The result and the request are stored together, under the model's lock; then the report is drawn.
+raises: the task is red. Result and request are stored together, under the model's lock; then the report is drawn.
 """
 
 from __future__ import annotations
