@@ -25,6 +25,16 @@ class Tag(enum.StrEnum):
 EPOCH = dt.datetime(2009, 1, 1, tzinfo=dt.UTC)
 """A start before any data: a logical date before a DAG's start would never run. It schedules nothing by itself."""
 
+class NamedRule(RetryRule):
+    """A rule about exceptions by their names, which are looked up when a task has failed.
+
+    Airflow's own looks them up when the DAG is parsed, too; here that would import pandas and half of the platform.
+    """
+
+    def __post_init__(self) -> None:
+        """Look nothing up yet."""
+
+
 RETRY_BY_CAUSE = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -38,9 +48,22 @@ RETRY_BY_CAUSE = ExceptionRetryPolicy(
             reason="data, settings or program: a retry would meet the same rows and end in the same way",
         ),
         RetryRule(
-            exception=[FileNotFoundError, PermissionError, "include.storage.ChangedFile"],
+            exception=[FileNotFoundError, PermissionError],
             action=RetryAction.FAIL,
-            reason="a file is missing, closed to us or changed: somebody has to look",
+            reason="a file is missing or closed to us: somebody has to look",
+        ),
+        NamedRule(
+            exception=[
+                "include.storage.ChangedFile",
+                "include.ingestion.sources.UnreadablePartitions",
+                "include.ingestion.partitions.NotExtracted",
+                "include.ingestion.partitions.NotAccepted",
+                "include.training.tuning.StudyFailed",
+                "include.deployment.gate.NotReady",
+                "include.deployment.ledger.Superseded",
+            ],
+            action=RetryAction.FAIL,
+            reason="decided: trying again would find the same",
         ),
     ],
     default=RetryAction.DEFAULT,
@@ -62,6 +85,13 @@ MONITOR_TIMEOUT = dt.timedelta(hours=1)
 DEPLOY_TIMEOUT = dt.timedelta(minutes=30)
 APPROVAL_TIMEOUT = dt.timedelta(days=2)
 """How long an operator may think before a promotion that nobody approved counts as refused."""
+SERVED_WITHIN = 60.0
+"""Seconds in which the service takes up a new champion, or the deployment is red."""
+
+
+def midnight(day: dt.date | None) -> dt.datetime | None:
+    """The moment a day begins, in UTC."""
+    return dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC) if day else None
 
 
 def train_timeout(model: settings.Model) -> dt.timedelta:
@@ -69,9 +99,19 @@ def train_timeout(model: settings.Model) -> dt.timedelta:
     return dt.timedelta(seconds=_longest_study(model), hours=1)
 
 
+def deploy_timeout(model: settings.Model) -> dt.timedelta:
+    """Longer where a person has to approve."""
+    return DEPLOY_TIMEOUT + (APPROVAL_TIMEOUT if model.gate.approval else dt.timedelta())
+
+
 def default_args(owner: str) -> dict[str, Any]:
     """The arguments of every task."""
     return {"owner": owner, "on_failure_callback": alerts.task_failed, **RETRIES}
+
+
+def first_training_patience(model: settings.Model) -> dt.timedelta:
+    """How long a model's first training may take before its absence means that it failed."""
+    return train_timeout(model) + deploy_timeout(model)
 
 
 def read_params() -> settings.Params:
@@ -145,7 +185,7 @@ def train_form(model: settings.Model) -> dict[str, Param]:
             minimum=1,
             maximum=3660,
             title="Window (partitions)",
-            description="Train on the newest partitions only. Empty: on all.",
+            description="Train on the newest partitions only. Empty: as params.yaml says.",
         ),
         "reason": Param(
             "by hand",
@@ -183,6 +223,11 @@ def monitor_form(model: settings.Model) -> dict[str, Param]:
             description="How many of the newest partitions to compare with the champion's training set.",
         ),
     }
+
+
+def with_window(model: settings.Model, window: int) -> settings.Model:
+    """The model's entry with another monitoring window, for one run."""
+    return model.model_copy(update={"monitoring": model.monitoring.model_copy(update={"window": window})})
 
 
 def _longest_study(model: settings.Model) -> int:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Asset, BaseOperatorLink, XComArg
@@ -37,10 +41,35 @@ def by_hand(dag_run: Any) -> bool:
     return getattr(dag_run.run_type, "value", dag_run.run_type) == "manual"
 
 
+def replaces(dag_run: Any, form: Mapping[str, Any]) -> bool:
+    """Whether published partitions are made again: in a manual run when the form says so; a schedule's day always, late rows
+    and all."""
+    return bool(form["replace"]) or not by_hand(dag_run)
+
+
+def span(keys: Sequence[str]) -> str:
+    """Keys in words: how many partitions, from which to which."""
+    if len(keys) < 2:
+        return keys[0] if keys else "no partition"
+    return f"{len(keys)} partitions ({min(keys)} to {max(keys)})"
+
+
 def news(events: Mapping[Asset, Sequence[Any]] | None, asset: Asset) -> dict[str, Any]:
     """The extra of the newest event of `asset` that started this run; empty when something else did."""
     found = list(events[asset]) if events and asset in events else []
     return dict(found[-1].extra) if found else {}
+
+
+def checked(findings: Sequence[Any], *entries: str) -> dict[str, Any]:
+    """What preflight found about some entries of params.yaml, such as `sources.trips`; others' mistakes stop only others.
+
+    Raises:
+        ValueError: one line per mistake.
+    """
+    ours = [str(f) for f in findings if any(f"{f.key}.".startswith(f"{entry}.") for entry in entries) or f.key == "(top)"]
+    if ours:
+        raise ValueError("nothing was run, params.yaml has mistakes:\n" + "\n".join(ours))
+    return result({}, f"params.yaml is right about {' and '.join(entries)}")
 
 
 def result(value: Any, summary: str) -> dict[str, Any]:
@@ -56,6 +85,137 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def tell(outlet_events: Any, asset: Asset, answer: dict[str, Any]) -> dict[str, Any]:
+    """Let the asset's event carry the task's answer."""
+    outlet_events[asset].extra = answer
+    return answer
+
+
+def validated(validation: Any, ti: Any, data_url: str) -> dict[str, Any]:
+    """The answer of `validate`: known to `publish` and to the task's page even when the task ends red.
+
+    Raises:
+        AirflowFailException: a partition was refused; a retry would refuse it again.
+    """
+    good, refused = validation.accepted, validation.rejected
+    text = f"{validation.rows:,} rows of {span(good)} accepted, {validation.quarantined:,} rows quarantined"
+    answer = result(validation, text) | {"docs": page(validation.docs_url, data_url)}
+    ti.xcom_push(key="return_value", value=answer)
+    if refused:
+        lines = "\n".join(f"{key}: {reason}" for key, reason in refused.items())
+        raise fail(f"{len(refused)} of {len(good) + len(refused)} partitions refused, nothing downstream sees them:\n{lines}")
+    return answer
+
+
+def accepted(validation: Mapping[str, Any] | None) -> list[str]:
+    """The partitions to publish.
+
+    Raises:
+        AirflowSkipException: there are none.
+    """
+    if not validation:
+        raise skip("nothing was validated, so there is nothing to publish")
+    if not validation["accepted"]:
+        raise skip("no partition was accepted; what was published before stays")
+    return list(validation["accepted"])
+
+
+def overrides(form: Mapping[str, Any], events: Any, asset: Asset) -> dict[str, Any]:
+    """What `train_<model>` does otherwise than params.yaml: the form, with the reason of who asked by an asset."""
+    return {**form, "reason": news(events, asset).get("reason") or form["reason"]}
+
+
+def folder(home: Path, dag_id: str, run_id: str) -> str:
+    """A folder of one run's own; a run id may hold what a file's name should not."""
+    digest = hashlib.sha256(run_id.encode()).hexdigest()[:8]
+    return str(home / "runs" / dag_id / f"{re.sub(r'[^A-Za-z0-9_-]', '_', run_id)[:80]}-{digest}")
+
+
+def threads(workers: int) -> int:
+    """How many of this machine's cores each of some tasks side by side may have."""
+    return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def prepared(made: Any) -> dict[str, Any]:
+    """The answer of `prepare`."""
+    text = (
+        f"{made.rows:,} rows of {span(made.partitions)}, {made.features} features, {made.trials} trials,"
+        f" {made.time_budget} s; asked for: {made.reason}"
+    )
+    return result(made, text)
+
+
+def newest(versions: Sequence[int], model: str) -> int:
+    """The newest of a model's registered versions.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not versions:
+        raise ValueError(f"no version of {model} is registered; run train_{model} first")
+    return max(versions)
+
+
+def judged(verdict: Any, mlflow_url: str) -> dict[str, Any]:
+    """The answer of `gate`."""
+    address = f"{mlflow_url.rstrip('/')}/#/models/{verdict.model}/versions/{verdict.version}"
+    text = f"{verdict.verdict} version {verdict.version}: {'; '.join(verdict.reasons)}"
+    return result(verdict, text) | {"version_url": address}
+
+
+def compared(found: Any, data_url: str) -> dict[str, Any]:
+    """The answer of `compare`.
+
+    Raises:
+        AirflowSkipException: there is no champion to compare with.
+    """
+    go_on_if(found.status != "no_champion", found.reason)
+    text = f"{found.status}: {found.rows:,} rows of {span(found.window)} against version {found.version}; {found.reason}"
+    return result(found, text) | {"report": page(found.report_url, data_url)}
+
+
+def require(held: bool, reason: str) -> None:
+    """End the task red, with the reason, unless something holds.
+
+    Raises:
+        AirflowFailException: it does not hold.
+    """
+    if not held:
+        raise fail(reason)
+
+
+def go_on_if(wanted: bool, reason: str) -> None:
+    """Let the task go on, or skip it and what follows, with the reason.
+
+    Raises:
+        AirflowSkipException: it is not wanted.
+    """
+    if not wanted:
+        raise skip(reason)
+
+
+def actor(dag_run: Any) -> str:
+    """Who acts: the run, and the person who started it, if one did."""
+    person = getattr(dag_run, "triggering_user_name", None)
+    return f"{dag_run.dag_id} {dag_run.run_id}" + (f" ({person})" if person and by_hand(dag_run) else "")
+
+
+def verified(seen: Any, promoted: Mapping[str, Any], serving_url: str) -> dict[str, Any]:
+    """The answer of `verify`."""
+    version = promoted["to_version"]
+    text = f"the service answers with version {version} after {seen.seconds:.1f} s, {seen.rows} golden rows as expected"
+    told = {"version": version, "content_hash": promoted["content_hash"], "service": f"{serving_url.rstrip('/')}/docs"}
+    return result(seen, text) | told
+
+
+def asked(request: Any, outlet_events: Any, asset: Asset, feature_version: str | None) -> dict[str, Any]:
+    """Let the request for a training be known, with its reason; where none is wanted, the task is skipped with that reason."""
+    if not request.wanted:
+        raise skip(request.reason)
+    told = result({"reason": request.reason, "features": feature_version}, f"training asked for: {request.reason}")
+    return tell(outlet_events, asset, told)
 
 
 def skip(reason: str) -> AirflowSkipException:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +17,28 @@ from tests.conftest import new_database
 from tests.dags import airflow_home
 
 airflow_home.for_this_process()
+
+PARAMS = """
+sources:
+  trips:
+    type: sample
+    dataset: taxi_trips
+    rows_per_day: 300
+    time_column: pickup_datetime
+    quarantine_share: 0.10
+    derive: {duration_minutes: minutes(dropoff_datetime - pickup_datetime)}
+    incidents: [{kind: poisoned_day, start: 2026-03-20, end: 2026-03-20}]
+  cells: {type: sample, dataset: breast_cancer}
+models:
+  trip_duration:
+    source: trips
+    target: duration_minutes
+    task: regression
+    metric: mae
+    features: {definition: trip_duration, target_encoding: [route]}
+    estimators: {linear: {}, xgboost: {n_estimators: 60, max_depth: [3, 6, int], learning_rate: [0.1, 0.3, log]}}
+    tuning: {trials: 3, time_budget: 60, workers: 2}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +62,36 @@ def airflow_environment(postgres_url: str, airflow_template: str, database_url: 
         "MLOPS_DATABASE_URL": database_url,
         "OMP_NUM_THREADS": "1",
     }
+
+
+@dataclass(frozen=True)
+class Night:
+    """An Airflow and a platform of one test's own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *steps: dict[str, Any]) -> list[dict[str, Any]]:
+        """Run DAGs in their order; each one's states, answers and asset events."""
+        (self.folder / "steps.json").write_text(json.dumps(steps))
+        results = self.folder / "results.json"
+        results.unlink(missing_ok=True)
+        command = [sys.executable, str(Path(__file__).parent / "drive.py"), str(self.folder / "steps.json"), str(results)]
+        with (self.folder / "drive.log").open("ab") as log:
+            done = subprocess.run(command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, timeout=500, check=False)
+        found = json.loads(results.read_text()) if results.exists() else []
+        if done.returncode or len(found) < len(steps):
+            pytest.fail(f"{len(found)} of {len(steps)} runs ended:\n" + (self.folder / "drive.log").read_text()[-6000:])
+        return found
+
+    def params(self, text: str) -> None:
+        """Write another params.yaml."""
+        Path(self.environment["MLOPS_PARAMS"]).write_text(text)
+
+
+@pytest.fixture
+def night(airflow_environment: dict[str, str], optuna_url: str, tmp_path: Path) -> Night:
+    """Nothing has run yet; there is no MLflow and no service."""
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    where = {"MLOPS_PARAMS": str(tmp_path / "params.yaml"), "MLOPS_OPTUNA_URL": optuna_url}
+    return Night(tmp_path, {**airflow_environment, **where, "MLOPS_MLFLOW_URL": "http://127.0.0.1:9"})

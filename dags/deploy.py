@@ -1,0 +1,109 @@
+"""One DAG per model: a candidate is judged, packed, promoted, and seen in service.
+
+**Makes** a verdict (PROMOTE, HOLD or REJECT, with reasons and numbers); for PROMOTE a Bento, an entry in the ledger, and, when the
+service itself has answered with the new version, the asset `champion(model)`.
+
+**Runs** when `train_<model>` has registered a version (`candidate(model)`); by hand for any version, with the form. HOLD and REJECT end
+green: the gate did its work, and the tasks after it are skipped; the reason stands in `gate`, in the UI's page and in the database. Where
+params.yaml asks for approval, a person answers in the UI; no answer within two days counts as no.
+
+**When a task fails**
+
+- `gate`: the version's files are missing or changed, or MLflow is away. Not judged is never passed.
+- `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
+- `promote`: somebody else promoted in the meantime (*superseded*: the message says who and what). Run the DAG again with this version
+  to have it judged against the new champion.
+- `aliases`: MLflow is away. The ledger is the truth; clear the task to let MLflow's aliases follow.
+- `verify`: the service does not answer with the new version. The message says what it said; the last good model goes on answering.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from include import settings
+from include.orchestration import alerts, approval, assets, dag_defaults, runs
+
+
+def deploy(model: str, entry: settings.Model) -> None:
+    """The DAG of one model's deployment."""
+    with DAG(
+        dag_id=f"deploy_{model}",
+        description=f"Judge a version of {model}, promote it, and see it in service",
+        doc_md=__doc__,
+        schedule=[assets.candidate(model)],
+        start_date=dag_defaults.EPOCH,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=dag_defaults.deploy_timeout(entry),
+        params=dag_defaults.deploy_form(),
+        tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
+        default_args=dag_defaults.default_args(entry.owner),
+        on_failure_callback=alerts.run_failed,
+    ):
+
+        @task
+        def check() -> dict:
+            from include import preflight
+
+            env = settings.environment()
+            return runs.checked(preflight.check(env.params, suites=env.suites), f"models.{model}")
+
+        @task
+        def gate(*, params=None, triggering_asset_events=None) -> dict:
+            from include.deployment import gate as judgement
+            from include.training import tracking
+
+            env, told = settings.environment(), runs.news(triggering_asset_events, assets.candidate(model))
+            where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
+            named = params["version"] or told.get("version")
+            version = named or runs.newest(tracking.versions(model, mlflow_url=env.mlflow_url), model)
+            return runs.judged(judgement.judge(model, version, entry=entry, **where), env.mlflow_url)
+
+        @task
+        def package(verdict: dict) -> dict:
+            from include.deployment import promotion
+
+            runs.go_on_if(verdict["verdict"] == "PROMOTE", verdict["summary"])
+            env = settings.environment()
+            where = {"mlflow_url": env.mlflow_url, "data_url": env.data_url, "bento_home": env.home / "bentoml"}
+            made = promotion.package(model, verdict["version"], root=settings.ROOT, **where)
+            return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
+
+        @task
+        def promote(verdict: dict, packaged: dict, *, dag_run=None) -> dict:
+            from include.deployment import promotion
+
+            database_url, actor = settings.environment().database_url, runs.actor(dag_run)
+            made = promotion.promote(verdict, packaged, database_url=database_url, actor=actor)
+            return runs.result(made, f"version {made.to_version} is champion, before it was {made.from_version or 'none'}")
+
+        @task
+        def aliases() -> dict:
+            from include.deployment import promotion
+
+            env = settings.environment()
+            set_to = promotion.follow(model, database_url=env.database_url, mlflow_url=env.mlflow_url)
+            return runs.result(set_to, f"MLflow's aliases: {set_to}")
+
+        @task(outlets=[assets.champion(model)])
+        def verify(promoted: dict, *, outlet_events=None) -> dict:
+            from include.deployment import promotion
+
+            env, within = settings.environment(), dag_defaults.SERVED_WITHIN
+            where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
+            seen = runs.verified(promotion.verify(promoted, **where, timeout=within), promoted, env.serving_url)
+            return runs.tell(outlet_events, assets.champion(model), seen)
+
+        verdict = runs.link(gate(), version_url="MLflow version")
+        packaged = package(verdict)
+        promoted = promote(verdict, packaged)
+        check() >> verdict
+        if entry.gate.approval:
+            packaged >> approval.approve(model, verdict) >> promoted
+        promoted >> aliases()
+        runs.link(verify(promoted), service="Prediction service")
+
+
+for model_name, model_entry in dag_defaults.read_params().models.items():
+    deploy(model_name, model_entry)

@@ -1,0 +1,74 @@
+"""One DAG per model: the validated partitions of its source become a version of its features.
+
+**Makes** a feature version: DVC builds only the partitions that changed, and pushes them to the remote; and the asset
+`features(model)` with that version, on which `monitor_<model>` is scheduled. While the model has no champion and none is being
+trained, it asks for the first training, too (`retraining(model)`).
+
+**Runs** when `ingest_<source>` has published partitions; by hand at any time, without a form.
+
+**When a task fails**
+
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
+- `build`: a partition changed after validation (ingest it again with `replace`), a feature's Python failed (its message names the
+  column), or DVC's remote is away (it was tried four times). Nothing half-built is recorded; clear the task. No lock needs removing by
+  hand.
+- `first_training`: the platform's database could not be reached. Clear it.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from include import settings
+from include.orchestration import alerts, assets, dag_defaults, runs
+
+
+def features(model: str, entry: settings.Model) -> None:
+    """The DAG of one model's features."""
+    with DAG(
+        dag_id=f"features_{model}",
+        description=f"A new version of the features of {model}",
+        doc_md=__doc__,
+        schedule=[assets.validated(entry.source)],
+        start_date=dag_defaults.EPOCH,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=dag_defaults.FEATURES_TIMEOUT,
+        tags={dag_defaults.Tag.FEATURES, f"model:{model}", f"source:{entry.source}"},
+        default_args=dag_defaults.default_args(entry.owner),
+        on_failure_callback=alerts.run_failed,
+    ):
+
+        @task
+        def check() -> dict:
+            from include import preflight
+
+            env = settings.environment()
+            found = preflight.check(env.params, suites=env.suites)
+            return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
+
+        @task(outlets=[assets.features(model)])
+        def build(*, outlet_events=None) -> dict:
+            from include.features import versions
+
+            env = settings.environment()
+            where = {"data_url": env.data_url, "database_url": env.database_url, "remote_url": env.dvc_remote_url}
+            made = versions.build(model, params_path=env.params, **where, home=env.home)
+            text = f"version {made.version[:12]}: {made.rows:,} rows; {runs.span(made.computed)} built, {made.reused} reused"
+            return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
+
+        @task(outlets=[assets.retraining(model)])
+        def first_training(built: dict, *, run_id=None, outlet_events=None) -> dict:
+            from include.monitoring import first_model
+
+            patience = dag_defaults.first_training_patience(entry)
+            asked = first_model.ask(model, settings.environment().database_url, run_key=run_id, patience=patience)
+            return runs.asked(asked, outlet_events, assets.retraining(model), built["version"])
+
+        checked, built = check(), build()
+        checked >> built
+        first_training(built)
+
+
+for model_name, model_entry in dag_defaults.read_params().models.items():
+    features(model_name, model_entry)

@@ -1,0 +1,83 @@
+"""One DAG per model: the newest partitions beside what the champion was trained on; asks for retraining, or not.
+
+**Makes** a result in the database, a report (opened from the task and from the ML platform page), and, where a finding is critical, the
+asset `retraining(model)` with its reason, on which `train_<model>` runs. A cooldown keeps it from asking every time.
+
+**Runs** nightly (`monitoring.schedule` in params.yaml), whenever `features_<model>` has built a new version, and by hand, with a form: how
+many of the newest partitions to look at.
+
+**When a task fails**
+
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
+- `compare`: the check could not be made: a partition lacks a column, a file was changed, the champion's served form cannot be read, the
+  report crashed. The message says which. Red means "not known", never "no drift".
+- `report`: it was compared, and what was due was asked for, but the report could not be drawn. The message says why.
+
+A model without a champion is not compared: the tasks are skipped and say so.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, task
+
+from include import settings
+from include.orchestration import alerts, assets, dag_defaults, runs
+
+
+def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
+    """The DAG of one model's nightly check."""
+    nightly = CronTriggerTimetable(entry.monitoring.schedule, timezone="UTC")
+    with DAG(
+        dag_id=f"monitor_{model}",
+        description=f"Whether the world is still as {model}'s champion has learned it",
+        doc_md=__doc__,
+        schedule=AssetOrTimeSchedule(timetable=nightly, assets=[assets.features(model)]),
+        start_date=dag_defaults.EPOCH,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=dag_defaults.MONITOR_TIMEOUT,
+        params=dag_defaults.monitor_form(entry),
+        tags={dag_defaults.Tag.MONITORING, f"model:{model}"},
+        default_args=dag_defaults.default_args(entry.owner),
+        on_failure_callback=alerts.run_failed,
+    ):
+
+        @task
+        def check() -> dict:
+            from include import preflight
+
+            env = settings.environment()
+            found = preflight.check(env.params, suites=env.suites)
+            return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
+
+        @task
+        def compare(*, run_id=None, params=None) -> dict:
+            from include.monitoring import check as nightly
+
+            env, now = settings.environment(), dt.datetime.now(dt.UTC)
+            where = {"database_url": env.database_url, "data_url": env.data_url, "mlflow_url": env.mlflow_url}
+            seen = dag_defaults.with_window(entry, params["window"])
+            found = nightly.check(model, seen, time_column=time_column, **where, now=now, run_key=run_id)
+            return runs.compared(found, env.data_url)
+
+        @task(outlets=[assets.retraining(model)])
+        def request_retraining(compared: dict, *, outlet_events=None) -> dict:
+            runs.go_on_if(compared["request"], f"no training asked for: {compared['reason']}")
+            told = runs.result({"reason": compared["reason"], "champion": compared["version"]}, compared["reason"])
+            return runs.tell(outlet_events, assets.retraining(model), told)
+
+        @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+        def report(compared: dict) -> dict:
+            runs.require(not compared["report_problem"], f"compared, but not drawn: {compared['report_problem']}")
+            return runs.result({"report": compared["report"]}, f"the report is at {compared['report']}")
+
+        compared = runs.link(compare(), report="Drift report")
+        check() >> compared
+        request_retraining(compared) >> runs.link(report(compared), report="Drift report")
+
+
+params = dag_defaults.read_params()
+for model_name, model_entry in params.models.items():
+    monitor(model_name, model_entry, params.time_column(model_name))

@@ -1,0 +1,100 @@
+"""One DAG per model: a study, the best of it fitted again, a registered version.
+
+**Makes** a version in MLflow's registry, read back and hashed, with its served form; and the asset `candidate(model)`, on which
+`deploy_<model>` is scheduled. It never changes the champion.
+
+**Runs** when a training is asked for (`retraining(model)`: by `monitor_<model>` with its reason, or by `features_<model>` for a first
+model), and by hand, with a form: trials, time budget, window, reason; the defaults are params.yaml's. One run at a time.
+
+**When a task fails**
+
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
+- `prepare`: there are no features yet (run `features_<model>`), or MLflow is away; nothing expensive has begun. Clear it when MLflow
+  is back.
+- `tune`: a worker was killed: it is tried again, finished trials are kept and the others run. When no trial gave a model, the message
+  says what became of them.
+- `fit`: the chosen model could not be exported exactly, or its metric is not a number. Nothing is registered.
+- `register`: MLflow is away, or a file was not read back as it was written. Clear it: a run registers one version, however often.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from include import settings
+from include.orchestration import alerts, assets, dag_defaults, runs
+
+
+def train(model: str, entry: settings.Model, time_column: str | None) -> None:
+    """The DAG of one model's training."""
+    dag_id = f"train_{model}"
+    with DAG(
+        dag_id=dag_id,
+        description=f"A study, and the best of it as a registered version of {model}",
+        doc_md=__doc__,
+        schedule=[assets.retraining(model)],
+        start_date=dag_defaults.EPOCH,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=dag_defaults.train_timeout(entry),
+        params=dag_defaults.train_form(entry),
+        tags={dag_defaults.Tag.TRAINING, f"model:{model}"},
+        default_args=dag_defaults.default_args(entry.owner),
+        on_failure_callback=alerts.run_failed,
+    ):
+
+        @task
+        def check() -> dict:
+            from include import preflight
+
+            env = settings.environment()
+            found = preflight.check(env.params, suites=env.suites)
+            return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
+
+        @task
+        def prepare(*, run_id=None, params=None, triggering_asset_events=None) -> dict:
+            from include.training import preparation
+
+            env, form = settings.environment(), runs.overrides(params, triggering_asset_events, assets.retraining(model))
+            where = {"database_url": env.database_url, "optuna_url": env.optuna_url, "mlflow_url": env.mlflow_url}
+            where |= {"remote_url": env.dvc_remote_url, "home": env.home, "work": runs.folder(env.home, dag_id, run_id)}
+            what = {"overrides": form, "time_column": time_column, "feature_version": None}
+            return runs.prepared(preparation.prepare(model, entry, run_key=run_id, **what, **where))
+
+        @task(map_index_template="worker {{ task.op_kwargs['worker'] + 1 }}")
+        def tune(prepared: dict, worker: int) -> dict:
+            from include.training import tuning
+
+            env, threads = settings.environment(), runs.threads(entry.tuning.workers)
+            where = {"optuna_url": env.optuna_url, "database_url": env.database_url}
+            done = tuning.tune(model, entry, prepared, worker=worker, threads=threads, **where)
+            return runs.result(done, f"{done.ran} trials here, {done.finished} in all ({done.pruned} pruned); best {done.best}")
+
+        @task
+        def fit(prepared: dict, tuned: list) -> dict:
+            from include.training import fitting
+
+            env, root = settings.environment(), settings.ROOT
+            where = {"optuna_url": env.optuna_url, "mlflow_url": env.mlflow_url}
+            done = fitting.fit(model, entry, prepared, **where, root=root)
+            return runs.result(done, f"{done.estimator}: {done.metric} {done.value:.4g}, baseline {done.baseline:.4g}")
+
+        @task(outlets=[assets.candidate(model)])
+        def register(fitted: dict, *, outlet_events=None) -> dict:
+            from include.training import tracking
+
+            env = settings.environment()
+            made = tracking.register(fitted, mlflow_url=env.mlflow_url, database_url=env.database_url)
+            text = f"version {made.version}: {made.estimator}, {made.metric} {made.value:.4g} (baseline {made.baseline:.4g})"
+            return runs.tell(outlet_events, assets.candidate(model), runs.result(made, text))
+
+        checked, prepared = check(), runs.link(prepare(), run_url="MLflow run")
+        checked >> prepared
+        tuned = tune.partial(prepared=prepared).expand(worker=list(range(entry.tuning.workers)))
+        fitted = runs.link(fit(prepared, tuned), run_url="MLflow run")
+        runs.link(register(fitted), run_url="MLflow run")
+
+
+params = dag_defaults.read_params()
+for model_name, model_entry in params.models.items():
+    train(model_name, model_entry, params.time_column(model_name))

@@ -1,0 +1,120 @@
+"""Whole runs of the five DAGs, with `dag.test()`, on small generated data."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from include.serving.command import serve_command, serve_environment
+from tests.conftest import ROOT, free_port
+from tests.dags.conftest import Night
+
+pytestmark = pytest.mark.slow
+
+HISTORY = {"from": "2026-03-01", "to": "2026-03-12"}
+
+
+@pytest.fixture
+def complete(night: Night, mlflow_url: str) -> Iterator[Night]:
+    """With MLflow and the prediction service."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    night.environment.update(MLOPS_MLFLOW_URL=mlflow_url, MLOPS_SERVING_URL=address, MLOPS_SERVING_KEY="k")
+    environment = {**night.environment, **serve_environment(night.folder / "bentoml", key="k", root=ROOT)}
+    with (night.folder / "service.log").open("wb") as log:
+        service = subprocess.Popen(
+            serve_command(port, ROOT), env=environment, cwd=night.folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                httpx.get(f"{address}/livez", timeout=1)
+                break
+            except httpx.HTTPError:
+                if service.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail("the service did not start: " + (night.folder / "service.log").read_text()[-3000:])
+                time.sleep(0.3)
+        yield night
+    finally:
+        os.killpg(service.pid, signal.SIGTERM)
+        try:
+            service.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(service.pid, signal.SIGKILL)
+
+
+def test_a_source_becomes_a_served_and_watched_model(complete: Night) -> None:
+    """Ingest, features, train, deploy, monitor, without a logical date (promise 51); and once more, which changes nothing."""
+    ingest, features, train, deploy, monitor, again, deploy_again = complete.run(
+        {"dag": "ingest_trips", "conf": HISTORY},
+        {"dag": "features_trip_duration"},
+        {"dag": "train_trip_duration", "conf": {"trials": 3, "reason": "a test"}},
+        {"dag": "deploy_trip_duration"},
+        {"dag": "monitor_trip_duration", "conf": {"window": 2}},
+        {"dag": "features_trip_duration"},
+        {"dag": "deploy_trip_duration"},
+    )
+    for run in (ingest, features, train, deploy, monitor, again, deploy_again):
+        assert run["state"] == "success", run
+
+    assert len(ingest["events"]["validated.trips"]["keys"]) == 12
+    assert ingest["tasks"]["outcome"] == "skipped"
+    assert ingest["answers"]["validate"]["_link_docs"].startswith("/ml-platform/files/docs/trips/")
+
+    assert features["events"]["features.trip_duration"]["version"] == features["answers"]["build"]["return_value"]["version"]
+    assert "first model" in features["events"]["retraining.trip_duration"]["reason"]
+
+    candidate = train["events"]["candidate.trip_duration"]
+    assert candidate["version"] == 1
+    assert candidate["value"] < candidate["baseline"]
+    assert train["tasks"]["tune[0]"] == train["tasks"]["tune[1]"] == "success"
+    assert train["answers"]["fit"]["_link_run_url"].startswith(complete.environment["MLOPS_MLFLOW_URL"])
+
+    assert deploy["answers"]["gate"]["return_value"]["verdict"] == "PROMOTE"
+    assert deploy["events"]["champion.trip_duration"]["version"] == 1
+    assert deploy["answers"]["verify"]["_link_service"].endswith("/docs")
+
+    assert monitor["answers"]["compare"]["return_value"]["version"] == 1
+    assert monitor["tasks"]["report"] == "success"
+
+    assert again["tasks"]["first_training"] == "skipped"
+    assert "retraining.trip_duration" not in again["events"]
+    assert deploy_again["answers"]["promote"]["return_value"]["id"] == deploy["answers"]["promote"]["return_value"]["id"]
+    for run in (ingest, features, train, deploy, monitor):
+        said = [a["return_value"]["summary"] for a in run["answers"].values() if isinstance(a.get("return_value"), dict)]
+        assert said, run["dag"]
+        assert all(text and "\n" not in text for text in said)
+
+
+def test_a_refused_day_is_red_and_the_good_days_are_published(night: Night) -> None:
+    """Promises 4 to 6 as an operator sees them: red at once, nothing downstream sees the day, the others go on."""
+    (run,) = night.run({"dag": "ingest_trips", "conf": {"from": "2026-03-19", "to": "2026-03-21"}})
+    assert run["state"] == "failed"
+    assert run["tasks"] | {"check": "success", "extract": "success", "validate": "failed", "publish": "success", "outcome": "failed"} == run["tasks"]
+    assert run["tries"]["validate"] == 1
+    assert run["events"]["validated.trips"]["keys"] == ["2026-03-19", "2026-03-21"]
+    assert run["answers"]["validate"]["_link_docs"]
+    alerts = (night.folder / "var" / "logs" / "alerts.jsonl").read_text()
+    assert "2026-03-20" in alerts
+    assert "task_failed" in alerts
+
+
+def test_a_backfilled_day_is_its_data_interval_and_a_second_run_writes_the_same_bytes(night: Night) -> None:
+    """Promises 3 and 51."""
+    first, second = night.run(*[{"dag": "ingest_trips", "conf": {"from": "2026-03-05", "to": "2026-03-05", "replace": True}}] * 2)
+    assert first["state"] == second["state"] == "success"
+    assert first["events"]["validated.trips"]["version"] == second["events"]["validated.trips"]["version"]
+
+
+def test_mlflow_down_is_told_before_anything_expensive_begins(night: Night) -> None:
+    """Promise 17: a network error, to be tried again; with no try left it is red, and nothing was prepared."""
+    night.environment["AIRFLOW__CORE__DEFAULT_TASK_RETRIES"] = "0"
+    ingest, features = night.run({"dag": "ingest_trips", "conf": HISTORY}, {"dag": "features_trip_duration"})
+    assert (ingest["state"], features["state"]) == ("success", "success")
