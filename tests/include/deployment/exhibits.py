@@ -88,7 +88,8 @@ def craft(
     form = served_form.seal(
         form_folder,
         {
-            "model": model, "task": "regression", "target": "y", "estimator": "linear", "classes": None, "positive": None,
+            "model": model, "task": "regression", "target": "y", "estimator": "linear", "classes": None,
+            "positive": None,
             "inputs": preparation.describe_inputs(inputs, compiled.inputs), "features": compiled.spec,
             "feature_names": compiled.names(fitted), "unknown_category": "other", "metric": "mae", "metrics": metrics,
             "baseline": {"mae": baseline}, "run_id": run_id, "feature_version": feature_version, "code_version": "c",
