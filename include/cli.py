@@ -157,12 +157,25 @@ def logs(
 @app.command()
 def suite(source: str) -> None:
     """Propose a source's Great Expectations suite from its data; read it and edit it. An existing one is left alone."""
-    from include import settings
-    from include.ingestion import suites
+    import datetime as dt
+    import json
+
+    from include import settings, storage
+    from include.ingestion import partitions, sources, suites
 
     env = settings.environment()
-    path = suites.propose(source, settings.load_params(env.params).sources, env.suites)
-    typer.echo(f"{path}: proposed from the data; read it, edit it, then `mlops check`")
+    declared = settings.load_params(env.params).sources
+    if source not in declared:
+        raise settings.ParamsError(f"{env.params.name} has no source {source!r}; it has {', '.join(declared)}")
+    entry = declared[source]
+    path = suites.path_of(env.suites, source, entry.suite)
+    if path.exists():
+        raise FileExists(f"{path} is there already; delete it first to have one proposed anew")
+    day = entry.start or dt.datetime.now(dt.UTC).date() - dt.timedelta(2)
+    key, table = next(iter(sources.read_partitions(entry, partitions.keys_between(entry, day, day))))
+    proposed = suites.propose_suite(path.stem, table, entry.time_column)
+    storage.write_bytes(str(path), (json.dumps(proposed, indent=2) + "\n").encode())
+    typer.echo(f"{path}: proposed from partition {key} ({table.num_rows:,} rows); read it, edit it, then `mlops check`")
 
 
 @app.command()
@@ -240,7 +253,7 @@ def restore(
     from include.training import tracking
 
     env = _environment()
-    feature_version = tracking.feature_version(model, version, mlflow_url=env.mlflow_url)
+    feature_version = tracking.version_info(model, version, mlflow_url=env.mlflow_url).tags["mlops.feature_version"]
     folder = versions.restore(
         model,
         feature_version,
@@ -250,6 +263,10 @@ def restore(
         home=env.home,
     )
     typer.echo(f"{folder}: the features that {model} version {version} was trained from ({feature_version})")
+
+
+class FileExists(FileExistsError):
+    """A file that a person may have edited is not overwritten."""
 
 
 class NoChampion(LookupError):

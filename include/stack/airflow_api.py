@@ -10,6 +10,9 @@ from typing import Any
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+_AIRFLOWS_OWN = ("::group", "::endgroup", "DAG bundles loaded", "Filling up the DagBag", "Worker startup", "/")
+"""How the log lines begin that Airflow writes around a task."""
+
 
 class AirflowError(RuntimeError):
     """Airflow refused a call; the message is its answer."""
@@ -176,22 +179,22 @@ class Airflow:
         ]
 
     def log(self, task: TaskRun, lines: int) -> list[str]:
-        """The last lines of a task's newest log; empty when Airflow has none."""
+        """The last lines of what a task itself said, its error at the end; empty when Airflow has no log."""
         path = f"/dags/{task.dag}/dagRuns/{task.run_id}/taskInstances/{task.task}/logs/{max(task.try_number, 1)}"
         try:
             answer = self.call("GET", path, params={"map_index": task.map_index, "full_content": True})
         except AirflowError:
             return []
-        return [_line(entry) for entry in answer["content"]][-lines:]
-
-
-def _line(entry: Any) -> str:
-    if not isinstance(entry, dict):
-        return str(entry)
-    parts = [str(entry.get("event", ""))]
-    for error in entry.get("error_detail") or []:
-        parts.append(f"{error.get('exc_type')}: {error.get('exc_value')}")
-    return " | ".join(parts)
+        said: list[str] = []
+        for entry in answer["content"]:
+            event = str(entry.get("event", "")) if isinstance(entry, dict) else str(entry)
+            errors = (entry.get("error_detail") or []) if isinstance(entry, dict) else []
+            if errors:
+                said += [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in errors]
+                break  # what follows is Airflow's own tidying up
+            if event and not event.startswith(_AIRFLOWS_OWN):
+                said.append(event)
+        return "\n".join(said).splitlines()[-lines:]
 
 
 def _time(text: str | None) -> dt.datetime | None:

@@ -437,7 +437,7 @@ def _summary(
     line(f"  all passwords and keys: {stack.credentials_file}")
     line()
     line(
-        "Next: edit params.yaml (README: a model from your own CSV), `make check`, `make demo`. `make down` stops it all."
+        "Next: edit params.yaml (README: a model from your own CSV), `make check`, `make demo`; `make down` stops all."
     )
 
 

@@ -383,6 +383,7 @@ def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str,
 
     start("postgres")
     _wait(stack, control, started_at, {}, progress)
+    started_at.clear()
     roles = {name: str(getattr(keys, f"{name}_database_password")) for name in postgres.DATABASES}
     migrated = postgres.ensure_databases(port, keys.postgres_password, roles)
     jobs = _start_migrations(stack, inherited, migrated)
@@ -601,7 +602,7 @@ def _sweep(stack: Stack) -> int:
     for process in supervisors:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    count = processes.stop(left, seconds=8)
+    count = processes.stop(left, seconds=5)
     servers_left = processes.postgres(data)
     count += processes.stop(servers_left, seconds=20, ask=signal.SIGINT)
     supervisor.socket_path(stack.run).unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from typing import Any
 
 from include.stack.credentials import write_private
 
-LONGEST_SOCKET_PATH = 100
+LONGEST_SOCKET_PATH = 95
+"""Of the 107 bytes that a socket's path may have; supervisord adds its process id while it makes the file."""
 DEAD = frozenset({"BACKOFF", "FATAL", "EXITED", "STOPPED", "STOPPING", "UNKNOWN"})
 
 
@@ -95,7 +96,7 @@ def configuration(
             "killasgroup=true",
             f"stopwaitsecs={program.stop_seconds}",
             "redirect_stderr=true",
-            f"stdout_logfile={_escape(logs / (program.name + '.log'))}",
+            f"stdout_logfile={_escape(_escape(logs / (program.name + '.log')))}",  # supervisord expands this one twice
             "stdout_logfile_maxbytes=10MB",
             "stdout_logfile_backups=2",
         ]
@@ -174,6 +175,7 @@ def connect(socket: Path, password: str) -> Control | None:
     try:
         control.states()
     except (OSError, xmlrpc.client.Error):
+        control.close()
         return None
     return control
 
@@ -184,8 +186,12 @@ class Control:
     def __init__(self, socket: Path, password: str) -> None:
         from supervisor.xmlrpc import SupervisorTransport
 
-        transport = SupervisorTransport("mlops", password, f"unix://{socket}")
-        self._remote: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
+        self._transport = SupervisorTransport("mlops", password, f"unix://{socket}")
+        self._remote: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport).supervisor
+
+    def close(self) -> None:
+        """Close the connection; supervisord goes on."""
+        self._transport.close()
 
     def states(self) -> dict[str, State]:
         """Each part's state, by name."""
