@@ -1,0 +1,220 @@
+"""Feature sets: declared or defined, they compile to one thing, and mistakes are found before anything runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from include.features.columns import ColumnType, from_rows
+from include.features.feature_set import FeatureError, FeatureSet, compile_features
+from include.settings import ROOT, Features, load_params
+
+SOURCE: dict[str, ColumnType] = {
+    "age": "float", "city": "string", "member": "bool", "since": "timestamp", "seen": "timestamp",
+    "paid": "float", "id": "string",
+}  # fmt: skip
+
+
+def compiled(
+    root: Path = ROOT, target: str = "paid", derive: dict[str, str] | None = None, **features: Any
+) -> FeatureSet:
+    return compile_features(
+        Features.model_validate(features),
+        source_columns=SOURCE, target=target, entity="id", time_column="seen", root=root, derive=derive,
+    )  # fmt: skip
+
+
+def define(tmp_path: Path, text: str) -> Path:
+    folder = tmp_path / "include" / "features" / "definitions"
+    folder.mkdir(parents=True)
+    (folder / "own.py").write_text(text)
+    return tmp_path
+
+
+def test_by_default_all_columns_but_target_time_and_entity_are_features() -> None:
+    made = compiled(exclude=["since"])
+    assert made.inputs == {"age": "float", "city": "string", "member": "bool"}
+    assert made.kinds == {"age": "number", "city": "string", "member": "number"}
+
+
+def test_everything_declared_compiles_and_survives_json() -> None:
+    made = compiled(
+        derived={"old": "age > 60", "years": "days(seen - since) / 365.25"},
+        date_parts={"since": ["month", "weekday"]},
+        impute={"age": "median"}, bin={"years": 3}, one_hot=["city"], standard_scaler=["age"],
+    )  # fmt: skip
+    assert list(made.kinds) == ["age", "city", "member", "old", "years", "since_month", "since_weekday"]
+    assert made.inputs["seen"] == "timestamp", "a formula may read the time column"
+    rows = [
+        {"age": 61.0, "city": "b", "member": True, "since": "2020-01-01", "seen": "2024-01-01"},
+        {"seen": "2024-01-01"},
+    ] * 5
+    columns = made.compute(from_rows(rows, made.inputs))
+    fitted, X = made.fit(columns, np.arange(10.0), task="regression", seed=1)
+    again = FeatureSet.from_spec(json.loads(json.dumps(made.spec)), made.definition)
+    learned = json.loads(json.dumps(fitted))
+    np.testing.assert_array_equal(again.transform(learned, again.compute(from_rows(rows, again.inputs))), X)
+    assert again.names(learned) == made.names(fitted)
+    assert again.outputs["city"] == "string"
+
+
+def test_a_definition_and_declared_steps_work_together(tmp_path: Path) -> None:
+    root = define(
+        tmp_path,
+        "import numpy as np\nINPUTS = {'age': 'float'}\n"
+        "def features(columns):\n    return {'log_age': np.log1p(columns['age'])}\n",
+    )
+    made = compiled(
+        root, definition="own", columns=["member"], derived={"twice": "log_age * 2 + age"}, one_hot=["city"]
+    )
+    assert list(made.kinds) == ["log_age", "member", "twice", "city"]
+    computed = made.compute({"age": np.array([0.0]), "member": np.array([1.0]), "city": np.array(["x"], dtype=object)})
+    assert computed["twice"].tolist() == [0.0]
+
+
+def test_the_shipped_definition_gives_one_row_the_bits_it_gives_among_many() -> None:
+    entry = load_params(ROOT / "params.yaml").models["trip_duration"]
+    types: dict[str, ColumnType] = {
+        "pickup_datetime": "timestamp", "dropoff_datetime": "timestamp", "trip_distance": "float",
+        "pickup_location_id": "int",
+        "dropoff_location_id": "int", "vendor_id": "int", "passenger_count": "int",
+        "rate_code_id": "int", "duration_minutes": "float",
+    }  # fmt: skip
+    made = compile_features(
+        entry.features,
+        source_columns=types,
+        target="duration_minutes",
+        entity=None,
+        time_column="pickup_datetime",
+        root=ROOT,
+    )
+    rng = np.random.default_rng(4)
+    n = 500
+    raw = {
+        "pickup_datetime": np.datetime64("2018-01-01", "us") + rng.integers(0, 10**13, n) * np.timedelta64(1, "us"),
+        "trip_distance": rng.gamma(2, 2, n),
+        "pickup_location_id": rng.integers(1, 40, n).astype(float),
+        "dropoff_location_id": rng.integers(1, 40, n).astype(float),
+        "vendor_id": np.ones(n), "passenger_count": np.where(rng.random(n) < 0.1, np.nan, 2.0),
+        "rate_code_id": np.ones(n),
+    }  # fmt: skip
+    raw["pickup_datetime"][7] = np.datetime64("NaT")
+    columns = made.compute(raw)
+    assert all(values.dtype == np.float64 for values in columns.values())
+    assert np.isnan([columns[name][7] for name in ("hour", "weekday", "rush_hour", "minute_sine")]).all()
+    fitted, _ = made.fit(columns, rng.gamma(2, 5, n), task="regression", seed=1)
+    whole = made.transform(fitted, columns)
+    alone = np.concatenate(
+        [made.transform(fitted, made.compute({k: v[i : i + 1] for k, v in raw.items()})) for i in range(n)]
+    )
+    assert np.array_equal(whole, alone, equal_nan=True)
+    one = {k: v[:1] for k, v in raw.items()}
+    begun = time.perf_counter()
+    for _ in range(200):
+        made.transform(fitted, made.compute(one))
+    assert (time.perf_counter() - begun) / 200 < 1e-3, "microseconds a row matter in the service"
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"columns": ["aeg"]}, "features.columns: .*'aeg'; did you mean 'age'"),
+        ({"columns": ["paid"]}, "'paid' is the target"),
+        ({"exclude": ["cty"]}, "features.exclude: .*did you mean 'city'"),
+        ({"derived": {"x": "paid * 2"}, "columns": ["age"]}, "features.derived.x: 'paid' is the target"),
+        ({"derived": {"x": "agee * 2"}, "columns": ["age"]}, "features.derived.x: .*did you mean 'age'"),
+        ({"derived": {"x": "city * 2"}, "columns": ["age"]}, "features.derived.x: .*takes numbers, not text"),
+        ({"derived": {"age": "age * 2"}, "columns": ["age"]}, "features.derived.age: there is a column of this name"),
+        ({"derived": {"x": "since"}, "columns": ["age"]}, "gives a timestamp"),
+        ({}, "timestamp 'since' is used by nothing; declare `date_parts"),
+        ({"columns": ["since"]}, "timestamp 'since' is used by nothing"),
+        (
+            {"columns": ["age"], "date_parts": {"city": ["hour"]}},
+            "features.date_parts.city: 'city' is string, not a timestamp",
+        ),
+        ({"columns": ["age"], "one_hot": ["cityy"]}, "features.one_hot: .*did you mean 'city'"),
+        ({"columns": ["age"], "impute": {"agee": "mean"}}, "features.impute.agee: .*did you mean 'age'"),
+        ({"columns": ["age"], "one_hot": ["since"]}, "declare `date_parts"),
+        ({"columns": ["age"], "one_hot": ["city"], "exclude": ["city"]}, "'city' is listed in features.exclude"),
+        ({"columns": ["age", "city"], "standard_scaler": ["city"]}, "'city' is text"),
+        ({"columns": ["age", "city"], "bin": {"city": 3}}, "'city' is text"),
+        (
+            {"columns": ["city"], "one_hot": ["city"], "ordinal": ["city"]},
+            "in features.ordinal already|in features.one_hot already",
+        ),
+        (
+            {"columns": ["age"], "pca": {"p": {"columns": ["age", "city"], "components": 1}}},
+            "features.pca.p: 'city' is text",
+        ),
+        (
+            {"columns": ["age"], "pca": {"p": {"columns": ["age", "member"], "components": 3}}},
+            "3 components of 2 columns",
+        ),
+        ({"columns": []}, "no column is left"),
+        ({"definition": "trip_duratoin"}, "did you mean 'trip_duration'"),
+        ({"definition": "trip_duration"}, "INPUTS: the source has no column"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_the_remedy(features: dict[str, Any], message: str) -> None:
+    with pytest.raises(FeatureError, match=message):
+        compiled(**features)
+
+
+def test_the_target_cannot_be_an_input_not_even_by_the_sources_own_formulas() -> None:
+    with pytest.raises(FeatureError, match="target: the source has no column 'pait'; did you mean 'paid'"):
+        compiled(target="pait")
+    with pytest.raises(FeatureError, match="derived from the target"):
+        compiled(columns=["age"], derive={"age": "paid * 2"})
+    with pytest.raises(FeatureError, match="would compute the answer"):
+        compiled(columns=["age", "member"], derive={"paid": "age * member"})
+    compiled(columns=["age"], derive={"paid": "age * member"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import os\nINPUTS = {'age': 'float'}\ndef features(c): return c\n", "own.py:1: imports 'os'"),
+        ("from ..formulas import Formula\n", "own.py:1: imports"),
+        ("from pandas import DataFrame\n", "a definition may import"),
+        (
+            "INPUTS = {'age': 'float'}\ndef features(c): return {'x': open('/etc/passwd')}\n",
+            "own.py:2: 'open' is not allowed",
+        ),
+        ("INPUTS = {'age': 'float'}\ndef features(c): return {'x': c.__class__}\n", "__class__ is not allowed"),
+        ("INPUTS = {'age': 'float'\n", "not valid Python"),
+        ("INPUTS = {'age': 'flot'}\ndef features(c): return c\n", "did you mean 'float'"),
+        ("def features(c): return c\n", "needs INPUTS"),
+        ("INPUTS = {'paid': 'float'}\ndef features(c): return c\n", "'paid' is the target"),
+        ("INPUTS = {'city': 'float'}\ndef features(c): return c\n", "is float, but the source's column is string"),
+        ("INPUTS = {'age': 'float'}\ndef features(c): return {}\n", "returns no column"),
+        (
+            "INPUTS = {'age': 'float'}\ndef features(c): return {'x': c['agee']}\n",
+            "features\\(\\) failed with KeyError: 'agee'",
+        ),
+        ("INPUTS = {'age': 'float'}\ndef features(c): return {'x': c['age'][:1]}\n", "has shape \\(1,\\)"),
+        ("INPUTS = {'age': 'float'}\ndef features(c): return {'age': c['age'] * 2}\n", "a name of its own"),
+        ("INPUTS = {'since': 'timestamp'}\ndef features(c): return {'x': c['since']}\n", "return numbers or text"),
+        ("INPUTS = {'age': 'float'}\n1 / 0\ndef features(c): return c\n", "ZeroDivisionError"),
+    ],
+)
+def test_a_faulty_definition_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FeatureError, match=message):
+        compiled(define(tmp_path, text), definition="own")
+
+
+def test_the_room_is_light_enough_for_the_service() -> None:
+    code = (
+        "import sys, include.features.feature_set, include.features.columns, include.features.profile;"
+        "heavy = {'pandas', 'sklearn', 'mlflow', 'dvc', 'xgboost', 'sqlalchemy', 'airflow', 'pyarrow'};"
+        "heavy &= set(sys.modules);"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
