@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Report = Callable[[int, float], None]
-"""Called as a fit advances, with the iteration and its loss on the validation part (smaller is better); may raise to prune."""
+"""Called as a fit advances, at steps that grow by a constant factor and mean the same in all trials of the estimator, with
+the loss on the validation part (smaller is better); may raise to prune."""
 
 
 class EstimatorError(ValueError):

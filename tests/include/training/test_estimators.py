@@ -121,7 +121,7 @@ def test_xgboost_reports_its_loss_and_can_be_pruned_in_mid_fit() -> None:
 
     def report(step: int, value: float) -> None:
         seen.append((step, value))
-        if step >= 15:
+        if step >= 40:
             raise Pruned
 
     data = data_for("regression")
@@ -129,7 +129,7 @@ def test_xgboost_reports_its_loss_and_can_be_pruned_in_mid_fit() -> None:
         estimators.load("xgboost").fit(
             estimators.defaults("xgboost", {}, "regression"), data, seed=1, threads=1, report=report
         )
-    assert [step for step, _ in seen] == [5, 10, 15]
+    assert [step for step, _ in seen] == [10, 14, 20, 28, 40]
 
 
 def test_all_trials_of_a_process_share_one_quantised_matrix() -> None:

@@ -1,0 +1,388 @@
+"""The study: several processes work on one, each trial is run once, and a process that dies loses nothing but its time.
+
+Optuna's records in PostgreSQL are the only state. A trial is claimed under the platform's lock, so that the number of finished
+trials is exactly the declared one, whoever works, dies or comes back. A worker shows that it lives by a heartbeat; the trial
+of one that stopped is put back into the queue with the same parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from include import database
+from include.settings import Choices, Dimension, Model, Range
+from include.training import estimators, evaluation
+
+LOG = logging.getLogger(__name__)
+
+HEARTBEAT = 5
+"""Seconds between two signs of life of a trial."""
+GRACE = 30
+"""Seconds without a sign of life after which a trial is given to another worker."""
+RETRIES = 3
+"""How often a trial whose worker died is begun again, before it counts as failed."""
+CLAIMED = "claimed_by"
+
+
+class StudyFailed(RuntimeError):
+    """No trial gave a model; the message says what became of them."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What one worker did, and how the whole study stands."""
+
+    study: str
+    worker: int
+    ran: int
+    """Trials that this worker finished."""
+    finished: int
+    """Trials of the whole study that are finished."""
+    complete: int
+    pruned: int
+    failed: int
+    best: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many trials are in which state; trials that were put back into the queue are not counted as failed."""
+
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+
+    @property
+    def finished(self) -> int:
+        """Trials that will not run again."""
+        return self.complete + self.pruned + self.failed
+
+
+def create_study(
+    name: str,
+    entry: Model,
+    *,
+    optuna_url: str,
+    heartbeat: int = HEARTBEAT,
+    grace: int = GRACE,
+) -> None:
+    """Create the study with the default point of each estimator first in its queue; what is there stays."""
+    import optuna
+
+    study = optuna.create_study(
+        study_name=name,
+        storage=open_storage(optuna_url, heartbeat, grace),
+        direction=entry.direction,
+        load_if_exists=True,
+    )
+    for estimator, params in entry.estimators.items():
+        point = estimators.defaults(estimator, params, entry.task)
+        searched = _searched(estimators.space(estimator, params, entry.task))
+        study.enqueue_trial(
+            {"estimator": estimator, **{f"{estimator}.{key}": point[key] for key in searched}}, skip_if_exists=True
+        )
+
+
+def delete_study(name: str, *, optuna_url: str) -> None:
+    """Forget a study; one that is not there is no error."""
+    import optuna
+
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=open_storage(optuna_url, HEARTBEAT, GRACE))
+
+
+def tune(
+    model: str,
+    entry: Model,
+    prepared: Mapping[str, Any],
+    *,
+    worker: int,
+    optuna_url: str,
+    database_url: str,
+    threads: int = 1,
+    heartbeat: int = HEARTBEAT,
+    grace: int = GRACE,
+) -> Tuned:
+    """Work on the study until it has its number of finished trials, or its time is over.
+
+    Args:
+        model: the registered model's name.
+        entry: its entry in params.yaml.
+        prepared: what `preparation.prepare` returned, as a mapping.
+        worker: this worker's number, for the record.
+        optuna_url: the studies' database.
+        database_url: the platform's database, for its locks.
+        threads: of the estimators; cores divided by workers.
+        heartbeat: seconds between two signs of life.
+        grace: seconds without one, after which a trial is given to another worker.
+    """
+    import optuna
+
+    began = time.monotonic()
+    study = optuna.load_study(
+        study_name=prepared["study"],
+        storage=open_storage(optuna_url, heartbeat, grace),
+    )
+    data = load(prepared)
+    trials, seed = int(prepared["trials"]), int(prepared["seed"])
+    engine = database.connect(database_url)
+    ran = 0
+    try:
+        while True:
+            with database.advisory_lock(engine, f"study:{prepared['study']}"):
+                _requeue_dead(study)
+                now = tally(study)
+                if now.finished >= trials or (now.complete and _time_is_up(study, prepared)):
+                    break
+                trial = None
+                if now.finished + now.running < trials:
+                    study.sampler = _sampler(seed + now.finished + now.running)
+                    trial = _claim(study, worker)
+            if trial is None:  # others run the last ones: stay, in case one of them dies
+                time.sleep(min(0.5, grace / 4))
+                continue
+            with _alive(study, trial, heartbeat):
+                ran += _run(study, trial, entry, data, prepared, seed=seed, threads=threads)
+    finally:
+        engine.dispose()
+    best = study.best_value if now.complete else None
+    seconds = round(time.monotonic() - began, 2)
+    return Tuned(prepared["study"], worker, ran, now.finished, now.complete, now.pruned, now.failed, best, seconds)
+
+
+def load(prepared: Mapping[str, Any]) -> estimators.Data:
+    """The matrices of a prepared study, mapped into memory, not read."""
+    work = Path(prepared["work"])
+    parts = [
+        np.load(work / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("X_train", "y_train", "X_validation", "y_validation")
+    ]
+    return estimators.Data(*parts, prepared["task"], prepared["metric"], len(prepared["classes"] or ()))
+
+
+def tally(study: Any) -> Tally:
+    """Count the study's trials."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    requeued = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+    states = [t.state for t in trials if not (t.state == TrialState.FAIL and t.number in requeued)]
+    return Tally(
+        *(states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING))
+    )
+
+
+# ---------------------------------------------------------------------------------------------- one trial
+
+
+def _run(
+    study: Any,
+    trial: Any,
+    entry: Model,
+    data: estimators.Data,
+    prepared: Mapping[str, Any],
+    *,
+    seed: int,
+    threads: int,
+) -> int:
+    """Fit, score and record one trial; returns 1 if it was this worker that finished it."""
+    import optuna
+    from optuna.trial import TrialState
+
+    name, params = suggest(trial, entry)
+    estimator = estimators.load(name)
+    worse = -1.0 if entry.direction == "maximize" else 1.0
+
+    reached: dict[int, float] = {}
+
+    def report(step: int, loss: float) -> None:
+        trial.report(worse * loss, step)
+        reached[step] = loss
+        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        rivals = [t.user_attrs["loss"] for t in others if t.params.get("estimator") == name and "loss" in t.user_attrs]
+        if entry.tuning.pruning and rivals and hopeless(reached, min(rivals)):
+            raise optuna.TrialPruned
+        if others and _time_is_up(study, prepared):
+            raise optuna.TrialPruned
+
+    value: float | None = None
+    state = TrialState.FAIL
+    try:
+        fitted = estimator.fit(params, data, seed=seed, threads=threads, report=report)
+        assert data.X_val is not None  # noqa: S101  (for the type checker: a study has a validation part)
+        assert data.y_val is not None  # noqa: S101
+        value = evaluation.score(data.metric, data.task, data.y_val, estimator.predict(fitted, data.X_val))
+        if np.isfinite(value):
+            state = TrialState.COMPLETE
+            if reached:
+                trial.set_user_attr("loss", min(reached.values()))
+            trial.set_user_attr("settled", {"estimator": name, "params": estimator.settled(params, fitted)})
+        else:
+            trial.set_user_attr("error", f"the {data.metric} is {value}: a prediction is not a finite number")
+    except optuna.TrialPruned:
+        state = TrialState.PRUNED
+    except (ValueError, ArithmeticError, MemoryError) as error:  # the point is bad, the study goes on
+        LOG.warning("trial %d failed: %s", trial.number, error)
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
+    done = study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
+    LOG.info("trial %d: %s %s → %s %s", trial.number, name, data.metric, done.value, done.state.name.lower())
+    return int(done.state == state)
+
+
+WARM_UP = 28
+"""The step before which nothing is judged: boosting's curve of loss bends only after a few time constants."""
+WORTHWHILE = 0.002
+"""A trial goes on while it promises to improve the best loss by this share."""
+
+
+def hopeless(reached: Mapping[int, float], best: float) -> bool:
+    """Whether a fit will end no better than the best one so far, by the limit its own curve tends to.
+
+    With steps that grow by a constant factor, each gain of a boosted model is a share r of the one before; what is left to be
+    gained is then `gain * r / (1 - r)` (A. C. Aitken's extrapolation, Proc. R. Soc. Edinburgh 46, 1926). Unlike a comparison at
+    equal iterations, this spares those that learn slowly and end well.
+
+    Args:
+        reached: step → loss, in order.
+        best: the lowest loss of the estimator's complete trials.
+    """
+    if len(reached) < 3 or max(reached) < WARM_UP:
+        return False
+    third, second, last = list(reached.values())[-3:]
+    gain, before = second - last, third - second
+    share = min(max(gain / before, 0.0), 0.9) if before > 0 else 0.9
+    left = max(gain, 0.0) * share / (1 - share)
+    return bool(last - left > best - WORTHWHILE * abs(best))
+
+
+def suggest(trial: Any, entry: Model) -> tuple[str, dict[str, Any]]:
+    """The estimator and the parameters of a trial: what params.yaml fixes is not asked of the study."""
+    name = trial.suggest_categorical("estimator", list(entry.estimators))
+    space = estimators.space(name, entry.estimators[name], entry.task)
+    return name, {key: _suggested(trial, f"{name}.{key}", dimension) for key, dimension in space.items()}
+
+
+def _suggested(trial: Any, name: str, dimension: Dimension) -> Any:
+    if isinstance(dimension, Choices):
+        return trial.suggest_categorical(name, list(dimension.choices))
+    if not isinstance(dimension, Range):
+        return dimension
+    if dimension.scale in ("int", "log_int"):
+        return trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.scale == "log_int")
+    return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.scale == "log")
+
+
+def _searched(space: Mapping[str, Dimension]) -> list[str]:
+    return [key for key, dimension in space.items() if isinstance(dimension, Range | Choices)]
+
+
+def _time_is_up(study: Any, prepared: Mapping[str, Any]) -> bool:
+    began = study.user_attrs.get("began")
+    return began is not None and time.time() > began + float(prepared["time_budget"])
+
+
+# ---------------------------------------------------------------------------------------------- claims and heartbeats
+
+
+def _claim(study: Any, worker: int) -> Any:
+    """Take the next trial; only ever called under the study's lock."""
+    if "began" not in study.user_attrs:
+        study.set_user_attr("began", time.time())
+    with warnings.catch_warnings():  # Optuna warns that `ask` alone sends no heartbeat; `_alive` does
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        trial = study.ask()
+    study._storage.record_heartbeat(trial._trial_id)
+    trial.set_user_attr(CLAIMED, worker)
+    return trial
+
+
+def _requeue_dead(study: Any) -> None:
+    """Put trials of dead workers back; only ever called under the study's lock.
+
+    A running trial without its claim's mark belongs to a worker that died inside this lock, before its first heartbeat.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
+        if CLAIMED not in trial.user_attrs:
+            study.tell(trial.number, state=TrialState.FAIL)
+            _requeue(study, trial)
+
+
+def _requeue(study: Any, trial: Any) -> None:
+    import optuna
+
+    LOG.warning("trial %d: its worker died; the same parameters are tried again", trial.number)
+    trial.user_attrs = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)(study, trial)
+
+
+@contextlib.contextmanager
+def _alive(study: Any, trial: Any, interval: int) -> Iterator[None]:
+    """Record a heartbeat while the trial runs; a database that is away for a moment does not end it."""
+    import optuna
+    import sqlalchemy as sa
+
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(interval):
+            try:
+                study._storage.record_heartbeat(trial._trial_id)
+            except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                LOG.warning("trial %d: no heartbeat could be recorded: %s", trial.number, error)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def open_storage(url: str, heartbeat: int = HEARTBEAT, grace: int = GRACE) -> Any:
+    """Optuna's records.
+
+    Raises:
+        ValueError: the database is not configured.
+    """
+    import optuna
+
+    if not url:
+        raise ValueError("Optuna's database is not configured: set MLOPS_OPTUNA_URL, or run `make up`")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"pool_size": 2, "pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
+            heartbeat_interval=heartbeat,
+            grace_period=grace,
+            heartbeat_stale_trial_callback=_requeue,
+        )
+
+
+def _sampler(seed: int) -> Any:
+    """Seeded anew for each trial by its place in the study, so that a point does not depend on which worker asks for it."""
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
