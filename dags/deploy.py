@@ -9,6 +9,7 @@ params.yaml asks for approval, a person answers in the UI; no answer within two 
 
 **When a task fails**
 
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
 - `gate`: the version's files are missing or changed, or MLflow is away. Not judged is never passed.
 - `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
 - `promote`: somebody else promoted in the meantime (*superseded*: the message says who and what). Run the DAG again with this version

@@ -87,7 +87,7 @@ def ingest(name: str, source: settings.Source) -> None:
 
         checked = check()
         extracted = extract()
-        validated = runs.link(validate(extracted), docs="Data docs")
+        validated = runs.link(validate(extracted), docs="Data docs", even_when_red=True)
         published = publish(validated)
         checked >> extracted
         [checked, extracted, validated, published] >> outcome()

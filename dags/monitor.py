@@ -11,6 +11,7 @@ many of the newest partitions to look at.
 - `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
 - `compare`: the check could not be made: a partition lacks a column, a file was changed, the champion's served form cannot be read, the
   report crashed. The message says which. Red means "not known", never "no drift".
+- `request_retraining`: Airflow itself could not record the request. Clear it: a run asks once.
 - `report`: it was compared, and what was due was asked for, but the report could not be drawn. The message says why.
 
 A model without a champion is not compared: the tasks are skipped and say so.

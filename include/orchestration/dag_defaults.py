@@ -43,7 +43,10 @@ RETRY_BY_CAUSE = ExceptionRetryPolicy(
             reason="network: the other side may be back in a moment",
         ),
         RetryRule(
-            exception=[ValueError, TypeError, LookupError, ArithmeticError, AssertionError, EOFError, ImportError],
+            exception=[
+                ValueError, TypeError, LookupError, ArithmeticError, AssertionError, EOFError,
+                AttributeError, NameError, ImportError,
+            ],  # fmt: skip
             action=RetryAction.FAIL,
             reason="data, settings or program: a retry would meet the same rows and end in the same way",
         ),

@@ -38,7 +38,7 @@ def days(dag_run: Any, form: Mapping[str, Any]) -> tuple[dt.date | None, dt.date
 
 def by_hand(dag_run: Any) -> bool:
     """Whether somebody asked for this run: in the UI, by the API, on the command line."""
-    return getattr(dag_run.run_type, "value", dag_run.run_type) == "manual"
+    return _text(dag_run.run_type) == "manual"
 
 
 def replaces(dag_run: Any, form: Mapping[str, Any]) -> bool:
@@ -229,11 +229,11 @@ def fail(reason: str) -> AirflowFailException:
     return AirflowFailException(reason)
 
 
-class ResultLink(BaseOperatorLink):
+class ResultLink(BaseOperatorLink):  # type: ignore[misc]  (Airflow is not type-checked here)
     """A button on the task's page in the UI, which opens an address that the task's answer holds."""
 
-    def __init__(self, title: str, key: str) -> None:
-        self._title, self._key = title, key
+    def __init__(self, title: str, key: str, *, even_when_red: bool = False) -> None:
+        self._title, self._key, self._even_when_red = title, key, even_when_red
 
     @property
     def name(self) -> str:
@@ -246,15 +246,23 @@ class ResultLink(BaseOperatorLink):
         return f"_link_{self._key}"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """The address; called in the worker when the task has ended, with the running task instance."""
+        """The address, or nothing; called in the worker when the task has ended, with the running task instance."""
+        if _text(ti_key.state) != "success" and not self._even_when_red:
+            return ""
         answer = ti_key.xcom_pull(task_ids=ti_key.task_id, key="return_value", map_indexes=ti_key.map_index)
         return str(answer.get(self._key) or "") if isinstance(answer, Mapping) else ""
 
 
-def link(task: XComArg, **titles: str) -> XComArg:
+def link(task: XComArg, *, even_when_red: bool = False, **titles: str) -> XComArg:
     """Give a task buttons: key of the answer → text. Returns the task."""
-    task.operator.operator_extra_links = tuple(ResultLink(title, key) for key, title in titles.items())
+    task.operator.operator_extra_links = tuple(
+        ResultLink(title, key, even_when_red=even_when_red) for key, title in titles.items()
+    )
     return task
+
+
+def _text(state: Any) -> str:
+    return str(getattr(state, "value", state))
 
 
 PAGE = "/ml-platform"

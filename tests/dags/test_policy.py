@@ -1,0 +1,187 @@
+"""What every DAG must have; a DAG file that nobody listed here fails."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from include import settings
+from include.orchestration import assets, dag_defaults
+from tests.conftest import ROOT
+from tests.dags import airflow_home
+from tests.dags.conftest import PARAMS
+
+FILES = {"ingest": "sources", "features": "models", "train": "models", "deploy": "models", "monitor": "models"}
+HEAVY = ("pandas", "numpy", "pyarrow", "sklearn", "xgboost", "mlflow", "dvc", "great_expectations", "bentoml", "optuna", "evidently", "onnx")
+BUDGET = 0.5
+
+
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    params = tmp_path_factory.mktemp("params") / "params.yaml"
+    params.write_text(PARAMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOPS_PARAMS", str(params))
+        bag = DagBag(str(ROOT / "dags"))
+    assert bag.import_errors == {}
+    return bag.dags
+
+
+def test_every_dag_file_is_listed_here_and_in_the_readme() -> None:
+    assert sorted(p.stem for p in (ROOT / "dags").glob("*.py")) == sorted(FILES)
+
+
+def test_there_is_one_dag_for_each_source_and_five_kinds_in_all(dags: dict[str, Any]) -> None:
+    params = settings.parse_params(PARAMS)
+    expected = {f"{kind}_{name}" for kind, section in FILES.items() for name in getattr(params, section)}
+    assert set(dags) == expected
+
+
+def test_the_shipped_params_yaml_makes_dags() -> None:
+    params = settings.load_params(ROOT / "params.yaml")
+    assert params.sources
+    assert params.models
+
+
+def test_every_dag_has_a_manual_an_owner_tags_and_a_time_out(dags: dict[str, Any]) -> None:
+    kinds = {str(tag) for tag in dag_defaults.Tag}
+    for dag in dags.values():
+        assert len(dag.doc_md) > 500, dag.dag_id
+        assert "When a task fails" in dag.doc_md
+        assert dag.description
+        assert dag.owner not in ("", "airflow")
+        assert {str(tag) for tag in dag.tags} & kinds, dag.dag_id
+        assert any(str(tag).startswith(("source:", "model:")) for tag in dag.tags)
+        assert dag.dagrun_timeout >= dt.timedelta(minutes=5), dag.dag_id
+        assert dag.max_active_runs == 1
+        assert dag.on_failure_callback
+        assert dag.catchup is False
+
+
+def test_every_task_stands_in_its_dags_manual(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        for task_id in dag.task_ids:
+            assert f"`{task_id}`" in dag.doc_md, f"{dag.dag_id}: its docstring does not say what to do when {task_id} fails"
+
+
+def test_every_task_retries_by_cause_and_tells_of_its_failure(dags: dict[str, Any]) -> None:
+    """Promises 1 and 17."""
+    for dag in dags.values():
+        for task in dag.tasks:
+            if task.task_id == "outcome":  # it only repeats that another task failed
+                assert task.retries == 0
+                continue
+            assert task.retries == 3, f"{dag.dag_id}.{task.task_id}"
+            assert task.retry_policy is dag_defaults.RETRY_BY_CAUSE
+            assert task.on_failure_callback
+
+
+def test_the_forms_of_manual_runs_are_typed(dags: dict[str, Any]) -> None:
+    forms = {kind: [dag.params for name, dag in dags.items() if name.startswith(f"{kind}_")] for kind in FILES}
+    assert all({"trials", "time_budget", "window", "reason"} == set(form) for form in forms["train"])
+    assert all({"version"} == set(form) for form in forms["deploy"])
+    assert set(dags["ingest_trips"].params) == {"from", "to", "replace"}
+    for dag in dags.values():
+        for name in dag.params:
+            schema = dag.params.get_param(name).schema
+            assert "type" in schema, f"{dag.dag_id}.{name}"
+            assert "title" in schema
+
+
+def test_the_wiring_is_the_map_in_assets_py(dags: dict[str, Any]) -> None:
+    """The docstring of assets.py says who makes which asset and who runs on it; this reads both."""
+    said = set(re.findall(r"(\w+)_<\w+>\s+→ (\w+)\(\w+\)\s+→ (?:(\w+)_<\w+>|the service)", assets.__doc__ or ""))
+    made = {(dag.dag_id.split("_")[0], asset.name.split(".")[0]) for dag in dags.values() for task in dag.tasks for asset in task.outlets}
+    run_on: dict[str, set[str]] = {}
+    for dag in dags.values():
+        condition = getattr(dag.timetable, "asset_condition", None)
+        for key in condition.objects if condition else ():
+            run_on.setdefault(key.name.split(".")[0], set()).add(dag.dag_id.split("_")[0])
+    wired = {(maker, asset, runner) for maker, asset in made for runner in run_on.get(asset, {""})}
+    assert wired == said
+
+
+def test_no_dag_triggers_another(dags: dict[str, Any]) -> None:
+    assert [t.task_id for dag in dags.values() for t in dag.tasks if "Trigger" in type(t).__name__] == []
+
+
+def test_each_assets_address_is_its_own() -> None:
+    made = [make(name) for make in (assets.validated, assets.features, assets.retraining, assets.candidate, assets.champion) for name in "ab"]
+    assert len({asset.uri for asset in made}) == len({asset.name for asset in made}) == 10
+
+
+def test_where_approval_is_asked_for_a_person_stands_before_the_promotion(tmp_path: Path) -> None:
+    """Promise 29: unanswered means refused."""
+    params = yaml.safe_load(PARAMS)
+    params["models"]["trip_duration"]["gate"] = {"approval": True}
+    bag = parsed(tmp_path, yaml.safe_dump(params))
+    dag = bag.dags["deploy_trip_duration"]
+    approve = dag.get_task("approve")
+    assert approve.downstream_task_ids == {"promote"}
+    assert approve.upstream_task_ids == {"package"}
+    assert approve.defaults == ["Reject"]
+    assert approve.response_timeout < dag.dagrun_timeout
+
+
+def parsed(folder: Path, params: str, dag_folder: Path = ROOT / "dags") -> Any:
+    from airflow.dag_processing.dagbag import DagBag
+
+    (folder / "params.yaml").write_text(params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOPS_PARAMS", str(folder / "params.yaml"))
+        return DagBag(str(dag_folder))
+
+
+def test_a_broken_dag_file_is_an_import_error_and_the_others_are_unaffected(tmp_path: Path) -> None:
+    """Promise 50."""
+    shutil.copytree(ROOT / "dags", tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dags" / "train.py").write_text("from airflow.sdk import DAG\n\nthis is no python\n")
+    bag = parsed(tmp_path, PARAMS, tmp_path / "dags")
+    assert [Path(name).name for name in bag.import_errors] == ["train.py"]
+    assert "SyntaxError" in next(iter(bag.import_errors.values()))
+    assert "ingest_trips" in bag.dags
+    assert "train_trip_duration" not in bag.dags
+
+
+def test_a_mistake_in_params_yaml_is_the_import_error_in_words(tmp_path: Path) -> None:
+    bag = parsed(tmp_path, PARAMS.replace("trials: 3", "trails: 3"))
+    assert bag.dags == {}
+    for error in bag.import_errors.values():
+        last = error.strip().splitlines()[-1]
+        assert re.search(r"params.yaml:\d+: models.trip_duration.tuning.trails: unknown key; did you mean 'trials'", last)
+        assert "ValidationError" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_a_dag_file_parses_fast_and_imports_nothing_heavy(file: str, tmp_path: Path) -> None:
+    """The budget is half a second; asserted with room for a busy machine, measured in the output."""
+    program = f"""
+import json, sys, time
+from airflow.dag_processing.dagbag import DagBag
+began = time.perf_counter()
+bag = DagBag({str(ROOT / "dags" / f"{file}.py")!r})
+seconds = time.perf_counter() - began
+print(json.dumps([seconds, len(bag.dags), sorted({{name.split(".")[0] for name in sys.modules}} & set({list(HEAVY)!r}))]))
+"""
+    environment = {**os.environ, **airflow_home.configuration(tmp_path), "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR"}
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True)
+    seconds, count, heavy = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"{file}.py: {seconds:.3f} s ({time.monotonic() - began:.1f} s with Python and Airflow)")
+    assert count >= 2
+    assert heavy == []
+    assert seconds < 4 * BUDGET

@@ -1,0 +1,173 @@
+"""The edge between Airflow's context and plain values."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from include.orchestration import assets, runs
+
+MIDNIGHT = dt.datetime(2026, 3, 10, tzinfo=dt.UTC)
+EMPTY = {"from": None, "to": None, "replace": False}
+
+
+def a_run(kind: str, start: dt.datetime | None = None, end: dt.datetime | None = None) -> Any:
+    return SimpleNamespace(
+        run_type=kind, run_after=dt.datetime(2026, 3, 10, 14, 5, tzinfo=dt.UTC), data_interval_start=start, data_interval_end=end,
+        dag_id="ingest_trips", run_id="r", triggering_user_name="ada",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["scheduled", "backfill"])
+def test_a_scheduled_run_is_about_the_day_of_its_data_interval(kind: str) -> None:
+    start = dt.datetime(2026, 3, 9, 2, tzinfo=dt.UTC)
+    day = dt.date(2026, 3, 9)
+    assert runs.days(a_run(kind, start, start + dt.timedelta(days=1)), EMPTY) == (day, day)
+
+
+def test_a_weekly_interval_is_seven_days() -> None:
+    start = dt.datetime(2026, 3, 2, 2, tzinfo=dt.UTC)
+    found = runs.days(a_run("scheduled", start, start + dt.timedelta(days=7)), EMPTY)
+    assert found == (dt.date(2026, 3, 2), dt.date(2026, 3, 8))
+
+
+def test_days_are_utc_days_whatever_the_zone_of_the_interval() -> None:
+    """Promise 48: a scheduler in another zone, a change to summer time."""
+    zone = dt.timezone(dt.timedelta(hours=9))
+    start = dt.datetime(2026, 3, 10, 9, tzinfo=zone)
+    found = runs.days(a_run("scheduled", start, start + dt.timedelta(hours=23)), EMPTY)
+    assert found == (dt.date(2026, 3, 10), dt.date(2026, 3, 10))
+
+
+def test_a_manual_run_without_a_logical_date_reads_the_form() -> None:
+    """Promise 51."""
+    form = {"from": "2026-01-01", "to": "2026-01-31", "replace": False}
+    assert runs.days(a_run("manual"), form) == (dt.date(2026, 1, 1), dt.date(2026, 1, 31))
+
+
+def test_an_empty_form_means_yesterday() -> None:
+    assert runs.days(a_run("manual"), EMPTY) == (dt.date(2026, 3, 9), dt.date(2026, 3, 9))
+
+
+def test_a_reversed_range_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="`to` .2026-01-01. is before its `from` .2026-02-01."):
+        runs.days(a_run("manual"), {"from": "2026-02-01", "to": "2026-01-01", "replace": False})
+
+
+def test_a_form_without_days_has_none() -> None:
+    assert runs.days(a_run("manual"), {"replace": True}) == (None, None)
+
+
+@pytest.mark.parametrize(("kind", "replace", "expected"), [
+    ("manual", False, False), ("manual", True, True), ("scheduled", False, True), ("backfill", False, True),
+])  # fmt: skip
+def test_only_a_manual_run_keeps_what_was_published(kind: str, replace: bool, expected: bool) -> None:
+    assert runs.replaces(a_run(kind), {"replace": replace}) is expected
+
+
+def test_the_newest_event_speaks() -> None:
+    events = {assets.candidate("m"): [SimpleNamespace(extra={"version": 1}), SimpleNamespace(extra={"version": 2})]}
+    assert runs.news(events, assets.candidate("m")) == {"version": 2}
+
+
+@pytest.mark.parametrize("events", [None, {}, {assets.champion("m"): [SimpleNamespace(extra={"version": 1})]}])
+def test_a_run_that_no_such_event_started_has_no_news(events: Any) -> None:
+    assert runs.news(events, assets.candidate("m")) == {}
+
+
+def test_the_reason_of_who_asked_stands_before_the_forms() -> None:
+    events = {assets.retraining("m"): [SimpleNamespace(extra={"reason": "mae is 20 % worse"})]}
+    form = {"trials": 3, "reason": "by hand"}
+    assert runs.overrides(form, events, assets.retraining("m")) == {"trials": 3, "reason": "mae is 20 % worse"}
+    assert runs.overrides(form, None, assets.retraining("m")) == form
+
+
+@dataclass(frozen=True)
+class Made:
+    keys: tuple[str, ...] = ("a", "b")
+    at: dt.date = dt.date(2026, 3, 1)
+    by_key: dict[str, float] = field(default_factory=lambda: {"a": 0.5})
+
+
+def test_an_answer_is_plain_data_with_its_line() -> None:
+    assert runs.result(Made(), "two keys") == {
+        "keys": ["a", "b"], "at": "2026-03-01", "by_key": {"a": 0.5}, "summary": "two keys",
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FakeValidation:
+    accepted: list[str]
+    rejected: dict[str, str]
+    rows: int = 10
+    quarantined: int = 2
+    docs_url: str = "/d/docs/trips/index.html"
+
+
+def test_a_refused_partition_ends_the_task_red_and_publish_still_knows_the_good_ones() -> None:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
+    with pytest.raises(AirflowFailException, match="1 of 2 partitions refused.*\n2026-03-02: no column fare_amount"):
+        runs.validated(FakeValidation(["2026-03-01"], {"2026-03-02": "no column fare_amount"}), ti, "/d")
+    assert runs.accepted(pushed["return_value"]) == ["2026-03-01"]
+    assert pushed["return_value"]["docs"] == "/ml-platform/files/docs/trips/index.html"
+
+
+@pytest.mark.parametrize("answer", [None, {"accepted": []}])
+def test_without_accepted_partitions_publish_is_skipped(answer: Any) -> None:
+    with pytest.raises(AirflowSkipException):
+        runs.accepted(answer)
+
+
+@dataclass(frozen=True)
+class FakeFinding:
+    key: str
+
+    def __str__(self) -> str:
+        return f"params.yaml:3: {self.key}: wrong"
+
+
+def test_a_mistake_stops_the_dags_it_is_about_and_no_other() -> None:
+    findings = [FakeFinding("sources.trips.path"), FakeFinding("models.trip.target")]
+    with pytest.raises(ValueError, match=r"params.yaml:3: sources.trips.path: wrong$"):
+        runs.checked(findings, "sources.trips")
+    assert "is right" in runs.checked(findings, "sources.trips_of_boats", "models.tri")["summary"]
+
+
+def test_a_mistake_in_the_whole_file_stops_every_dag() -> None:
+    with pytest.raises(ValueError, match="top"):
+        runs.checked([FakeFinding("(top)")], "models.other")
+
+
+def test_a_run_has_a_folder_of_its_own_whose_name_any_system_takes(tmp_path: Any) -> None:
+    one = runs.folder(tmp_path, "train_m", "manual__2026-03-01T00:00:00+00:00_x")
+    assert one.rsplit("/", 1)[1].replace("_", "").replace("-", "").isalnum()
+    assert one != runs.folder(tmp_path, "train_m", "manual__2026-03-01T00:00:00+00/00_x")
+
+
+def test_a_person_is_named_as_actor_and_a_schedule_is_not() -> None:
+    assert runs.actor(a_run("manual")) == "ingest_trips r (ada)"
+    assert runs.actor(a_run("asset_triggered")) == "ingest_trips r"
+
+
+def test_a_files_address_is_the_pages_and_other_addresses_stay() -> None:
+    assert runs.page("s3://b/data/reports/m/1.html", "s3://b/data/") == "/ml-platform/files/reports/m/1.html"
+    assert runs.page("s3://other/x.html", "s3://b/data") == "s3://other/x.html"
+    assert runs.page(None, "/d") is None
+
+
+def test_a_button_opens_the_address_in_the_tasks_answer() -> None:
+    answer = {"run_url": "http://m/#/runs/1"}
+    ti = SimpleNamespace(task_id="fit", map_index=-1, state="success", xcom_pull=lambda **_: answer)
+    link = runs.ResultLink("MLflow run", "run_url")
+    assert link.get_link(None, ti_key=ti) == "http://m/#/runs/1"
+    ti.state = "failed"
+    assert link.get_link(None, ti_key=ti) == ""
+    assert runs.ResultLink("Data docs", "run_url", even_when_red=True).get_link(None, ti_key=ti) == "http://m/#/runs/1"
+    ti.xcom_pull = lambda **_: None
+    assert runs.ResultLink("Data docs", "run_url", even_when_red=True).get_link(None, ti_key=ti) == ""
