@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from include import database, served_form, storage
 from include.deployment import ledger
@@ -121,7 +122,7 @@ def check(
             learned = _learned_from(engine, model, str(form.manifest["feature_version"]))
             unseen = [p for p in published if learned.get(p.key) != p.sha256]
             compared = _compare(form, chosen, entry, time_column, data_url)
-            checked = _conclude(engine, model, champion.version, entry, compared, len(unseen), now, run_key)
+            checked, result_id = _conclude(engine, model, champion.version, entry, compared, len(unseen), now, run_key)
             if checked.status == "insufficient_data":
                 return checked
             trained = [p for p in published if learned.get(p.key) == p.sha256]
@@ -133,8 +134,7 @@ def check(
                 _log(files, form, name, Path(folder) / "report", mlflow_url)
             except Exception as error:  # noqa: BLE001  (whatever broke it: what was found stands, and this is told)
                 checked = replace(checked, report_problem=f"{type(error).__name__}: {error}")
-            with engine.begin() as connection:
-                _store(connection, checked, now, run_key)
+            _note_report(engine, result_id, checked.report_url)
             return checked
     finally:
         engine.dispose()
@@ -258,7 +258,7 @@ def _conclude(
     unseen: int,
     now: dt.datetime,
     run_key: str | None,
-) -> Check:
+) -> tuple[Check, int]:
     """Decide, and store the result together with the request: of many checks at once, one asks."""
     window, rules = compared.window, entry.monitoring
     with engine.begin() as connection:
@@ -283,8 +283,7 @@ def _conclude(
             checked = Check(
                 model, version, status, decision.request, decision.reason, findings, window.keys, window.rows
             )
-        _store(connection, checked, now, run_key)
-    return checked
+        return checked, _store(connection, checked, now, run_key)
 
 
 def _requests(connection: sa.Connection, model: str, run_key: str | None) -> tuple[str | None, dt.datetime | None]:
@@ -318,17 +317,23 @@ def _request(
     )
 
 
-def _store(connection: sa.Connection, checked: Check, now: dt.datetime, run_key: str | None) -> None:
-    from sqlalchemy.dialects.postgresql import insert
-
+def _store(connection: sa.Connection, checked: Check, now: dt.datetime, run_key: str | None) -> int:
+    table = database.monitor_results
     values = {
         "version": checked.version,
         "window": checked.window,
         "status": checked.status,
         "findings": [f for f in checked.findings if f["level"] != "ok" or f["kind"] == "performance"],
         "reason": checked.reason,
-        "report_url": checked.report_url,
+        "report_url": None,
         "created_at": now,
     }
-    query = insert(database.monitor_results).values(model=checked.model, run_key=run_key, **values)
-    connection.execute(query.on_conflict_do_update(index_elements=["model", "run_key"], set_=values))
+    query = postgresql.insert(table).values(model=checked.model, run_key=run_key, **values)
+    upsert = query.on_conflict_do_update(index_elements=["model", "run_key"], set_=values)
+    return int(connection.execute(upsert.returning(table.c.id)).scalar_one())
+
+
+def _note_report(engine: sa.Engine, result_id: int, report_url: str | None) -> None:
+    table = database.monitor_results
+    with engine.begin() as connection:
+        connection.execute(sa.update(table).where(table.c.id == result_id).values(report_url=report_url))

@@ -4,9 +4,9 @@ PSI = Σ (aᵢ - eᵢ) · ln(aᵢ / eᵢ) over the buckets of a column, e the sh
 *Credit Risk Scorecards*, 2006; the thresholds 0.1 and 0.2 are his). The bins are pinned at training, in profile.json.
 
 A few rows of the very same population have a PSI above 0: about 1/n times chi-squared with one degree of freedom fewer
-than there are buckets (Yurdakul and Naranjo, *Statistical properties of the population stability index*, Journal of Risk
-Model Validation, 2020), and more where buckets stay empty. With thirty categories and 100 rows chance alone gives 0.3. So
-a finding must also pass what chance gives, which is drawn from the training shares themselves.
+than there are buckets (Yurdakul and Naranjo, *Statistical properties of the population stability index*, Journal of
+Risk Model Validation, 2020), and more where buckets stay empty. With thirty categories and 100 rows chance alone gives
+0.3. So a finding must also pass what chance gives, which is drawn from the training shares themselves.
 """
 
 from __future__ import annotations
