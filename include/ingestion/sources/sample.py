@@ -199,7 +199,8 @@ class _City:
         self.quick = np.clip(0.82 + 0.03 * np.hypot(*place.T), 0.8, 1.35) * np.exp(rng.normal(0, 0.07, ZONES + 1))
         self.pickup = _cumulative(weight)
         outer = weight.copy()
-        outer[list(_BUSY[:20])] *= 0.25
+        outer[list(_BUSY)] *= 0.001
+        outer[[_JFK, _LAGUARDIA]] *= 0.005
         self.pickup_shifted = _cumulative(outer)
         distance = np.abs(place[:, None, :] - place[None, :, :]).sum(axis=2)
         attraction = weight**0.8 * np.exp(-distance / 1.35)
