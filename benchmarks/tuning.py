@@ -1,9 +1,9 @@
-"""30 XGBoost trials on 160,000 × 12: our study against a fit per trial that builds its own matrix and is never pruned.
+"""30 XGBoost trials on 160,000 x 12: our study against a fit per trial that builds its own matrix and is never pruned.
 
     python benchmarks/tuning.py [--rows 160000] [--trials 30] [--rounds 1]
 
-Both try the very same 30 points with the same early stopping, in one process with all cores; only the study's wall time counts,
-PostgreSQL and its locks included. To reach: at least 2.5 times as fast, the best loss within 0.5 %.
+Both try the very same 30 points with the same early stopping, in one process with all cores; only the study's wall
+time counts, PostgreSQL and its locks included. To reach: at least 2.5 times as fast, the best loss within 0.5 %.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from include.training import estimators, evaluation, tuning
 
 
 def synthetic(rows: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """J. H. Friedman's first problem (Annals of Statistics 19, 1991): five of the twelve columns matter; noise of variance 1."""
+    """J. H. Friedman's first problem (Annals of Statistics 19, 1991): five of the twelve columns matter; noise of
+    variance 1."""
     random = np.random.default_rng(seed)
     X = random.random((rows, 12))
     y = 10 * np.sin(np.pi * X[:, 0] * X[:, 1]) + 20 * (X[:, 2] - 0.5) ** 2 + 10 * X[:, 3] + 5 * X[:, 4]
@@ -60,7 +61,8 @@ def ours(
     study = optuna.load_study(study_name=name, storage=studies)
     points = [{k.removeprefix("xgboost."): v for k, v in t.params.items() if "." in k} for t in study.trials]
     print(
-        f"ours: {tuned.finished} trials ({tuned.complete} complete, {tuned.pruned} pruned) in {seconds:.1f} s, best {tuned.best:.5f}"
+        f"ours: {tuned.finished} trials ({tuned.complete} complete, {tuned.pruned} pruned) in {seconds:.1f} s,"
+        f" best {tuned.best:.5f}"
     )
     assert tuned.best is not None
     return seconds, tuned.best, points[: entry.tuning.trials]
@@ -118,7 +120,8 @@ def main() -> None:
                 fast, best, points = ours(work, entry, platform, studies, threads)
                 slow, reference = separate(work, entry, points, threads)
                 print(
-                    f"ratio {slow / fast:.2f} (to reach 2.5), best loss {100 * (best / reference - 1):+.2f} % (allowed 0.5 %)",
+                    f"ratio {slow / fast:.2f} (to reach 2.5),"
+                    f" best loss {100 * (best / reference - 1):+.2f} % (allowed 0.5 %)",
                     flush=True,
                 )
         finally:

@@ -41,7 +41,9 @@ def score(metric: str, task: Task, y: np.ndarray, prediction: np.ndarray) -> flo
     """
     if not np.isfinite(prediction).all():
         return float("nan")
-    return _REGRESSION[metric](y, prediction) if task == "regression" else _classification(metric, task, y, prediction)
+    if task == "regression":
+        return float(_REGRESSION[metric](y, prediction))
+    return _classification(metric, task, y, prediction)
 
 
 def metrics(task: Task, y: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
@@ -64,7 +66,7 @@ def metrics(task: Task, y: np.ndarray, prediction: np.ndarray) -> dict[str, floa
 def errors(task: Task, y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Each row's share in the loss, (n,): the absolute error, or minus the log of the true class's probability."""
     if task == "regression":
-        return np.abs(y - prediction)
+        return np.asarray(np.abs(y - prediction))
     return np.asarray(-np.log(np.maximum(prediction[np.arange(len(y)), y.astype(np.int64)], FLOOR)))
 
 

@@ -93,6 +93,7 @@ def compare(served: np.ndarray, trained: np.ndarray) -> None:
         row = int(np.argwhere(wrong)[0][0])
         raise NotEqual(
             f"the served form differs from the trained model in {int(wrong.sum())} of {wrong.size} answers by up to"
-            f" {np.nanmax(difference):.2g} (relative; {TOLERANCE:g} is allowed): row {row} is {served[row]}, not {trained[row]}."
+            f" {np.nanmax(difference):.2g} (relative; {TOLERANCE:g} is allowed): row {row} is {served[row]},"
+            f" not {trained[row]}."
             " Nothing is registered. The estimator's to_onnx and its predict must do the same"
         )

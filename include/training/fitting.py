@@ -1,7 +1,8 @@
 """After the study: the best trial's model, refitted, judged on the held-out part, and laid down in its served form.
 
-The refit sees training and validation part together, with the iterations that early stopping found on the validation part. With
-a split by time the validation rows are the newest before the held-out ones; to leave them out would serve an older model.
+The refit sees training and validation part together, with the iterations that early stopping found on the validation
+part. With a split by time the validation rows are the newest before the held-out ones; to leave them out would serve
+an older model.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def fit(
 
 
 def records(study: str, *, optuna_url: str) -> list[tuple[tracking.Trial, dict[str, Any]]]:
-    """Every finished trial of the study, once, with its user attributes; what was put back into the queue is left out."""
+    """Every finished trial of the study with its user attributes; those put back into the queue are left out."""
     import optuna
     from optuna.trial import TrialState
 
@@ -239,7 +240,8 @@ def _best(
         counts = ", ".join(f"{n} {state}" for state, n in states.items()) or "none finished"
         why = f" Most often: {reasons[0][0]}" if reasons else ""
         raise tuning.StudyFailed(
-            f"{prepared['model']}: no trial of the study {prepared['study']} gave a model ({counts}); nothing is registered.{why}"
+            f"{prepared['model']}: no trial of the study {prepared['study']} gave a model ({counts}); nothing"
+            f" is registered.{why}"
         )
     sign = 1 if entry.direction == "minimize" else -1
     record, settled = min(usable, key=lambda pair: (sign * float(pair[0].value or 0.0), pair[0].number))
@@ -249,8 +251,8 @@ def _best(
 def _everything(prepared: Mapping[str, Any]) -> estimators.Data:
     """Training and validation part as one."""
     data = tuning.load(prepared)
-    X = np.concatenate([data.X, data.X_val])  # type: ignore[list-item]
-    y = np.concatenate([data.y, data.y_val])  # type: ignore[list-item]
+    X = np.concatenate([data.X, data.X_val])
+    y = np.concatenate([data.y, data.y_val])
     return estimators.Data(X, y, None, None, data.task, data.metric, data.classes)
 
 

@@ -1,7 +1,7 @@
-"""ONNX graphs built by hand: each takes one input `X` (n, k) and gives one output `prediction`, exactly as the estimator does.
+"""ONNX graphs built by hand: from one input `X` (n, k) to one output `prediction`, exactly as the estimator does.
 
-Converters round where a person would not look (stack.md names the traps); three shapes of graph are all we need, and here
-every number that goes into one is visible.
+Converters round where a person would not look (stack.md names the traps); three shapes of graph are all we need, and
+here every number that goes into one is visible.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 Link = Literal["identity", "exp", "sigmoid", "softmax", "probabilities"]
-"""How a score becomes a prediction: `sigmoid` gives the two columns 1 - p and p; `probabilities` are scores that are some."""
+"""How a score becomes a prediction: `sigmoid` gives two columns, 1 - p and p; `probabilities` takes it as it is."""
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 
@@ -138,7 +138,7 @@ def _ensemble(forest: Sequence[Tree], targets: Sequence[int] | None, mode: str) 
 
 
 def _link(link: Link, width: int, dtype: type) -> tuple[list[Any], dict[str, np.ndarray], int | None]:
-    """Nodes from `score` to `prediction`, their constants, and the number of output columns (None: one number a row)."""
+    """Nodes from `score` to `prediction`, their constants, and the output's columns (None: one number a row)."""
     flat = {"flat": np.array([-1], np.int64)}
     if link == "identity":
         return [_node("Reshape", ["score", "flat"], "prediction")], flat, None

@@ -5,8 +5,9 @@ MLflow is asked first, so that nothing expensive is begun that could not be logg
     X_*.npy y_*.npy     train, validation, test: mapped into memory by the workers, never copied
     preprocessing.json  what the features learned, from the training part only
     feature_set.json    inputs and spec; definition.py beside it where the features have one
-    profile.json        the distributions of what is trained on; inputs.json: what a request must carry; golden_rows.json
-    evidence/           holdout.parquet, training_rows.npy, split.json: who was held out, and proof that nobody trained on it
+    profile.json        the distributions of what is trained on
+    inputs.json         what a request must carry; golden_rows.json: some held-out rows as a client sends them
+    evidence/           holdout.parquet, training_rows.npy, split.json …: who was held out, and proof of it
     prepared.json       what `prepare` returns; written last
 """
 
@@ -176,8 +177,8 @@ def lay_down(
     if not known.any():
         raise Untrainable(f"{model}: none of {len(target)} rows has a target ({entry.target}); look at the source")
     if not known.all():
-        raw, computed = _take(raw, known), _take(computed, known)
-        target, times, entity = (None if c is None else c[known] for c in (target, times, entity))
+        raw, computed, target = _take(raw, known), _take(computed, known), target[known]
+        times, entity = (None if c is None else c[known] for c in (times, entity))
         table = table.filter(pa.array(known))
     classes = _classes(model, entry, target)
     y = evaluation.encode(target, classes)
@@ -280,8 +281,8 @@ def _columns(
     raw = {name: columns[name] for name in feature_set.inputs}
     computed = {name: columns[name] for name in feature_set.kinds}
     target = _target(table, entry, found)
-    times = columns[time_column] if time_column in extra else None  # type: ignore[index]
-    entity = columns[entry.entity] if entry.entity in extra else None  # type: ignore[index]
+    times = columns[time_column] if time_column in extra else None
+    entity = columns[entry.entity] if entry.entity in extra else None
     return raw, computed, target, times, entity
 
 
@@ -324,7 +325,8 @@ def _check_finite(model: str, matrices: Mapping[str, np.ndarray], names: list[st
         if large.any():
             column = int(np.argwhere(large.any(axis=0))[0][0])
             raise Untrainable(
-                f"{model}: the feature {names[column]!r} is infinite, or too large for 32 bits, in {int(large[:, column].sum())} rows"
+                f"{model}: the feature {names[column]!r} is infinite, or too large for 32 bits, in"
+                f" {int(large[:, column].sum())} rows"
                 f" of {key[2:]}; guard its formula, as in where(isnull(x) or x == 0, 0, 1 / x)"
             )
 
@@ -344,8 +346,8 @@ def split(
 ) -> np.ndarray:
     """The part of each row: `train`, `validation` or `test`.
 
-    By time the newest rows are held out, rows of one moment (with many days: of one day) on one side. Otherwise rows that are
-    equal, and rows of one entity, stay on one side, and each class is divided by the same shares.
+    By time the newest rows are held out, rows of one moment (with many days: of one day) on one side. Otherwise rows
+    that are equal, and rows of one entity, stay on one side, and each class is divided by the same shares.
 
     Args:
         rule: shares, and how.
@@ -418,7 +420,7 @@ def _check_parts(model: str, entry: Model, part: np.ndarray, y: np.ndarray, clas
 
 
 def fingerprints(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One uint64 for each row: equal rows have equal ones, on every machine; different rows, in practice, different ones."""
+    """One uint64 for each row, the same on every machine for equal rows, and in practice only for these."""
     from pandas.util import hash_array
 
     total = np.zeros(len(next(iter(columns.values()))), dtype=np.uint64)
@@ -440,7 +442,7 @@ def fingerprints(columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def leaked(evidence: Path, other: Path) -> int:
-    """How many held-out rows of `other` the model of `evidence` was trained on; both are folders of `tracking.evidence`."""
+    """How many held-out rows of `other` the model of `evidence` was trained on: folders of `tracking.evidence`."""
     trained = np.load(evidence / "training_rows.npy", allow_pickle=False)
     held = np.load(other / "holdout_rows.npy", allow_pickle=False)
     return int(np.isin(held, trained).sum())
@@ -461,7 +463,8 @@ def _write_evidence(
     shared = int(np.isin(identity[held], identity[~held]).sum())
     if shared:
         raise Untrainable(
-            f"{shared} held-out rows are also trained on; nothing can be judged on them. This is a fault of the split: report it"
+            f"{shared} held-out rows are also trained on; nothing can be judged on them. This is a fault of the"
+            f" split: report it"
         )
     folder.mkdir(parents=True, exist_ok=True)
     storage.write_table(str(folder / "holdout.parquet"), table.filter(pa.array(held)))
@@ -546,7 +549,7 @@ def golden_rows(raw: Mapping[str, np.ndarray], feature_set: FeatureSet, fitted: 
 def answerable(
     raw: Mapping[str, np.ndarray], feature_set: FeatureSet, fitted: dict[str, Any], rows: np.ndarray
 ) -> np.ndarray:
-    """Which rows the service would answer: under `unknown_category: error` not those with a category training did not see."""
+    """Which rows the service would answer: under `unknown_category: error` none with a category that is new."""
     if feature_set.unknown_category == "other":
         return np.ones(len(rows), dtype=bool)
     found = np.ones(len(rows), dtype=bool)
@@ -579,7 +582,7 @@ def _json(value: Any, kind: ColumnType) -> Any:
 def _missing(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "O":
         return np.array([value is None for value in values.tolist()], dtype=bool)
-    return np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
+    return np.asarray(np.isnat(values) if values.dtype.kind == "M" else np.isnan(values))
 
 
 def _write_json(path: Path, document: Any) -> None:

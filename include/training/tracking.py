@@ -1,7 +1,8 @@
 """The only caller of MLflow: runs, trials, registered versions, aliases.
 
-A registered version counts when it carries the tag `ready`: every file was read back from the server and hashed first. Whatever
-is interrupted is finished by calling it again: runs are found by the key of the DAG run, versions by their run.
+A registered version counts when it carries the tag `ready`: every file was read back from the server and hashed
+first. Whatever is interrupted is finished by calling it again: runs are found by the key of the DAG run, versions by
+their run.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ def _quoted(text: str) -> str:
 def log_trials(mlflow_url: str, run_id: str, trials: Sequence[Trial]) -> float:
     """Log each trial as a nested run, once; returns the seconds it took.
 
-    They are written together when the study has ended, from Optuna's records: three small requests each, a few at a time.
+    They are written together when the study has ended, from Optuna's records: three small requests each, a few at a
+    time.
     """
     began = time.monotonic()
     client = _client(mlflow_url)
@@ -350,10 +352,10 @@ def _register(client: Any, fitted: Mapping[str, Any], mlflow_url: str) -> int:
                 raise NotRegistered(
                     f"{model} version {version.version} of this run was registered with other content; start a new run"
                 )
-            _collect(client, mlflow_url, model, run_id, keep=version.model_id)
+            _collect(client, run_id, keep=version.model_id)
             return int(version.version)
     if not existing:
-        _collect(client, mlflow_url, model, run_id, keep=None)
+        _collect(client, run_id, keep=None)
         upload(client, fitted)
         logged = _log_flavour(client, mlflow_url, form, run_id)
         _registered_model(client, model, fitted.get("description", ""))
@@ -371,7 +373,7 @@ def _register(client: Any, fitted: Mapping[str, Any], mlflow_url: str) -> int:
     _read_back(client, mlflow_url, fitted, version.source)
     client.set_model_version_tag(model, version.version, READY, "true")
     client.set_terminated(run_id, "FINISHED")
-    _collect(client, mlflow_url, model, run_id, keep=version.model_id)
+    _collect(client, run_id, keep=version.model_id)
     return int(version.version)
 
 
@@ -439,7 +441,8 @@ def _registered_model(client: Any, model: str, description: str) -> None:
 def _description(fitted: Mapping[str, Any]) -> str:
     return (
         f"{fitted['estimator']}: {fitted['metric']} {fitted['value']:.5g} on {fitted['test_rows']} held-out rows,"
-        f" the baseline {fitted['baseline']:.5g}; features {fitted['feature_version'][:12]}, {fitted['code_version'][:16]}"
+        f" the baseline {fitted['baseline']:.5g}; features {fitted['feature_version'][:12]},"
+        f" {fitted['code_version'][:16]}"
     )
 
 
@@ -454,7 +457,8 @@ def _read_back(client: Any, mlflow_url: str, fitted: Mapping[str, Any], source: 
             if wrong:
                 raise NotRegistered(
                     f"{fitted['model']}: {part}/{wrong[0]} on the MLflow server is not the file that was uploaded"
-                    f" ({len(wrong)} of {len(sent)} differ); the version is not ready. Look at the artifact store, then retry"
+                    f" ({len(wrong)} of {len(sent)} differ); the version is not ready. Look at the artifact"
+                    f" store, then retry"
                 )
         flavour = _download(mlflow_url, source, Path(folder) / FLAVOUR)
         data, expected = flavour / "model.onnx", work / SERVED / "model.onnx"
@@ -492,9 +496,8 @@ def _download(mlflow_url: str, uri: str, into: Path) -> Path:
         raise NotRegistered(f"{uri} cannot be read from MLflow at {mlflow_url}: {error}") from error
 
 
-def _collect(client: Any, mlflow_url: str, model: str, run_id: str, keep: str | None) -> None:
+def _collect(client: Any, run_id: str, keep: str | None) -> None:
     """Delete what an interrupted attempt of this run left: logged models without a version."""
-    del mlflow_url, model
     experiment = client.get_run(run_id).info.experiment_id
     for logged in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
         if logged.model_id != keep:
@@ -551,12 +554,14 @@ def download(model: str, version: int, into: Path, *, mlflow_url: str) -> Served
 
 
 def evidence(model: str, version: int, into: Path, *, mlflow_url: str) -> Path:
-    """Bring a version's held-out rows (`holdout.parquet`), the fingerprints of its training rows (`training_rows.npy`) and
-    the record of its split (`split.json`) to local disk; see `preparation.leaked`.
+    """Bring to local disk who was held out from a version, and proof that it was not trained on them.
+
+    The folder holds `holdout.parquet` (raw inputs, target, time), `training_rows.npy` and `holdout_rows.npy`
+    (fingerprints; see `preparation.leaked`), `split.json`, and the `dvc.lock` of the features.
 
     Raises:
         NotRegistered: the version is not ready, or a file is not the one that was registered.
-    """  # noqa: D205
+    """
     info = _ready(model, version, mlflow_url)
     folder = _download(mlflow_url, f"runs:/{info.run_id}/{EVIDENCE}", into)
     split = json.loads((folder / "split.json").read_bytes())

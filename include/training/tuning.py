@@ -1,8 +1,8 @@
 """The study: several processes work on one, each trial is run once, and a process that dies loses nothing but its time.
 
-Optuna's records in PostgreSQL are the only state. A trial is claimed under the platform's lock, so that the number of finished
-trials is exactly the declared one, whoever works, dies or comes back. A worker shows that it lives by a heartbeat; the trial
-of one that stopped is put back into the queue with the same parameters.
+Optuna's records in PostgreSQL are the only state. A trial is claimed under the platform's lock, so that the number of
+finished trials is exactly the declared one, whoever works, dies or comes back. A worker shows that it lives by a
+heartbeat; the trial of one that stopped is put back into the queue with the same parameters.
 """
 
 from __future__ import annotations
@@ -165,11 +165,11 @@ def tune(
 def load(prepared: Mapping[str, Any]) -> estimators.Data:
     """The matrices of a prepared study, mapped into memory, not read."""
     work = Path(prepared["work"])
-    parts = [
+    X, y, X_val, y_val = (
         np.load(work / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in ("X_train", "y_train", "X_validation", "y_validation")
-    ]
-    return estimators.Data(*parts, prepared["task"], prepared["metric"], len(prepared["classes"] or ()))
+    )
+    return estimators.Data(X, y, X_val, y_val, prepared["task"], prepared["metric"], len(prepared["classes"] or ()))
 
 
 def tally(study: Any) -> Tally:
@@ -250,9 +250,9 @@ WORTHWHILE = 0.002
 def hopeless(reached: Mapping[int, float], best: float) -> bool:
     """Whether a fit will end no better than the best one so far, by the limit its own curve tends to.
 
-    With steps that grow by a constant factor, each gain of a boosted model is a share r of the one before; what is left to be
-    gained is then `gain * r / (1 - r)` (A. C. Aitken's extrapolation, Proc. R. Soc. Edinburgh 46, 1926). Unlike a comparison at
-    equal iterations, this spares those that learn slowly and end well.
+    With steps that grow by a constant factor, each gain of a boosted model is a share r of the one before; what is
+    left to be gained is then `gain * r / (1 - r)` (A. C. Aitken's extrapolation, Proc. R. Soc. Edinburgh 46, 1926).
+    Unlike a comparison at equal iterations, this spares those that learn slowly and end well.
 
     Args:
         reached: step → loss, in order.
@@ -382,7 +382,8 @@ def open_storage(url: str, heartbeat: int = HEARTBEAT, grace: int = GRACE) -> An
 
 
 def _sampler(seed: int) -> Any:
-    """Seeded anew for each trial by its place in the study, so that a point does not depend on which worker asks for it."""
+    """Seeded anew for each trial by its place in the study, so that a point does not depend on which worker asks for
+    it."""
     import optuna
 
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)

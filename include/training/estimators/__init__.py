@@ -1,7 +1,7 @@
 """One file per algorithm: its search space and how it is built.
 
-An estimator is a module of this package with the functions of `Estimator`; it is found by its file's name, so that adding one
-is adding one file. Nothing heavy is imported before a function needs it: `check` costs milliseconds.
+An estimator is a module of this package with the functions of `Estimator`; it is found by its file's name, so that
+adding one is adding one file. Nothing heavy is imported before a function needs it: `check` costs milliseconds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Report = Callable[[int, float], None]
-"""Called as a fit advances, at steps that grow by a constant factor and mean the same in all trials of the estimator, with
-the loss on the validation part (smaller is better); may raise to prune."""
+"""Called as a fit advances, at steps that grow by a constant factor and mean the same in all trials of the estimator,
+with the loss on the validation part (smaller is better); may raise to prune."""
 
 
 class EstimatorError(ValueError):
@@ -34,7 +34,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[float | str | None, ...] = ()
-    """Named values it accepts, beside the numbers between `low` and `high` (numbers only where one of them is given)."""
+    """Named values it accepts, beside the numbers between `low` and `high` where one of these is given."""
     search: Range | Choices | None = None
     """What the study searches when params.yaml does not say; None: it stays at its default."""
     integer: bool = False
@@ -69,7 +69,7 @@ class Estimator(Protocol):
         """Fit with fixed parameters; the same seed and threads give the same model."""
 
     def settled(self, params: Mapping[str, Any], fitted: Any) -> dict[str, Any]:
-        """The parameters that rebuild `fitted` without a validation part, for example with early stopping's iterations."""
+        """The parameters that rebuild `fitted` without a validation part, say with the iterations it stopped at."""
 
     def predict(self, fitted: Any, X: np.ndarray) -> np.ndarray:
         """Numbers (n,) for a regression, else probabilities (n, classes)."""
@@ -135,7 +135,8 @@ def _problem(parameter: Parameter, dimension: Dimension) -> str | None:
         if parameter.low is None and parameter.high is None:
             return f"not a number to search; choose from {list(parameter.choices)}"
         if parameter.integer and dimension.scale not in ("int", "log_int"):
-            return f"takes whole numbers: write [{dimension.low:g}, {dimension.high:g}, {'log_int' if dimension.scale == 'log' else 'int'}]"
+            scale = "log_int" if dimension.scale == "log" else "int"
+            return f"takes whole numbers: write [{dimension.low:g}, {dimension.high:g}, {scale}]"
         values: tuple[Any, ...] = (dimension.low, dimension.high)
     else:
         values = dimension.choices if isinstance(dimension, Choices) else (dimension,)

@@ -27,7 +27,7 @@ def parameters(task: Task) -> dict[str, Parameter]:
 
 
 def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, report: Report | None) -> Fitted:
-    """Learn the answer; `auto` is the median where the metric is the absolute error, which it minimises, else the mean."""
+    """Learn the answer; `auto` is the median where the metric is mae, which it minimises, else the mean."""
     if data.task == "regression":
         strategy = params.get("strategy", "auto")
         median = strategy == "median" or (strategy == "auto" and data.metric == "mae")

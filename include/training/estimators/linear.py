@@ -89,7 +89,7 @@ def predict(fitted: Fitted, X: np.ndarray) -> np.ndarray:
     """Numbers, or probabilities."""
     score = np.where(np.isnan(X), fitted.fill, X) @ fitted.weights + fitted.bias
     if fitted.link == "identity":
-        return score[:, 0]
+        return np.asarray(score[:, 0])
     if fitted.link == "sigmoid":
         positive = 1 / (1 + np.exp(-np.clip(score[:, 0], -700, 700)))
         return np.column_stack([1 - positive, positive])

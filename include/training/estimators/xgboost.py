@@ -1,4 +1,4 @@
-"""Gradient-boosted trees by XGBoost: early stopping, pruning by iteration, one quantised matrix for all trials of a process."""
+"""Gradient-boosted trees by XGBoost: early stopping, pruning, one quantised matrix for all trials of a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ LINKS: dict[str, graphs.Link] = {
 }
 DEFAULT_OBJECTIVE = {"regression": "reg:squarederror", "binary": "binary:logistic", "multiclass": "multi:softprob"}
 RUNGS = tuple(round(10 * 2 ** (n / 2)) for n in range(22))
-"""Where a trial reports, in iterations at a learning rate of 0.1: at half that rate it takes twice as many to the same rung."""
+"""Where a trial reports, in iterations at a learning rate of 0.1: at half that rate it takes twice as many to the
+same rung."""
 
 
 @dataclass(frozen=True)

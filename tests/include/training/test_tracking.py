@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from include.served_form import BadServedForm
 from include.serving.predictor import Predictor
 from include.training import tracking
-from tests.include.training.conftest import Laboratory, entry_for, rides
+from tests.include.training.conftest import Laboratory
 
 pytestmark = pytest.mark.slow
 Train = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
