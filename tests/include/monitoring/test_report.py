@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from include.features.profile import profile
+from include.monitoring import drift, report
+
+THRESHOLDS = (0.1, 0.2)
+
+
+def columns(seed, rows=400, shift=0.0):
+    random = np.random.default_rng(seed)
+    return {
+        "x": random.normal(shift, 1, rows),
+        "zone": random.choice(np.array(["a", "b", None], dtype=object), rows),
+        "empty": np.full(rows, np.nan),
+    }
+
+
+def build(reference, current, **facts):
+    pinned = profile(columns(1))
+    findings = drift.measure(pinned, current, warn=0.1, critical=0.2)
+    return report.build(
+        findings, title="m", profile=pinned, reference=reference, current=current, thresholds=THRESHOLDS, facts=facts
+    )
+
+
+def test_a_report_shows_the_pinned_statistic_and_leaves_empty_columns_out_by_name():
+    """Promise 43: an empty column alone makes Evidently fail."""
+    files = build(columns(2), columns(3, shift=1.0), model="m")
+    page = files.contents["evidently.html"]
+    assert b"<html" in page[:2000].lower()
+    assert report.METHOD.encode() in page
+    assert files.left_out == ["empty: all values are missing"]
+
+
+def test_the_summary_holds_what_was_found_and_how_it_was_drawn():
+    summary = json.loads(build(columns(2), columns(3, shift=2.0), model="m", version=3).contents["findings.json"])
+    assert (summary["model"], summary["version"]) == ("m", 3)
+    assert summary["findings"][0]["subject"] == "x"
+    assert summary["findings"][0]["level"] == "critical"
+    assert summary["evidently"]["method"] == report.METHOD
+
+
+def test_without_rows_of_the_training_set_the_picture_is_drawn_and_the_rest_is_said():
+    files = build(None, columns(3))
+    assert set(files.contents) == {"drift.png", "findings.json"}
+    assert files.left_out == ["all: no rows of the training set are at hand"]
+
+
+def test_a_window_of_which_every_column_is_empty_has_no_page():
+    nothing = {name: np.full(50, np.nan) for name in ("x", "empty")} | {"zone": np.full(50, None, dtype=object)}
+    page, left_out = report.evidently_page(profile(columns(1)), columns(2), nothing, critical=0.2)
+    assert page is None
+    assert len(left_out) == 3
+
+
+def test_more_columns_than_a_person_reads_are_left_out_by_name():
+    many = {f"x{i}": np.random.default_rng(i).normal(0, 1, 50) for i in range(report.MAXIMUM_COLUMNS + 2)}
+    _, left_out = report.evidently_page(profile(many), many, many, critical=0.2)
+    assert left_out == [f"x{report.MAXIMUM_COLUMNS + n}: more than {report.MAXIMUM_COLUMNS} columns" for n in (0, 1)]
+
+
+def test_a_sample_is_bounded_in_order_and_the_same_each_time():
+    many = {"x": np.arange(100_000.0)}
+    first = report.sample(many)["x"]
+    assert len(first) == report.SAMPLE
+    assert (np.diff(first) > 0).all()
+    assert np.array_equal(first, report.sample(many)["x"])
+    assert report.sample({"x": np.arange(3.0)})["x"].tolist() == [0, 1, 2]
+
+
+def test_the_picture_is_a_png():
+    assert build(None, columns(3)).contents["drift.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_report_of_many_rows_takes_seconds():
+    random = np.random.default_rng(1)
+    many = {f"x{i}": random.normal(0, 1, 100_000) for i in range(20)}
+    report.evidently_page(profile(columns(1)), columns(1), columns(2), critical=0.2)  # imports
+    started = time.process_time()
+    report.evidently_page(profile(many), report.sample(many), report.sample(many), critical=0.2)
+    assert time.process_time() - started < 5
