@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -220,7 +221,7 @@ def history(model: str) -> None:
         for row in verdicts
     ]
     for moment, what, actor, why in sorted(lines, reverse=True):
-        typer.echo(f"{moment:%Y-%m-%d %H:%M:%S}  {what:<24} {actor:<12} {why}")
+        typer.echo(f"{moment:%Y-%m-%d %H:%M:%S}  {what:<24} {why} (by {actor})")
 
 
 @app.command()
@@ -291,8 +292,11 @@ def main() -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether the message was written for users: an error defined in this project."""
-    return any(kind.__module__.split(".")[0] == "include" for kind in type(error).__mro__)
+    """Whether the message was written for users: an error of a class of ours, or a plain one that our code raised."""
+    if any(kind.__module__.split(".")[0] == "include" for kind in type(error).__mro__):
+        return True
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return type(error) in (ValueError, RuntimeError) and Path(last.filename).is_relative_to(ROOT / "include")
 
 
 if __name__ == "__main__":

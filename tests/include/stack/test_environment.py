@@ -1,0 +1,87 @@
+"""The environment of each part: closed, quiet, and without another's secrets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from include import settings
+from include.stack import environment
+from include.stack.local import Stack, airflow_variables, platform_variables, programs
+from include.stack.supervisor import Program
+
+
+def stack(tmp_path: Path) -> Stack:
+    from include.stack import credentials
+
+    made = Stack(Path("/root of it"), tmp_path, "an-id", {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4})
+    credentials.read_or_create(made.credentials_file)
+    return made
+
+
+def by_name(tmp_path: Path) -> dict[str, Program]:
+    return {program.name: program for program in programs(stack(tmp_path), {})}
+
+
+def test_a_database_url_holds_any_password() -> None:
+    url = environment.database_url("me", "p@ss/w:rd %", "127.0.0.1", 5, "db")
+    assert url == "postgresql+psycopg2://me:p%40ss%2Fw%3Ard%20%25@127.0.0.1:5/db"
+
+
+def test_airflow_listens_on_loopback_and_shows_no_examples(tmp_path: Path) -> None:
+    variables = airflow_variables(stack(tmp_path), {})
+    assert variables["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert variables["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
+    assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:1/execution/"
+    assert variables["AIRFLOW__CORE__DAGS_FOLDER"] == "/root of it/dags"
+    assert variables["PYTHONPATH"] == "/root of it"
+
+
+def test_nothing_of_ours_is_preloaded_so_that_an_edit_counts_from_the_next_task_on() -> None:
+    assert [module for module in environment.PRELOADED if module.split(".")[0] in ("include", "dags", "plugins")] == []
+
+
+def test_telemetry_is_off_in_every_part(tmp_path: Path) -> None:
+    parts = by_name(tmp_path)
+    for name in ("mlflow", "prediction", "api-server", "scheduler", "dag-processor", "triggerer"):
+        assert environment.TELEMETRY_OFF.items() <= parts[name].environment.items(), name
+
+
+def test_the_settings_read_what_the_stack_sets(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    made = stack(tmp_path)
+    for name, value in platform_variables(made, {"MLOPS_DATA_URL": "s3://bucket/data"}).items():
+        monkeypatch.setenv(name, value)
+    env = settings.environment()
+    assert env.home == tmp_path
+    assert env.data_url == "s3://bucket/data"
+    assert env.serving_key == made.credentials().serving_key
+    assert env.database_url.endswith("@127.0.0.1:4/platform")
+
+
+def test_no_part_holds_a_secret_that_it_does_not_need(tmp_path: Path) -> None:
+    keys, parts = stack(tmp_path).credentials(), by_name(tmp_path)
+
+    def secrets(name: str) -> set[str]:
+        text = " ".join(parts[name].environment.values())
+        return {field for field, value in vars(keys).items() if value in text}
+
+    assert secrets("postgres") == set()
+    assert secrets("mlflow") == {"mlflow_admin_password", "mlflow_session_key", "mlflow_database_password"}
+    assert secrets("prediction") == {"serving_key", "platform_database_password"}
+    assert "postgres_password" not in secrets("scheduler")
+
+
+def test_no_secret_stands_in_a_command_line(tmp_path: Path) -> None:
+    secrets = vars(stack(tmp_path).credentials()).values()
+    for program in by_name(tmp_path).values():
+        assert not [s for s in secrets if s in " ".join(program.command)], program.name
+
+
+def test_simple_auth_manager_finds_its_one_user() -> None:
+    assert json.loads(environment.simple_auth_passwords("secret")) == {"admin": "secret"}
+
+
+def test_mlflow_gives_nothing_away_without_a_password() -> None:
+    config = environment.mlflow_auth_config("postgresql+psycopg2://m:a%40b@h/db")
+    assert "default_permission = NO_PERMISSIONS" in config
+    assert "a%%40b" in config
