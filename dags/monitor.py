@@ -65,13 +65,14 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
 
         @task(outlets=[assets.retraining(model)])
         def request_retraining(compared: dict, *, outlet_events=None) -> dict:
-            runs.go_on_if(compared["request"], f"no training asked for: {compared['reason']}")
+            runs.go_on_if(compared["requested"], f"no training asked for: {compared['reason']}")
             told = runs.result({"reason": compared["reason"], "champion": compared["version"]}, compared["reason"])
             return runs.tell(outlet_events, assets.retraining(model), told)
 
         @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
         def report(compared: dict) -> dict:
             runs.require(not compared["report_problem"], f"compared, but not drawn: {compared['report_problem']}")
+            runs.go_on_if(bool(compared["report"]), f"nothing to draw: {compared['reason']}")
             return runs.result({"report": compared["report"]}, f"the report is at {compared['report']}")
 
         compared = runs.link(compare(), report="Drift report")

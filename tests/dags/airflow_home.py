@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.conftest import ROOT
+import httpx
+import pytest
+
+from tests.conftest import ROOT, free_port
 
 USER, PASSWORD = "operator", "only-for-this-test"  # noqa: S105
 
@@ -50,3 +59,67 @@ def migrate(home: Path, environment: dict[str, str]) -> None:
         [sys.executable, "-m", "airflow", "db", "migrate"],
         env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=180,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running API server and one who may use it."""
+
+    url: str
+    data: Path
+    environment: dict[str, str]
+
+    def token(self) -> str:
+        """What a user gets for the password."""
+        body = {"username": USER, "password": PASSWORD}
+        return str(httpx.post(f"{self.url}/auth/token", json=body, timeout=30).json()["access_token"])
+
+    def get(self, path: str, token: str | None = None) -> httpx.Response:
+        """A page, as a browser or a script asks for it."""
+        return self.request("GET", path, token)
+
+    def request(self, method: str, path: str, token: str | None = None, **kwargs: Any) -> httpx.Response:
+        """A request, with the token where there is one."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.request(method, f"{self.url}{path}", headers=headers, timeout=30, **kwargs)
+
+
+@contextlib.contextmanager
+def api_server(folder: Path, airflow_database: str, platform_database: str) -> Iterator[Server]:
+    """Airflow's API server with our plugins, on a port of its own; `folder` holds params.yaml."""
+    home, port = folder / "airflow", free_port()
+    home.mkdir()
+    (home / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_", "AIRFLOW"))},
+        **configuration(home, airflow_database),
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+        "MLOPS_HOME": str(folder / "var"),
+        "MLOPS_PARAMS": str(folder / "params.yaml"),
+        "MLOPS_DATABASE_URL": platform_database,
+    }
+    command = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        server = Server(f"http://127.0.0.1:{port}", folder / "var" / "data", environment)
+        _wait(server, process, folder / "log")
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if server.get("/api/v2/monitor/health").status_code == 200:
+                return
+        except httpx.HTTPError:
+            time.sleep(0.5)
+    pytest.fail("the API server did not start: " + log.read_text()[-3000:])

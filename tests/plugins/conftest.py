@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
 from include import database, storage
-from tests.conftest import free_port, new_database
+from tests.conftest import new_database
 from tests.dags import airflow_home
 from tests.dags.conftest import airflow_template  # noqa: F401
 
@@ -29,20 +22,6 @@ models:
   trip_duration: {source: trips, target: duration_minutes, task: regression, metric: mae, description: "Minutes, not <b>hours</b>."}
   tumour: {source: cells, target: diagnosis, task: binary}
 """
-
-
-@dataclass(frozen=True)
-class Server:
-    url: str
-    data: Path
-
-    def token(self) -> str:
-        body = {"username": airflow_home.USER, "password": airflow_home.PASSWORD}
-        return httpx.post(f"{self.url}/auth/token", json=body, timeout=30).json()["access_token"]
-
-    def get(self, path: str, token: str | None = None) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.get(f"{self.url}{path}", headers=headers, timeout=30)
 
 
 def fill(database_url: str, data: Path) -> None:
@@ -106,45 +85,10 @@ def server(
     template_database: str,
     airflow_template: str,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Server]:
+) -> Iterator[airflow_home.Server]:
     """Airflow's API server with the plugin; MLflow and the service are not running."""
-    folder, port = tmp_path_factory.mktemp("page"), free_port()
-    home, url = folder / "airflow", new_database(postgres_url, template_database)
-    home.mkdir()
+    folder, platform = tmp_path_factory.mktemp("page"), new_database(postgres_url, template_database)
     (folder / "params.yaml").write_text(PARAMS)
-    (home / "passwords.json").write_text(json.dumps({airflow_home.USER: airflow_home.PASSWORD}))
-    fill(url, folder / "var" / "data")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_", "AIRFLOW"))},
-        **airflow_home.configuration(home, new_database(postgres_url, airflow_template)),
-        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
-        "MLOPS_HOME": str(folder / "var"),
-        "MLOPS_PARAMS": str(folder / "params.yaml"),
-        "MLOPS_DATABASE_URL": url,
-    }
-    command = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        found = Server(f"http://127.0.0.1:{port}", folder / "var" / "data")
-        _wait(found, process, folder / "log")
+    fill(platform, folder / "var" / "data")
+    with airflow_home.api_server(folder, new_database(postgres_url, airflow_template), platform) as found:
         yield found
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if server.get("/api/v2/monitor/health").status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    pytest.fail("the API server did not start: " + log.read_text()[-3000:])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.dags import airflow_home
-from tests.plugins.conftest import Server
+from tests.dags.airflow_home import Server
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,81 @@
+"""Airflow's REST API on our DAGs, as a user's script calls it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import new_database
+from tests.dags import airflow_home
+from tests.dags.conftest import PARAMS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(
+    postgres_url: str, template_database: str, airflow_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[airflow_home.Server]:
+    folder: Path = tmp_path_factory.mktemp("api")
+    (folder / "params.yaml").write_text(PARAMS)
+    platform, airflow = new_database(postgres_url, template_database), new_database(postgres_url, airflow_template)
+    with airflow_home.api_server(folder, airflow, platform) as found:
+        command = [sys.executable, "-m", "airflow", "dags", "reserialize"]
+        subprocess.run(command, env=found.environment, check=True, capture_output=True, timeout=180)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def token(server: airflow_home.Server) -> str:
+    return server.token()
+
+
+def trigger(server: airflow_home.Server, token: str, dag: str, **body: Any) -> Any:
+    return server.request("POST", f"/api/v2/dags/{dag}/dagRuns", token, json={"logical_date": None, **body})
+
+
+def test_a_manual_run_needs_no_logical_date_and_a_run_id_is_given_once(server: airflow_home.Server, token: str) -> None:
+    """Promise 51."""
+    conf = {"from": "2026-03-01", "to": "2026-03-02"}
+    first = trigger(server, token, "ingest_trips", dag_run_id="march", conf=conf)
+    assert first.status_code == 200, first.text
+    assert first.json()["logical_date"] is None
+    again = trigger(server, token, "ingest_trips", dag_run_id="march", conf=conf)
+    assert again.status_code == 409, again.text
+    assert "march" in again.text or "already exists" in again.text.lower() or "unique" in again.text.lower()
+
+
+@pytest.mark.parametrize(
+    ("dag", "conf"),
+    [
+        ("train_trip_duration", {"trials": 0}),
+        ("train_trip_duration", {"time_budget": "long"}),
+        ("ingest_trips", {"from": "the first of March"}),
+        ("deploy_trip_duration", {"version": -1}),
+    ],
+)
+def test_a_form_is_checked_before_a_run_begins(server: airflow_home.Server, token: str, dag: str, conf: dict[str, Any]) -> None:
+    answer = trigger(server, token, dag, conf=conf)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert next(iter(conf)) in answer.text or "param" in answer.text.lower()
+
+
+def test_a_backfill_has_one_run_a_day(server: airflow_home.Server, token: str) -> None:
+    """Promise 51: `airflow backfill` knows the days of a dated source."""
+    body = {"dag_id": "ingest_trips", "from_date": "2026-02-01T00:00:00Z", "to_date": "2026-03-02T23:59:59Z"}
+    answer = server.request("POST", "/api/v2/backfills/dry_run", token, json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["total_entries"] == 30
+
+
+def test_the_flow_is_readable_from_the_assets_in_the_ui(server: airflow_home.Server, token: str) -> None:
+    found = server.get("/api/v2/assets?limit=100", token).json()["assets"]
+    assert {asset["name"] for asset in found} == {
+        "validated.trips", "validated.cells", "features.trip_duration", "retraining.trip_duration",
+        "candidate.trip_duration", "champion.trip_duration",
+    }  # fmt: skip
