@@ -1,8 +1,9 @@
-"""Data docs of a source: an index over its partitions, and Great Expectations' own page for the newest validated ones.
+"""Data docs of a source: an index over its partitions, and Great Expectations' own page for the newest validated
+ones.
 
-Great Expectations' pages fetch styles, scripts and a logo from other people's servers; these are taken out and a style of
-our own put in, so that a page opens anywhere and tells nobody. Rendering costs some 50 ms a page, so of a long range only
-the newest few are rendered; pages of earlier runs stay.
+Great Expectations' pages fetch styles, scripts and a logo from other people's servers; these are taken out and a
+style of our own put in, so that a page opens anywhere and tells nobody. Rendering costs some 50 ms a page, so of
+a long range only the newest few are rendered; pages of earlier runs stay.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ PAGES = 8
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1080px;padding:24px;color:#1d2733;background:#fff}
 h1,h2,h3,h4{line-height:1.2} a{color:#0b5cad} table{border-collapse:collapse;width:100%;margin:8px 0 20px}
-th,td{text-align:left;vertical-align:top;padding:6px 10px;border-bottom:1px solid #dde3ea;font-variant-numeric:tabular-nums}
-th{background:#f3f6f9} td.number{text-align:right} .published{color:#18794e} .quarantined{color:#b42318;font-weight:600}
-.validated{color:#8a6100} .badge,.text-muted{color:#5b6b7b} .text-danger{color:#b42318} .text-success{color:#18794e}
-.alert{padding:8px 12px;background:#f3f6f9} .fa-check-circle::before{content:"✓"} .fa-times::before{content:"✗"}
-.fa-exclamation-triangle::before{content:"!"} .navbar,.cooltip,.modal,#ge-cta-footer,.cloud-footer,footer{display:none}
-@media(prefers-color-scheme:dark){body{background:#12181f;color:#dbe4ee}th,.alert{background:#1c2631}th,td{border-color:#2c3947}
-a{color:#7db7f0}.published,.text-success{color:#58c795}.quarantined,.text-danger{color:#ff8a80}.validated{color:#e5b567}}
+th,td{text-align:left;vertical-align:top;padding:6px 10px;border-bottom:1px solid #dde3ea}
+th{background:#f3f6f9} td.number{text-align:right;font-variant-numeric:tabular-nums}
+.published,.text-success{color:#18794e} .quarantined,.text-danger{color:#b42318} .validated{color:#8a6100}
+.badge,.text-muted{color:#5b6b7b} .alert{padding:8px 12px;background:#f3f6f9}
+.fa-check-circle::before{content:"✓"} .fa-times::before{content:"✗"} .fa-exclamation-triangle::before{content:"!"}
+.navbar,.cooltip,.modal,#ge-cta-footer,.cloud-footer,footer{display:none}
+@media(prefers-color-scheme:dark){
+body{background:#12181f;color:#dbe4ee} th,.alert{background:#1c2631} th,td{border-color:#2c3947} a{color:#7db7f0}
+.published,.text-success{color:#58c795} .quarantined,.text-danger{color:#ff8a80} .validated{color:#e5b567}}
 """
 
 
@@ -129,9 +132,10 @@ def index_page(name: str, reports: Sequence[Mapping[str, Any]], pages: set[str])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Data docs: {title}</title>'
         f"<style>{_STYLE}</style></head><body><h1>Data docs: {title}</h1>"
-        "<p>Each partition of the source, newest first, as Great Expectations judged it. Quality is the weighted share of"
-        " checks passed (include/ingestion/validation.py has the formula).</p>"
-        "<table><thead><tr><th>partition</th><th>state</th><th>quality</th><th>rows</th><th>quarantined</th><th>why</th></tr>"
+        "<p>Each partition of the source, newest first, as Great Expectations judged it. Quality is the weighted"
+        " share of checks passed (include/ingestion/validation.py has the formula).</p>"
+        "<table><thead><tr><th>partition</th><th>state</th><th>quality</th><th>rows</th>"
+        "<th>quarantined</th><th>why</th></tr>"
         f"</thead><tbody>\n{rows}\n</tbody></table></body></html>"
     )
 

@@ -1,8 +1,9 @@
-"""Atomic, idempotent partitions: a day of a source is one parquet file, or, for a source without time, `all` of it.
+"""Atomic, idempotent partitions: a day of a source is one parquet file, or, for a source without time, `all` of
+it.
 
     extract   the source → staging/<source>/<run>/<key>.parquet: what was delivered, not yet validated
-    validate  (validation.py) staging → accepted rows beside it, their SHA-256 in PostgreSQL; the rest → quarantine
-    publish   the accepted bytes → validated/<source>/<key>.parquet, and the partition's row in PostgreSQL says so
+    validate  staging → accepted rows beside it, their SHA-256 in PostgreSQL; the rest →
+    validate  staging → accepted rows beside it, their SHA-256 in PostgreSQL; the rest → quarantine
     read      what was published, by the hash that validation recorded
 
 Every step can be killed and run again: equal data gives equal bytes under equal names.
@@ -145,8 +146,9 @@ def extract(
 ) -> Extracted:
     """Read partitions from the source into the run's staging folder.
 
-    Published partitions are left alone unless `replace`. A partition whose file cannot be read (a truncated gzip, a wrong
-    encoding) does not stop the others: its reason is staged in its place, and validation quarantines it.
+    Published partitions are left alone unless `replace`. A partition whose file cannot be read (a truncated
+    gzip, a wrong encoding) does not stop the others: its reason is staged in its place, and validation
+    quarantines it.
 
     Raises:
         SourceUnavailable: the source, by name, after bounded retries; nothing published was touched.

@@ -2,14 +2,14 @@
 
 What happens when an expectation fails is said by its `severity` and its kind:
 
-    severity  an expectation about values (…_values_…)                   any other (columns, types, volume, freshness, statistics)
-    critical  the partition is refused                                   the partition is refused
-    warning   rows that break it go to quarantine, up to the source's    noted; lowers the quality score
-              quarantine_share, above which the partition is refused
-    info      noted; lowers the quality score                            noted; lowers the quality score
+    severity  an expectation about values (…_values_…)         any other (columns, types, volume, freshness)
+    critical  the partition is refused                         the partition is refused
+    warning   rows that break it go to quarantine, up to the   noted; lowers the quality score
+              source's quarantine_share; above, as critical
+    info      noted; lowers the quality score                  noted; lowers the quality score
 
-`description` is the reason that a quarantined row carries. A value may be `{"$PARAMETER": "…"}`, an expression over
-`usual_rows`, and for sources with time `day_start`, `day_end` and `due` (see `validation.parameters`).
+`description` is the reason that a quarantined row carries. A value may be `{"$PARAMETER": "…"}`, an expression
+over `usual_rows`, and for sources with time `day_start`, `day_end` and `due` (see `validation.parameters`).
 
 Great Expectations takes seconds to import: only `load` does.
 """
@@ -114,8 +114,8 @@ def rules(path: Path) -> tuple[Rule, ...]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SuiteError(
-            f"{path} is missing: a source without a suite is not ingested. Run `mlops suite {name}` to have one proposed"
-            " from the data, read it, and edit it"
+            f"{path} is missing: a source without a suite is not ingested. Run `mlops suite {name}`"
+            " to have one proposed from the data, read it, and edit it"
         ) from error
     except ValueError as error:
         raise SuiteError(f"{path}: not valid JSON: {error}") from error
@@ -145,7 +145,7 @@ def _rule(path: Path, index: int, entry: Any) -> Rule:
 
 
 def check(path: Path, columns: Collection[str]) -> list[str]:
-    """What is wrong with a suite file for a source with these columns, one line each; fast, without Great Expectations."""
+    """What is wrong with a suite file for a source with these columns, a line each; without Great Expectations."""
     try:
         found = rules(path)
     except SuiteError as error:
@@ -197,7 +197,8 @@ def _snake(name: str) -> str:
 
 
 def propose_suite(name: str, table: pa.Table, time_column: str | None = None) -> dict[str, Any]:
-    """A first suite from a look at some data: columns, types, nullability, ranges, allowed values, volume, freshness.
+    """A first suite from a look at some data: columns, types, nullability, ranges, allowed values, volume,
+    freshness.
 
     It accepts what it was shown with room around it; a person should tighten it.
     """
@@ -225,7 +226,7 @@ def propose_suite(name: str, table: pa.Table, time_column: str | None = None) ->
         expectations.extend(_proposed_for(column, table[column], table.num_rows))
     notes = [
         f"Proposed by `mlops suite {name}` from {table.num_rows} rows; read it and tighten it.",
-        "severity: critical refuses the partition; warning sends the rows that break it to quarantine; info is only noted.",
+        "severity: critical refuses the partition; warning sends rows to quarantine; info is only noted.",
         "description becomes the reason that a quarantined row carries.",
     ]
     return {"name": name, "notes": notes, "expectations": expectations}

@@ -1,13 +1,13 @@
 """Great Expectations on every partition: accepted, rows to quarantine, or refused whole.
 
-A partition is refused when it cannot be read, has no rows, lacks a column or holds it in another type, breaks a critical
-expectation, or has more rows that break row-level expectations than the source's quarantine_share. Refused is not published
-and nothing downstream sees it; the data and the reason are kept in quarantine. When Great Expectations itself fails, the
-partition is neither accepted nor refused: `NotValidated` is raised.
+A partition is refused when it cannot be read, has no rows, lacks a column or holds it in another type, breaks a
+critical expectation, or has more rows that break row-level expectations than the source's quarantine_share.
+Refused is not published and nothing downstream sees it; the data and the reason are kept in quarantine. When
+Great Expectations itself fails, the partition is neither accepted nor refused: `NotValidated` is raised.
 
-**Quality** is the weighted mean over the suite's expectations of the share that passed: of rows for an expectation about
-values, 0 or 1 for any other; critical weighs 3, warning 2, info 1. An expectation that could not run because its column is
-missing counts as 0; a partition that could not be read or has no rows is worth 0.
+**Quality** is the weighted mean over the suite's expectations of the share that passed: of rows for an
+expectation about values, 0 or 1 for any other; critical weighs 3, warning 2, info 1. An expectation that could
+not run because its column is missing counts as 0; a partition that could not be read or has no rows is worth 0.
 """
 
 from __future__ import annotations
@@ -125,8 +125,9 @@ def validate(
 def parameters(key: str, usual_rows: float, today: dt.date) -> dict[str, Any]:
     """What a suite's `$PARAMETER` expressions can name.
 
-    `usual_rows`: the median size of the newest published partitions. With time also `day_start`, `day_end`, and `due`: the
-    moment up to which data must have come, the end of the day, or, for a day that is not over, its beginning.
+    `usual_rows`: the median size of the newest published partitions. With time also `day_start`, `day_end`, and
+    `due`: the moment up to which data must have come, the end of the day, or, for a day that is not over, its
+    beginning.
     """
     found: dict[str, Any] = {"usual_rows": usual_rows}
     if key != partitions.ALL:
@@ -506,7 +507,10 @@ def _with_reasons(table: pa.Table, texts: Sequence[str], strays: pa.Table | None
 
 
 def _record(engine: sa.Engine, name: str, outcomes: Mapping[str, _Outcome], *, run_id: str) -> None:
-    """One transaction: a candidate for each accepted partition, the refusal of each other; published data stays published."""
+    """In one transaction: a candidate for each accepted partition, the refusal of each other.
+
+    What is published stays published.
+    """
     with engine.begin() as connection:
         for key, outcome in outcomes.items():
             facts = {

@@ -97,8 +97,8 @@ def columns_of(source: Source) -> dict[str, ColumnType]:
 def read_partitions(source: Source, keys: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
     """Read partitions, with the derived columns added.
 
-    A derived column is left out of a partition that lacks what it is computed from, or holds it in another type; validation
-    then shows the difference.
+    A derived column is left out of a partition that lacks what it is computed from, or holds it in another type;
+    validation then shows the difference.
 
     Raises:
         SourceUnavailable: after retries.

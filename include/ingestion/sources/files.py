@@ -1,12 +1,13 @@
 """Files on local disk or any fsspec URL: csv, json lines (both also gzipped) and parquet.
 
-`path` may hold globs and the date parts `{yyyy}`, `{mm}`, `{dd}`, which name the period that a file covers: a monthly file is read
-once for all its days, and its rows from outside the month come with a reason for quarantine, attached to the first day of
-the period. Without date parts the time column alone decides; rows that have no time are attached to the first day.
+`path` may hold globs and the date parts `{yyyy}`, `{mm}`, `{dd}`, which name the period that a file covers: a
+monthly file is read once for all its days, and its rows from outside the month come with a reason for
+quarantine, attached to the first day of the period. Without date parts the time column alone decides; rows that
+have no time are attached to the first day.
 
-What is declared under `types` must parse, or the file is refused with row and column. What is not declared is inferred as
-the earliest file suggests, so that a day of round prices or an empty column does not change a column's type; a column that
-really became another type is passed on as it is, for validation to show.
+What is declared under `types` must parse, or the file is refused with row and column. What is not declared is
+inferred as the earliest file suggests, so that a day of round prices or an empty column does not change a
+column's type; a column that really became another type is passed on as it is, for validation to show.
 """
 
 from __future__ import annotations
@@ -273,7 +274,10 @@ def _columns_of_file(source: FilesSource, file: str) -> dict[str, ColumnType]:
         raise UnreadablePartitions(f"{file}: {error}" if file not in str(error) else str(error), []) from error
     names = [source.rename.get(name, name) for name in schema.names]
     _refuse_unknown(source, names, file)
-    return {name: source.types.get(name) or column_type(kind) for name, kind in zip(names, schema.types, strict=True)}
+    found = {name: source.types.get(name) or column_type(kind) for name, kind in zip(names, schema.types, strict=True)}
+    if found.get(source.time_column or "") == "string":
+        found[source.time_column or ""] = "timestamp"  # it is parsed as one when it is read
+    return found
 
 
 def _refuse_unknown(source: FilesSource, names: Sequence[str], file: str) -> None:
@@ -355,7 +359,7 @@ def _as_utf8(encoding: str, file: str, raw: bytes, *, whole: bool) -> bytes:
             at = max(begin - pending + error.start, 0)
             row = raw.count(b"\n", 0, at) + 1
             raise _Unreadable(
-                f"{file}: row {row}: byte 0x{raw[at]:02x} is not {encoding}; declare the file's `encoding`, such as latin-1"
+                f"{file}: row {row}: byte 0x{raw[at]:02x} is not {encoding}; declare the `encoding`, such as latin-1"
             ) from error
         if not utf8:
             out.write(text.encode())
@@ -413,7 +417,8 @@ def _explain_csv(source: FilesSource, file: str, data: bytes, error: pa.ArrowInv
     ragged = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text)
     if ragged:
         raise _Unreadable(
-            f"{file}: row {ragged[1]} has {ragged[3]} fields, the header {ragged[2]}; is the `delimiter` {source.delimiter!r}?"
+            f"{file}: row {ragged[1]} has {ragged[3]} fields, the header {ragged[2]};"
+            f" is the `delimiter` {source.delimiter!r}?"
         ) from error
     raise _Unreadable(f"{file}: {text}") from error
 
@@ -428,7 +433,7 @@ def _one_line(error: Exception) -> str:
 def _plain(
     source: FilesSource, file: str, name: str, values: pa.ChunkedArray, known: ColumnType | None
 ) -> pa.ChunkedArray:
-    """A column in one of the six types: as declared, else as it was found, made equal across files where nothing is lost."""
+    """A column in one of the six types: as declared, else as found, made equal across files where nothing is lost."""
     values = _simple(values)
     declared = source.types.get(name)
     if declared is None and name == source.time_column and column_type(values.type) == "string":

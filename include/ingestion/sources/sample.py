@@ -1,14 +1,15 @@
 """Bundled data: scikit-learn's breast-cancer table, and taxi trips that are GENERATED, not recorded.
 
-The trips have the columns, the daily rhythm and the dirt of New York's yellow cabs, but no row of them ever happened: a zone has a
-made-up place, distances and speeds come from distributions fitted by eye to the TLC's published trips of 2018. A day is a
-pure function of (seed, day, rows_per_day, incidents): ask for it twice and get the same rows.
+The trips have the columns, the daily rhythm and the dirt of New York's yellow cabs, but no row of them ever
+happened: a zone has a made-up place, distances and speeds come from distributions fitted by eye to the TLC's
+published trips of 2018. A day is a pure function of (seed, day, rows_per_day, incidents): ask for it twice and
+get the same rows.
 
 Incidents can be switched on by date in params.yaml:
 
-    changed_column   the supplier renames trip_distance, writes fare_amount as text, drops mta_tax: validation refuses the day
-    poisoned_day     absurd distances and fares in a third of the rows, no passenger counts at all: validation refuses the day
-    shift            slow traffic, other zones, other hours: clean data of a changed world, for which an old model is wrong
+    changed_column   trip_distance is renamed, fare_amount comes as text, mta_tax is gone: validation refuses the day
+    poisoned_day     absurd distances and fares in a third of the rows, no passenger counts: validation refuses the day
+    shift            slow traffic, other zones, other hours: clean data that an old model gets wrong
 """
 
 from __future__ import annotations
@@ -110,12 +111,16 @@ _BUSY = (
 )
 # Miles per hour of a trip of 1.6 miles, hour by hour.
 _WEEKDAY_SPEED = np.array(
-    [14.0, 15.1, 15.2, 16.3, 17.9, 17.2, 13.9, 10.6, 8.4, 7.7, 7.7, 7.5]
-    + [7.5, 8.0, 8.0, 8.0, 8.5, 8.5, 8.6, 9.3, 10.5, 11.1, 11.7, 12.3]
+    (
+        *(14.0, 15.1, 15.2, 16.3, 17.9, 17.2, 13.9, 10.6, 8.4, 7.7, 7.7, 7.5),
+        *(7.5, 8.0, 8.0, 8.0, 8.5, 8.5, 8.6, 9.3, 10.5, 11.1, 11.7, 12.3),
+    )
 )
 _WEEKEND_SPEED = np.array(
-    [11.6, 12.4, 13.2, 14.2, 15.7, 17.9, 17.7, 15.9, 13.9, 12.8, 11.7, 10.5]
-    + [10.2, 9.8, 9.6, 9.6, 9.8, 9.5, 9.4, 9.7, 10.4, 11.0, 11.2, 11.9]
+    (
+        *(11.6, 12.4, 13.2, 14.2, 15.7, 17.9, 17.7, 15.9, 13.9, 12.8, 11.7, 10.5),
+        *(10.2, 9.8, 9.6, 9.6, 9.8, 9.5, 9.4, 9.7, 10.4, 11.0, 11.2, 11.9),
+    )
 )
 _WEEKDAY_DEMAND = np.array(
     [
