@@ -31,6 +31,7 @@ from include.stack.progress import Progress
 
 HISTORY_DAYS = 60
 PARSE_SECONDS = 120.0
+STALE_SECONDS = 25.0
 QUIET_SECONDS = 60.0
 """With nothing queued or running for so long, nothing more will come by itself."""
 CHAIN = ("features", "train", "deploy")
@@ -91,6 +92,8 @@ class _Journey:
     """Models without a champion."""
     ingesting: list[str]
     """Sources whose history is asked for."""
+    dags: list[str]
+    """The DAGs that these models' way leads through."""
     since: dt.datetime
     old: frozenset[tuple[str, str]] = frozenset()
     released: set[str] = field(default_factory=set)
@@ -140,7 +143,8 @@ def _wait_until_parsed(airflow: Airflow, dags: Sequence[str], progress: Progress
         missing = sorted(set(dags) - airflow.dags().keys())
         if not missing:
             return
-        if errors := airflow.import_errors():
+        # An error of before the last edit stands until the file is read again.
+        if time.monotonic() - began > STALE_SECONDS and (errors := airflow.import_errors()):
             raise DemoError("Airflow cannot read a DAG file:\n" + "\n".join(errors))
         if time.monotonic() - began > PARSE_SECONDS:
             names = ", ".join(missing)
@@ -160,8 +164,9 @@ def _begin(
     """Ask for the history that is missing, and let the DAGs run."""
     models = list(params.models) if asked.asked else lacking
     sources = list(dict.fromkeys(params.models[model].source for model in models))
-    old = airflow.runs(_dags(params))
-    journey = _Journey(airflow, params, engine, progress, list(lacking), [], dt.datetime.now(dt.UTC))
+    dags = [f"ingest_{source}" for source in sources] + [f"{step}_{model}" for model in models for step in CHAIN]
+    old = airflow.runs(dags)
+    journey = _Journey(airflow, params, engine, progress, list(lacking), [], dags, dt.datetime.now(dt.UTC))
     journey.old = frozenset((run.dag, run.run_id) for run in old if not run.active)
     journey.quiet_since = time.monotonic()
     for model in lacking:
@@ -218,7 +223,7 @@ def _follow(journey: _Journey) -> None:
     began = time.monotonic()
     waiting_for = list(journey.lacking)
     while True:
-        runs = [run for run in journey.airflow.runs(_dags(journey.params)) if (run.dag, run.run_id) not in journey.old]
+        runs = [run for run in journey.airflow.runs(journey.dags) if (run.dag, run.run_id) not in journey.old]
         fresh = [run for run in runs if (run.dag, run.run_id) not in journey.told]
         tasks = journey.airflow.tasks(fresh)
         _tell(journey, fresh, tasks)
