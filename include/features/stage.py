@@ -30,7 +30,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 1 << 17
-WORKERS = 2
+AHEAD = 2
+"""Batches that are made while one is written: what memory is bounded by."""
 OWNER_LOCK = "owner.lock"
 RESULT = "result.json"
 INDEX = "index.json"
@@ -183,20 +184,18 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
     raw_filled = dict.fromkeys(plan.feature_set.inputs, 0)
     batches = parquet.iter_batches(BATCH_ROWS, columns=list(plan.kept))
     try:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for table, counts, raw_counts, seen in _in_order(pool, batches, plan, key):
-                read += seen
-                rows += table.num_rows
-                _add(filled, counts)
-                _add(raw_filled, raw_counts)
-                if not table.num_rows:
-                    continue
-                if writer is None:
-                    dictionaries = [f.name for f in table.schema if not pa.types.is_temporal(f.type)]
-                    writer = pq.ParquetWriter(
-                        temporary, table.schema, compression="lz4", use_dictionary=dictionaries, write_statistics=False
-                    )
-                writer.write_table(table, row_group_size=BATCH_ROWS)
+        for table, counts, raw_counts, seen in _ahead(_compute(batch, plan, key) for batch in batches):
+            read += seen
+            rows += table.num_rows
+            _add(filled, counts)
+            _add(raw_filled, raw_counts)
+            if not table.num_rows:
+                continue
+            if writer is None:
+                writer = pq.ParquetWriter(
+                    temporary, table.schema, compression="lz4", use_dictionary=_repeating(table), write_statistics=False
+                )
+            writer.write_table(table, row_group_size=BATCH_ROWS)
         if writer is None:
             raise StageError(
                 f"partition {key} of {plan.source}: none of its {read} rows has a value of the target {plan.target!r};"
@@ -205,9 +204,7 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
         writer.close()
         _refuse_empty(plan, key, filled, raw_filled, rows)
         digest = _sha256(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(file)
+        temporary.replace(file)  # no fsync: the folder is private, and DVC's hashes tell what a power cut spoilt
     finally:
         temporary.unlink(missing_ok=True)
     return {"rows": rows, "dropped": read - rows, "output": digest, "filled": filled}
@@ -216,15 +213,13 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
 _Piece = tuple["pa.Table", dict[str, int], dict[str, int], int]
 
 
-def _in_order(pool: ThreadPoolExecutor, batches: Iterator[pa.RecordBatch], plan: Plan, key: str) -> Iterator[_Piece]:
-    """The features of each batch, computed by threads, a few at a time, in the order of the rows."""
-    waiting: deque[Future[_Piece]] = deque()
-    for batch in batches:
-        waiting.append(pool.submit(_compute, batch, plan, key))
-        if len(waiting) > WORKERS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _ahead(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
+    """The same pieces, in order, a few of them made by a thread while the caller works on the one before."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, pieces, None) for _ in range(AHEAD))
+        while (piece := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, pieces, None))
+            yield piece
 
 
 def _compute(batch: pa.RecordBatch, plan: Plan, key: str) -> _Piece:
@@ -279,6 +274,14 @@ def _to_array(values: np.ndarray, name: str, plan: Plan, key: str) -> tuple[pa.A
             " guard the division or logarithm that makes it, or bound its input by an expectation"
         )
     return pa.array(values, from_pandas=True), finite
+
+
+def _repeating(table: pa.Table) -> list[str]:
+    """The columns whose values repeat: there a dictionary is smaller and faster to write, elsewhere it is neither."""
+    import pyarrow.compute as pc
+
+    head = table.slice(0, 8192)
+    return [name for name in head.schema.names if pc.count_distinct(head.column(name)).as_py() <= head.num_rows // 2]
 
 
 def _add(totals: dict[str, int], counts: dict[str, int]) -> None:

@@ -139,7 +139,7 @@ def test_infinite_features_are_refused_with_their_count(tmp_path: Path) -> None:
     plan = plan_for({})
     table = trips(day(0))
     infinite = table.set_column(1, "trip_distance", pa.array(np.where(np.arange(50) < 3, np.inf, 1.0)))
-    with pytest.raises(stage.StageError, match="'distance' is infinite in 3 of 50 rows"):
+    with pytest.raises(stage.StageError, match="'trip_distance' is infinite in 3 of 50 rows"):
         stage.build_partition(plan, day(0), content(infinite), tmp_path / "f.parquet")
 
 
