@@ -1,21 +1,24 @@
 """One DAG per model: a candidate is judged, packed, promoted, and seen in service.
 
-**Makes** a verdict (PROMOTE, HOLD or REJECT, with reasons and numbers); for PROMOTE a Bento, an entry in the ledger, and, when the
-service itself has answered with the new version, the asset `champion(model)`.
+**Makes** a verdict (PROMOTE, HOLD or REJECT, with reasons and numbers); for PROMOTE a Bento, an entry in the
+ledger, and, when the service itself has answered with the new version, the asset `champion(model)`.
 
-**Runs** when `train_<model>` has registered a version (`candidate(model)`); by hand for any version, with the form. HOLD and REJECT end
-green: the gate did its work, and the tasks after it are skipped; the reason stands in `gate`, in the UI's page and in the database. Where
-params.yaml asks for approval, a person answers in the UI; no answer within two days counts as no.
+**Runs** when `train_<model>` has registered a version (`candidate(model)`); by hand for any version, with the
+form. HOLD and REJECT end green: the gate did its work, and the tasks after it are skipped; the reason stands
+in `gate`, in the UI's page and in the database. Where params.yaml asks for approval, a person answers in the
+UI; no answer within two days counts as no.
 
 **When a task fails**
 
-- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy.
+  Nothing was run.
 - `gate`: the version's files are missing or changed, or MLflow is away. Not judged is never passed.
 - `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
-- `promote`: somebody else promoted in the meantime (*superseded*: the message says who and what). Run the DAG again with this version
-  to have it judged against the new champion.
+- `promote`: somebody else promoted in the meantime (*superseded*: the message says who and what). Run the DAG
+  again with this version to have it judged against the new champion.
 - `aliases`: MLflow is away. The ledger is the truth; clear the task to let MLflow's aliases follow.
-- `verify`: the service does not answer with the new version. The message says what it said; the last good model goes on answering.
+- `verify`: the service does not answer with the new version. The message says what it said; the last good
+  model goes on answering.
 """
 
 from __future__ import annotations
@@ -77,7 +80,9 @@ def deploy(model: str, entry: settings.Model) -> None:
 
             database_url, actor = settings.environment().database_url, runs.actor(dag_run)
             made = promotion.promote(verdict, packaged, database_url=database_url, actor=actor)
-            return runs.result(made, f"version {made.to_version} is champion, before it was {made.from_version or 'none'}")
+            return runs.result(
+                made, f"version {made.to_version} is champion, before it was {made.from_version or 'none'}"
+            )
 
         @task
         def aliases() -> dict:

@@ -1,17 +1,18 @@
 """One DAG per model: the validated partitions of its source become a version of its features.
 
-**Makes** a feature version: DVC builds only the partitions that changed, and pushes them to the remote; and the asset
-`features(model)` with that version, on which `monitor_<model>` is scheduled. While the model has no champion and none is being
-trained, it asks for the first training, too (`retraining(model)`).
+**Makes** a feature version: DVC builds only the partitions that changed, and pushes them to the remote; and
+the asset `features(model)` with that version, on which `monitor_<model>` is scheduled. While the model has no
+champion and none is being trained, it asks for the first training, too (`retraining(model)`).
 
 **Runs** when `ingest_<source>` has published partitions; by hand at any time, without a form.
 
 **When a task fails**
 
-- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
-- `build`: a partition changed after validation (ingest it again with `replace`), a feature's Python failed (its message names the
-  column), or DVC's remote is away (it was tried four times). Nothing half-built is recorded; clear the task. No lock needs removing by
-  hand.
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy.
+  Nothing was run.
+- `build`: a partition changed after validation (ingest it again with `replace`), a feature's Python failed
+  (its message names the column), or DVC's remote is away (it was tried four times). Nothing half-built is
+  recorded; clear the task. No lock needs removing by hand.
 - `first_training`: the platform's database could not be reached. Clear it.
 """
 
@@ -54,7 +55,8 @@ def features(model: str, entry: settings.Model) -> None:
             env = settings.environment()
             where = {"data_url": env.data_url, "database_url": env.database_url, "remote_url": env.dvc_remote_url}
             made = versions.build(model, params_path=env.params, **where, home=env.home)
-            text = f"version {made.version[:12]}: {made.rows:,} rows; {runs.span(made.computed)} built, {made.reused} reused"
+            work = f"{runs.span(made.computed)} built, {made.reused} reused"
+            text = f"version {made.version[:12]}: {made.rows:,} rows; {work}"
             return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
 
         @task(outlets=[assets.retraining(model)])

@@ -1,21 +1,24 @@
 """One DAG per source: a source's days become validated partitions.
 
-**Makes** `validated/<source>/<day>.parquet`, one atomic file per day (UTC), or a single one named `all` where the source has no
-time column; and the asset `validated(source)`, on which `features_<model>` is scheduled.
+**Makes** `validated/<source>/<day>.parquet`, one atomic file per day (UTC), or a single one named `all` where
+the source has no time column; and the asset `validated(source)`, on which `features_<model>` is scheduled.
 
-**Runs** as the source's `schedule` in params.yaml says (02:00 UTC, for the day before), or once. By hand for any range, from the
-form: `from`, `to`, `replace`. Many days with one run each:
-`airflow backfill create --dag-id ingest_<source> --from-date 2018-01-01 --to-date 2018-01-31`. A rerun writes the same bytes. Two
-runs of one source at once do not mix: each has its own staging folder, and publishing is serialised by a lock in PostgreSQL.
+**Runs** as the source's `schedule` in params.yaml says (02:00 UTC, for the day before), or once. By hand for
+any range, from the form: `from`, `to`, `replace`. Many days with one run each: `airflow backfill create
+--dag-id ingest_<source> --from-date 2018-01-01 --to-date 2018-01-31`. A rerun writes the same bytes. Two runs
+of one source at once do not mix: each has its own staging folder, and publishing is serialised by a lock in
+PostgreSQL.
 
 **When a task fails**
 
-- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
-- `extract`: the source could not be read, after four tries. What was published before is untouched. Clear the task when the source
-  is back.
-- `validate`: a day was refused (a wrong column, too many bad rows, ten times the rows), or could not be validated at all. The reason
-  is in the message and in the data docs, the rows are in `quarantine/<source>/`. The good days of the run are published all the same.
-  Correct the source or the suite, then trigger a new run for the refused days.
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy.
+  Nothing was run.
+- `extract`: the source could not be read, after four tries. What was published before is untouched. Clear the
+  task when the source is back.
+- `validate`: a day was refused (a wrong column, too many bad rows, ten times the rows), or could not be
+  validated at all. The reason is in the message and in the data docs, the rows are in `quarantine/<source>/`.
+  The good days of the run are published all the same. Correct the source or the suite, then trigger a new run
+  for the refused days.
 - `publish`: clear it; it is idempotent.
 - `outcome`: red when any task before it is, so that the run is red too.
 """
@@ -59,7 +62,9 @@ def ingest(name: str, source: settings.Source) -> None:
             env, keys = settings.environment(), partitions.keys_between(source, *runs.days(dag_run, params))
             where = {"data_url": env.data_url, "database_url": env.database_url, "run_id": dag_run.run_id}
             done = partitions.extract(name, source, keys, **where, replace=runs.replaces(dag_run, params))
-            return runs.result(done, f"{sum(done.rows.values()):,} rows of {runs.span(done.keys)}; {len(done.skipped)} kept")
+            return runs.result(
+                done, f"{sum(done.rows.values()):,} rows of {runs.span(done.keys)}; {len(done.skipped)} kept"
+            )
 
         @task
         def validate(extracted: dict, *, dag_run=None, ti=None) -> dict:
@@ -78,12 +83,16 @@ def ingest(name: str, source: settings.Source) -> None:
             env, keys = settings.environment(), runs.accepted(validated)
             where = {"data_url": env.data_url, "database_url": env.database_url, "run_id": dag_run.run_id}
             done = partitions.publish(name, keys, **where)
-            told = runs.result(done, f"{done.rows:,} rows of {runs.span(keys)} published; {name} is at version {done.version}")
+            told = runs.result(
+                done, f"{done.rows:,} rows of {runs.span(keys)} published; {name} is at version {done.version}"
+            )
             return runs.tell(outlet_events, assets.validated(name), told)
 
         @task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, on_failure_callback=None)
         def outcome() -> None:
-            raise runs.fail("a task of this run failed; its message says why. Good partitions were published all the same")
+            raise runs.fail(
+                "a task of this run failed; its message says why. Good partitions were published all the same"
+            )
 
         checked = check()
         extracted = extract()

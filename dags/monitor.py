@@ -1,16 +1,19 @@
 """One DAG per model: the newest partitions beside what the champion was trained on; asks for retraining, or not.
 
-**Makes** a result in the database, a report (opened from the task and from the ML platform page), and, where a finding is critical, the
-asset `retraining(model)` with its reason, on which `train_<model>` runs. A cooldown keeps it from asking every time.
+**Makes** a result in the database, a report (opened from the task and from the ML platform page), and, where
+a finding is critical, the asset `retraining(model)` with its reason, on which `train_<model>` runs. A
+cooldown keeps it from asking every time.
 
-**Runs** nightly (`monitoring.schedule` in params.yaml), whenever `features_<model>` has built a new version, and by hand, with a form: how
-many of the newest partitions to look at.
+**Runs** nightly (`monitoring.schedule` in params.yaml), whenever `features_<model>` has built a new version,
+and by hand, with a form: how many of the newest partitions to look at.
 
 **When a task fails**
 
-- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
-- `compare`: the check could not be made: a partition lacks a column, a file was changed, the champion's served form cannot be read, the
-  report crashed. The message says which. Red means "not known", never "no drift".
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy.
+  Nothing was run.
+- `compare`: the check could not be made: a partition lacks a column, a file was changed, the champion's
+  served form cannot be read, the report crashed. The message says which. Red means "not known", never "no
+  drift".
 - `request_retraining`: Airflow itself could not record the request. Clear it: a run asks once.
 - `report`: it was compared, and what was due was asked for, but the report could not be drawn. The message says why.
 

@@ -1,20 +1,23 @@
 """One DAG per model: a study, the best of it fitted again, a registered version.
 
-**Makes** a version in MLflow's registry, read back and hashed, with its served form; and the asset `candidate(model)`, on which
-`deploy_<model>` is scheduled. It never changes the champion.
+**Makes** a version in MLflow's registry, read back and hashed, with its served form; and the asset
+`candidate(model)`, on which `deploy_<model>` is scheduled. It never changes the champion.
 
-**Runs** when a training is asked for (`retraining(model)`: by `monitor_<model>` with its reason, or by `features_<model>` for a first
-model), and by hand, with a form: trials, time budget, window, reason; the defaults are params.yaml's. One run at a time.
+**Runs** when a training is asked for (`retraining(model)`: by `monitor_<model>` with its reason, or by
+`features_<model>` for a first model), and by hand, with a form: trials, time budget, window, reason; the
+defaults are params.yaml's. One run at a time.
 
 **When a task fails**
 
-- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy. Nothing was run.
-- `prepare`: there are no features yet (run `features_<model>`), or MLflow is away; nothing expensive has begun. Clear it when MLflow
-  is back.
-- `tune`: a worker was killed: it is tried again, finished trials are kept and the others run. When no trial gave a model, the message
-  says what became of them.
+- `check`: params.yaml names something that is not there. The message has the key, the line and the remedy.
+  Nothing was run.
+- `prepare`: there are no features yet (run `features_<model>`), or MLflow is away; nothing expensive has
+  begun. Clear it when MLflow is back.
+- `tune`: a worker was killed: it is tried again, finished trials are kept and the others run. When no trial
+  gave a model, the message says what became of them.
 - `fit`: the chosen model could not be exported exactly, or its metric is not a number. Nothing is registered.
-- `register`: MLflow is away, or a file was not read back as it was written. Clear it: a run registers one version, however often.
+- `register`: MLflow is away, or a file was not read back as it was written. Clear it: a run registers one
+  version, however often.
 """
 
 from __future__ import annotations
@@ -55,7 +58,10 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
         def prepare(*, run_id=None, params=None, triggering_asset_events=None) -> dict:
             from include.training import preparation
 
-            env, form = settings.environment(), runs.overrides(params, triggering_asset_events, assets.retraining(model))
+            env, form = (
+                settings.environment(),
+                runs.overrides(params, triggering_asset_events, assets.retraining(model)),
+            )
             where = {"database_url": env.database_url, "optuna_url": env.optuna_url, "mlflow_url": env.mlflow_url}
             where |= {"remote_url": env.dvc_remote_url, "home": env.home, "work": runs.folder(env.home, dag_id, run_id)}
             what = {"overrides": form, "time_column": time_column, "feature_version": None}
@@ -68,7 +74,9 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
             env, threads = settings.environment(), runs.threads(entry.tuning.workers)
             where = {"optuna_url": env.optuna_url, "database_url": env.database_url}
             done = tuning.tune(model, entry, prepared, worker=worker, threads=threads, **where)
-            return runs.result(done, f"{done.ran} trials here, {done.finished} in all ({done.pruned} pruned); best {done.best}")
+            return runs.result(
+                done, f"{done.ran} trials here, {done.finished} in all ({done.pruned} pruned); best {done.best}"
+            )
 
         @task
         def fit(prepared: dict, tuned: list) -> dict:
@@ -85,7 +93,8 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
 
             env = settings.environment()
             made = tracking.register(fitted, mlflow_url=env.mlflow_url, database_url=env.database_url)
-            text = f"version {made.version}: {made.estimator}, {made.metric} {made.value:.4g} (baseline {made.baseline:.4g})"
+            figures = f"{made.metric} {made.value:.4g}, baseline {made.baseline:.4g}"
+            text = f"version {made.version}: {made.estimator}, {figures}"
             return runs.tell(outlet_events, assets.candidate(model), runs.result(made, text))
 
         checked, prepared = check(), runs.link(prepare(), run_url="MLflow run")

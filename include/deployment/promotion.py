@@ -1,4 +1,4 @@
-"""A verdict carried out, in steps that each can be killed and run again: package, promote, let the aliases follow, verify.
+"""A verdict carried out, in steps that can be killed and run again: package, promote, let the aliases follow, verify.
 
 Each takes plain values, as a task of `deploy_<model>` has them.
 """
@@ -16,21 +16,26 @@ from include.deployment import ledger, packaging, verification
 from include.serving.predictor import GOLDEN
 
 
-def package(model: str, version: int, *, mlflow_url: str, data_url: str, bento_home: Path, root: Path) -> packaging.Packaged:
+def package(
+    model: str, version: int, *, mlflow_url: str, data_url: str, bento_home: Path, root: Path
+) -> packaging.Packaged:
     """Publish a registered version's served form and build its Bento; see `packaging.package`."""
     from include.training import tracking
 
     with tempfile.TemporaryDirectory(prefix="mlops-package-") as folder:
         form = tracking.download(model, version, Path(folder), mlflow_url=mlflow_url)
-        return packaging.package(form, model=model, version=version, data_url=data_url, bento_home=bento_home, root=root)
+        return packaging.package(
+            form, model=model, version=version, data_url=data_url, bento_home=bento_home, root=root
+        )
 
 
 def promote(verdict: Mapping[str, Any], packaged: Mapping[str, Any], *, database_url: str, actor: str) -> ledger.Entry:
-    """Make the judged version champion, if the champion is still the one it was judged against; see `ledger.promote`."""
+    """Make the judged version champion, if the champion is still who it was judged against; see `ledger.promote`."""
     if packaged["content_hash"] != verdict["content_hash"]:
         raise ledger.NotProven(
-            f"{verdict['model']} version {verdict['version']} was packed with other content ({packaged['content_hash'][:12]}…)"
-            f" than was judged ({verdict['content_hash'][:12]}…); run the deployment again from the gate on"
+            f"{verdict['model']} version {verdict['version']} was packed with other content"
+            f" ({packaged['content_hash'][:12]}…) than was judged ({verdict['content_hash'][:12]}…);"
+            " run the deployment again from the gate on"
         )
     engine = database.connect(database_url)
     try:

@@ -23,8 +23,8 @@ class Asked:
 def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta) -> Asked:
     """Record a request for the first training, unless there is a champion or a training is under way.
 
-    A request that led to no champion within `patience` counts as failed, and the next features ask again. A retried task
-    finds the request that it made.
+    A request that led to no champion within `patience` counts as failed, and the next features ask again. A retried
+    task finds the request that it made.
 
     Args:
         model: The model.
@@ -50,9 +50,7 @@ def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta) 
             if recent:
                 since = recent[0].created_at
                 return Asked(False, f"a first training was asked for at {since:%Y-%m-%d %H:%M} UTC and is under way")
-            connection.execute(
-                sa.insert(requests).values(model=model, reason=REASON, evidence={}, run_key=run_key)
-            )
+            connection.execute(sa.insert(requests).values(model=model, reason=REASON, evidence={}, run_key=run_key))
             return Asked(True, REASON)
     finally:
         engine.dispose()

@@ -1,13 +1,14 @@
 """What an operator wants to see first: each model's champion and its standing, each source's newest partitions.
 
-Read from the platform's own tables and from the champions' manifests alone, so that it answers while MLflow or the service is
-down.
+Read from the platform's own tables and from the champions' manifests alone, so that it answers while MLflow
+or the service is down.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +35,10 @@ class Champion:
     metrics: dict[str, float]
     value: float | None
     baseline: float | None
-    problem: str | None
-    """Why the manifest could not be read, if it could not."""
     better_by: float | None
     """By which share it is better than the baseline, as the gate reckons; negative: worse."""
+    problem: str | None
+    """Why the manifest could not be read, if it could not."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ def _model(connection: sa.Connection, params: settings.Params, name: str, limit:
     request = _newest(connection, database.retraining_requests, name)
     version = _newest(connection, database.feature_versions, name, "sequence")
     table = database.verdicts
-    rows = connection.execute(sa.select(table).where(table.c.model == name).order_by(table.c.id.desc()).limit(limit)).all()
+    rows = connection.execute(
+        sa.select(table).where(table.c.model == name).order_by(table.c.id.desc()).limit(limit)
+    ).all()
     return ModelStanding(
         name=name,
         entry=entry,
@@ -151,8 +154,14 @@ def _model(connection: sa.Connection, params: settings.Params, name: str, limit:
             )
             for row in rows
         ],
-        check=check and Check(
-            check.status, check.version, _texts(check.window), _texts(check.findings), check.report_url, check.created_at
+        check=check
+        and Check(
+            check.status,
+            check.version,
+            _texts(check.window),
+            _texts(check.findings),
+            check.report_url,
+            check.created_at,
         ),
         features=version and (version.version, version.rows, version.created_at),
         request=request and (request.reason, request.created_at),
@@ -166,18 +175,19 @@ def _newest(connection: sa.Connection, table: sa.Table, model: str, order: str =
 
 
 def _champion(connection: sa.Connection, model: str, metric: str) -> Champion | None:
-    champions, ledger, verdicts = database.champions, database.ledger, database.verdicts
+    champions, ledger = database.champions, database.ledger
     row = connection.execute(
-        sa.select(champions, ledger.c.actor, ledger.c.reason, verdicts.c.numbers)
+        sa.select(champions, ledger.c.actor, ledger.c.reason)
         .join(ledger, champions.c.ledger_id == ledger.c.id)
-        .outerjoin(verdicts, ledger.c.verdict_id == verdicts.c.id)
         .where(champions.c.model == model)
     ).one_or_none()
     if row is None:
         return None
     manifest, problem = _manifest(row.url)
-    metrics = {name: float(value) for name, value in (manifest.get("metrics") or {}).items() if _is_number(value)}
-    baseline = (row.numbers or {}).get("baseline")
+    figures = {name: _number(value) for name, value in (manifest.get("metrics") or {}).items()}
+    metrics = {name: value for name, value in figures.items() if value is not None}
+    value, baseline = metrics.get(metric), _number((manifest.get("baseline") or {}).get(metric))
+    better = improvement(metric, value, baseline) if value is not None and baseline is not None else math.nan
     return Champion(
         version=row.version,
         since=row.since,
@@ -189,10 +199,10 @@ def _champion(connection: sa.Connection, model: str, metric: str) -> Champion | 
         estimator=manifest.get("estimator"),
         feature_version=manifest.get("feature_version"),
         metrics=metrics,
-        value=metrics.get(metric),
-        baseline=float(baseline) if _is_number(baseline) else None,
+        value=value,
+        baseline=baseline,
+        better_by=better if math.isfinite(better) else None,
         problem=problem,
-        better_by=improvement(metric, metrics[metric], baseline) if metric in metrics and _is_number(baseline) else None,
     )
 
 
@@ -240,5 +250,5 @@ def _texts(value: Any) -> list[str]:
     return [] if value is None else [str(value)]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

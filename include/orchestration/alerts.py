@@ -36,8 +36,8 @@ def task_failed(context: Any) -> None:
 def run_failed(context: Any) -> None:
     """Airflow's `on_failure_callback` of every DAG.
 
-    A failed task has told of itself already; what is left is a run that its time-out ended, such as one whose task died before
-    its first heartbeat.
+    A failed task has told of itself already; what is left is a run that its time-out ended, such as one whose
+    task died before its first heartbeat.
     """
     reason, run = context.get("reason"), context["dag_run"]
     if reason == "timed_out":

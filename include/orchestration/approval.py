@@ -10,7 +10,7 @@ from include.orchestration import dag_defaults
 
 
 def approve(model: str, verdict: XComArg) -> Any:
-    """A task that waits, without holding a worker, until somebody approves or rejects under *Required actions* in the UI.
+    """A task that waits, without holding a worker, until somebody answers under *Required actions* in the UI.
 
     Rejected, or unanswered for `APPROVAL_TIMEOUT`: what follows is skipped, and nothing is promoted.
     """

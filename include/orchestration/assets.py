@@ -9,12 +9,13 @@
     train_<model>      → candidate(model)   → deploy_<model>
     deploy_<model>     → champion(model)    → the service, which follows the ledger
 
-No DAG triggers another: each tells what it has made, and those that are scheduled on it run. The event's `extra` carries
-what was made (a version, a run id, a reason), since a run that an asset starts has no logical date. `features_<model>` asks
-for training only while there is no champion; afterwards `monitor_<model>` does, with its reason.
+No DAG triggers another: each tells what it has made, and those that are scheduled on it run. The event's
+`extra` carries what was made (a version, a run id, a reason), since a run that an asset starts has no logical
+date. `features_<model>` asks for training only while there is no champion; afterwards `monitor_<model>` does,
+with its reason.
 
-Several events that arrive while the DAG behind an asset is at work start one run, not one each: thirty days of backfill are
-not thirty trainings.
+Several events that arrive while the DAG behind an asset is at work start one run, not one each: thirty days
+of backfill are not thirty trainings.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class Tag(enum.StrEnum):
 EPOCH = dt.datetime(2009, 1, 1, tzinfo=dt.UTC)
 """A start before any data: a logical date before a DAG's start would never run. It schedules nothing by itself."""
 
-class NamedRule(RetryRule):
+
+class NamedRule(RetryRule):  # type: ignore[misc]
     """A rule about exceptions by their names, which are looked up when a task has failed.
 
     Airflow's own looks them up when the DAG is parsed, too; here that would import pandas and half of the platform.
@@ -44,9 +45,16 @@ RETRY_BY_CAUSE = ExceptionRetryPolicy(
         ),
         RetryRule(
             exception=[
-                ValueError, TypeError, LookupError, ArithmeticError, AssertionError, EOFError,
-                AttributeError, NameError, ImportError,
-            ],  # fmt: skip
+                ValueError,
+                TypeError,
+                LookupError,
+                ArithmeticError,
+                AssertionError,
+                EOFError,
+                AttributeError,
+                NameError,
+                ImportError,
+            ],
             action=RetryAction.FAIL,
             reason="data, settings or program: a retry would meet the same rows and end in the same way",
         ),

@@ -21,8 +21,9 @@ log = logging.getLogger("mlops")
 def days(dag_run: Any, form: Mapping[str, Any]) -> tuple[dt.date | None, dt.date | None]:
     """The first and last day (UTC) that a run of `ingest_<source>` is about.
 
-    A scheduled run and a run of a backfill are about their data interval; a manual one, which may have no logical date, about
-    what the form says, where empty means the day before the run. A form without `from` and `to` has no days.
+    A scheduled run and a run of a backfill are about their data interval; a manual one, which may have no
+    logical date, about what the form says, where empty means the day before the run. A form without `from`
+    and `to` has no days.
     """
     if "from" not in form:
         return None, None
@@ -42,8 +43,7 @@ def by_hand(dag_run: Any) -> bool:
 
 
 def replaces(dag_run: Any, form: Mapping[str, Any]) -> bool:
-    """Whether published partitions are made again: in a manual run when the form says so; a schedule's day always, late rows
-    and all."""
+    """Whether published partitions are made again: in a manual run when the form says so, a schedule's day always."""
     return bool(form["replace"]) or not by_hand(dag_run)
 
 
@@ -61,12 +61,14 @@ def news(events: Mapping[Asset, Sequence[Any]] | None, asset: Asset) -> dict[str
 
 
 def checked(findings: Sequence[Any], *entries: str) -> dict[str, Any]:
-    """What preflight found about some entries of params.yaml, such as `sources.trips`; others' mistakes stop only others.
+    """What preflight found about some entries of params.yaml, such as `sources.trips`; others' stop only others.
 
     Raises:
         ValueError: one line per mistake.
     """
-    ours = [str(f) for f in findings if any(f"{f.key}.".startswith(f"{entry}.") for entry in entries) or f.key == "(top)"]
+    ours = [
+        str(f) for f in findings if any(f"{f.key}.".startswith(f"{entry}.") for entry in entries) or f.key == "(top)"
+    ]
     if ours:
         raise ValueError("nothing was run, params.yaml has mistakes:\n" + "\n".join(ours))
     return result({}, f"params.yaml is right about {' and '.join(entries)}")
@@ -75,7 +77,9 @@ def checked(findings: Sequence[Any], *entries: str) -> dict[str, Any]:
 def result(value: Any, summary: str) -> dict[str, Any]:
     """A task's answer as plain data, with the one line that says what it did, which is also the log's last."""
     log.info(summary)
-    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)
+    plain = (
+        dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)
+    )
     return {**_plain(plain), "summary": summary}
 
 
@@ -105,7 +109,9 @@ def validated(validation: Any, ti: Any, data_url: str) -> dict[str, Any]:
     ti.xcom_push(key="return_value", value=answer)
     if refused:
         lines = "\n".join(f"{key}: {reason}" for key, reason in refused.items())
-        raise fail(f"{len(refused)} of {len(good) + len(refused)} partitions refused, nothing downstream sees them:\n{lines}")
+        raise fail(
+            f"{len(refused)} of {len(good) + len(refused)} partitions refused, nothing downstream sees them:\n{lines}"
+        )
     return answer
 
 
@@ -172,7 +178,9 @@ def compared(found: Any, data_url: str) -> dict[str, Any]:
         AirflowSkipException: there is no champion to compare with.
     """
     go_on_if(found.status != "no_champion", found.reason)
-    text = f"{found.status}: {found.rows:,} rows of {span(found.window)} against version {found.version}; {found.reason}"
+    text = (
+        f"{found.status}: {found.rows:,} rows of {span(found.window)} against version {found.version}; {found.reason}"
+    )
     return result(found, text) | {"report": page(found.report_url, data_url)}
 
 
@@ -211,7 +219,7 @@ def verified(seen: Any, promoted: Mapping[str, Any], serving_url: str) -> dict[s
 
 
 def asked(request: Any, outlet_events: Any, asset: Asset, feature_version: str | None) -> dict[str, Any]:
-    """Let the request for a training be known, with its reason; where none is wanted, the task is skipped with that reason."""
+    """Let the request for a training be known, with its reason; where none is wanted, the task is skipped."""
     if not request.wanted:
         raise skip(request.reason)
     told = result({"reason": request.reason, "features": feature_version}, f"training asked for: {request.reason}")
@@ -229,7 +237,7 @@ def fail(reason: str) -> AirflowFailException:
     return AirflowFailException(reason)
 
 
-class ResultLink(BaseOperatorLink):  # type: ignore[misc]  (Airflow is not type-checked here)
+class ResultLink(BaseOperatorLink):  # type: ignore[misc]
     """A button on the task's page in the UI, which opens an address that the task's answer holds."""
 
     def __init__(self, title: str, key: str, *, even_when_red: bool = False) -> None:

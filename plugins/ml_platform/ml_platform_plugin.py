@@ -1,6 +1,7 @@
-"""The "ML platform" entry in Airflow's navigation: one page, and the data docs and reports, all behind Airflow's own login.
+"""The "ML platform" entry in Airflow's navigation: one page, data docs and reports, all behind Airflow's own login.
 
-Every Airflow process loads this file, workers before each task: only the API server pays for FastAPI, at its first request.
+Every Airflow process loads this file, workers before each task: only the API server pays for FastAPI, at its
+first request.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ PAGE_POLICY = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 FILE_POLICY = {
-    # Values from the data stand in these pages. Data docs run no script at all; a report's scripts run in an origin of their
-    # own, from which neither Airflow's session nor its API can be reached.
+    # Values from the data stand in these pages. Data docs run no script at all; a report's scripts run in an origin of
+    # their own, from which neither Airflow's session nor its API can be reached.
     "docs": "default-src 'self' data: 'unsafe-inline'; script-src 'none'; frame-ancestors 'self'",
     "reports": "sandbox allow-scripts allow-popups; default-src data: blob: 'unsafe-inline' 'unsafe-eval'",
 }
@@ -133,11 +134,11 @@ def ago(moment: dt.datetime | None, now: dt.datetime) -> str:
 
 def figure(value: float | None) -> str:
     """A number with four significant digits."""
-    return "–" if value is None else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def spark(values: Sequence[float], width: float = 150, height: float = 30) -> list[tuple[float, float]]:
-    """The points of a small line from 0 to 1, left to right; the scale begins at the lowest value, and never above 0.9."""
+    """The points of a small line, left to right; its scale goes from the lowest value, or 0.9, to 1."""
     low = min([0.9, *values])
     step = (width - 6) / max(1, len(values) - 1)
     return [(3 + i * step, 3 + (height - 6) * (1 - (v - low) / (1 - low))) for i, v in enumerate(values)]

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import ROOT, free_port
 
-USER, PASSWORD = "operator", "only-for-this-test"  # noqa: S105
+USER, PASSWORD = "operator", "only-for-this-test"
 
 
 def configuration(home: Path, database_url: str = "", **options: str) -> dict[str, str]:
@@ -98,7 +98,18 @@ def api_server(folder: Path, airflow_database: str, platform_database: str) -> I
         "MLOPS_PARAMS": str(folder / "params.yaml"),
         "MLOPS_DATABASE_URL": platform_database,
     }
-    command = [sys.executable, "-m", "airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "airflow",
+        "api-server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -76,9 +76,16 @@ class Night:
         (self.folder / "steps.json").write_text(json.dumps(steps))
         results = self.folder / "results.json"
         results.unlink(missing_ok=True)
-        command = [sys.executable, str(Path(__file__).parent / "drive.py"), str(self.folder / "steps.json"), str(results)]
+        command = [
+            sys.executable,
+            str(Path(__file__).parent / "drive.py"),
+            str(self.folder / "steps.json"),
+            str(results),
+        ]
         with (self.folder / "drive.log").open("ab") as log:
-            done = subprocess.run(command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, timeout=500, check=False)
+            done = subprocess.run(
+                command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, timeout=500, check=False
+            )
         found = json.loads(results.read_text()) if results.exists() else []
         if done.returncode or len(found) < len(steps):
             pytest.fail(f"{len(found)} of {len(steps)} runs ended:\n" + (self.folder / "drive.log").read_text()[-6000:])

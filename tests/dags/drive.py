@@ -26,7 +26,9 @@ def run(dag: Any, conf: dict[str, Any], logical_date: str | None) -> dict[str, A
     done = dag.test(logical_date=moment, run_conf=conf)
     with create_session() as session:
         answers: dict[str, Any] = {}
-        for row in session.scalars(sa.select(XComModel).where(XComModel.run_id == done.run_id, XComModel.dag_id == dag.dag_id)):
+        for row in session.scalars(
+            sa.select(XComModel).where(XComModel.run_id == done.run_id, XComModel.dag_id == dag.dag_id)
+        ):
             name = row.task_id if row.map_index < 0 else f"{row.task_id}[{row.map_index}]"
             answers.setdefault(name, {})[row.key] = XComModel.deserialize_value(row)
         events = session.scalars(sa.select(AssetEvent).where(AssetEvent.source_run_id == done.run_id)).all()
@@ -59,7 +61,11 @@ def schedule() -> dict[str, Any]:
                 runner._create_dagruns_for_dags(guard, session)
         started = session.scalars(sa.select(DagRun).where(DagRun.run_type == "asset_triggered")).all()
         paused = session.scalars(sa.select(DagModel.dag_id).where(DagModel.is_paused)).all()
-        return {"started": {run.dag_id: len(run.consumed_asset_events) for run in started}, "count": len(started), "paused": list(paused)}
+        return {
+            "started": {run.dag_id: len(run.consumed_asset_events) for run in started},
+            "count": len(started),
+            "paused": list(paused),
+        }
 
 
 def _text(state: Any) -> str:

@@ -59,7 +59,9 @@ def test_a_manual_run_needs_no_logical_date_and_a_run_id_is_given_once(server: a
         ("deploy_trip_duration", {"version": -1}),
     ],
 )
-def test_a_form_is_checked_before_a_run_begins(server: airflow_home.Server, token: str, dag: str, conf: dict[str, Any]) -> None:
+def test_a_form_is_checked_before_a_run_begins(
+    server: airflow_home.Server, token: str, dag: str, conf: dict[str, Any]
+) -> None:
     answer = trigger(server, token, dag, conf=conf)
     assert 400 <= answer.status_code < 500, answer.text
     assert next(iter(conf)) in answer.text or "param" in answer.text.lower()

@@ -23,7 +23,20 @@ from tests.dags import airflow_home
 from tests.dags.conftest import PARAMS
 
 FILES = {"ingest": "sources", "features": "models", "train": "models", "deploy": "models", "monitor": "models"}
-HEAVY = ("pandas", "numpy", "pyarrow", "sklearn", "xgboost", "mlflow", "dvc", "great_expectations", "bentoml", "optuna", "evidently", "onnx")
+HEAVY = (
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "sklearn",
+    "xgboost",
+    "mlflow",
+    "dvc",
+    "great_expectations",
+    "bentoml",
+    "optuna",
+    "evidently",
+    "onnx",
+)
 BUDGET = 0.5
 
 
@@ -74,7 +87,9 @@ def test_every_dag_has_a_manual_an_owner_tags_and_a_time_out(dags: dict[str, Any
 def test_every_task_stands_in_its_dags_manual(dags: dict[str, Any]) -> None:
     for dag in dags.values():
         for task_id in dag.task_ids:
-            assert f"`{task_id}`" in dag.doc_md, f"{dag.dag_id}: its docstring does not say what to do when {task_id} fails"
+            assert f"`{task_id}`" in dag.doc_md, (
+                f"{dag.dag_id}: its docstring does not say what to do when {task_id} fails"
+            )
 
 
 def test_every_task_retries_by_cause_and_tells_of_its_failure(dags: dict[str, Any]) -> None:
@@ -104,7 +119,12 @@ def test_the_forms_of_manual_runs_are_typed(dags: dict[str, Any]) -> None:
 def test_the_wiring_is_the_map_in_assets_py(dags: dict[str, Any]) -> None:
     """The docstring of assets.py says who makes which asset and who runs on it; this reads both."""
     said = set(re.findall(r"(\w+)_<\w+>\s+→ (\w+)\(\w+\)\s+→ (?:(\w+)_<\w+>|the service)", assets.__doc__ or ""))
-    made = {(dag.dag_id.split("_")[0], asset.name.split(".")[0]) for dag in dags.values() for task in dag.tasks for asset in task.outlets}
+    made = {
+        (dag.dag_id.split("_")[0], asset.name.split(".")[0])
+        for dag in dags.values()
+        for task in dag.tasks
+        for asset in task.outlets
+    }
     run_on: dict[str, set[str]] = {}
     for dag in dags.values():
         condition = getattr(dag.timetable, "asset_condition", None)
@@ -119,7 +139,11 @@ def test_no_dag_triggers_another(dags: dict[str, Any]) -> None:
 
 
 def test_each_assets_address_is_its_own() -> None:
-    made = [make(name) for make in (assets.validated, assets.features, assets.retraining, assets.candidate, assets.champion) for name in "ab"]
+    made = [
+        make(name)
+        for make in (assets.validated, assets.features, assets.retraining, assets.candidate, assets.champion)
+        for name in "ab"
+    ]
     assert len({asset.uri for asset in made}) == len({asset.name for asset in made}) == 10
 
 
@@ -161,7 +185,9 @@ def test_a_mistake_in_params_yaml_is_the_import_error_in_words(tmp_path: Path) -
     assert bag.dags == {}
     for error in bag.import_errors.values():
         last = error.strip().splitlines()[-1]
-        assert re.search(r"params.yaml:\d+: models.trip_duration.tuning.trails: unknown key; did you mean 'trials'", last)
+        assert re.search(
+            r"params.yaml:\d+: models.trip_duration.tuning.trails: unknown key; did you mean 'trials'", last
+        )
         assert "ValidationError" not in error
 
 
@@ -175,11 +201,14 @@ from airflow.dag_processing.dagbag import DagBag
 began = time.perf_counter()
 bag = DagBag({str(ROOT / "dags" / f"{file}.py")!r})
 seconds = time.perf_counter() - began
-print(json.dumps([seconds, len(bag.dags), sorted({{name.split(".")[0] for name in sys.modules}} & set({list(HEAVY)!r}))]))
+imported = {{name.split(".")[0] for name in sys.modules}}
+print(json.dumps([seconds, len(bag.dags), sorted(imported & set({list(HEAVY)!r}))]))
 """
     environment = {**os.environ, **airflow_home.configuration(tmp_path), "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR"}
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     seconds, count, heavy = json.loads(done.stdout.strip().splitlines()[-1])
     print(f"{file}.py: {seconds:.3f} s ({time.monotonic() - began:.1f} s with Python and Airflow)")
     assert count >= 2

@@ -51,7 +51,7 @@ def complete(night: Night, mlflow_url: str) -> Iterator[Night]:
 
 
 def test_a_source_becomes_a_served_and_watched_model(complete: Night) -> None:
-    """Ingest, features, train, deploy, monitor, without a logical date (promise 51); and once more, which changes nothing."""
+    """Ingest, features, train, deploy, monitor, without a logical date (promise 51); once more, it changes nothing."""
     ingest, features, train, deploy, monitor, again, deploy_again = complete.run(
         {"dag": "ingest_trips", "conf": HISTORY},
         {"dag": "features_trip_duration"},
@@ -68,7 +68,10 @@ def test_a_source_becomes_a_served_and_watched_model(complete: Night) -> None:
     assert ingest["tasks"]["outcome"] == "skipped"
     assert ingest["answers"]["validate"]["_link_docs"].startswith("/ml-platform/files/docs/trips/")
 
-    assert features["events"]["features.trip_duration"]["version"] == features["answers"]["build"]["return_value"]["version"]
+    assert (
+        features["events"]["features.trip_duration"]["version"]
+        == features["answers"]["build"]["return_value"]["version"]
+    )
     assert "first model" in features["events"]["retraining.trip_duration"]["reason"]
 
     candidate = train["events"]["candidate.trip_duration"]
@@ -86,9 +89,13 @@ def test_a_source_becomes_a_served_and_watched_model(complete: Night) -> None:
 
     assert again["tasks"]["first_training"] == "skipped"
     assert "retraining.trip_duration" not in again["events"]
-    assert deploy_again["answers"]["promote"]["return_value"]["id"] == deploy["answers"]["promote"]["return_value"]["id"]
+    assert (
+        deploy_again["answers"]["promote"]["return_value"]["id"] == deploy["answers"]["promote"]["return_value"]["id"]
+    )
     for run in (ingest, features, train, deploy, monitor):
-        said = [a["return_value"]["summary"] for a in run["answers"].values() if isinstance(a.get("return_value"), dict)]
+        said = [
+            a["return_value"]["summary"] for a in run["answers"].values() if isinstance(a.get("return_value"), dict)
+        ]
         assert said, run["dag"]
         assert all(text and "\n" not in text for text in said)
 
@@ -97,7 +104,13 @@ def test_a_refused_day_is_red_and_the_good_days_are_published(night: Night) -> N
     """Promises 4 to 6 as an operator sees them: red at once, nothing downstream sees the day, the others go on."""
     (run,) = night.run({"dag": "ingest_trips", "conf": {"from": "2026-03-19", "to": "2026-03-21"}})
     assert run["state"] == "failed"
-    expected = {"check": "success", "extract": "success", "validate": "failed", "publish": "success", "outcome": "failed"}
+    expected = {
+        "check": "success",
+        "extract": "success",
+        "validate": "failed",
+        "publish": "success",
+        "outcome": "failed",
+    }
     assert run["tasks"] == expected
     assert run["tries"]["validate"] == 1
     assert run["events"]["validated.trips"]["keys"] == ["2026-03-19", "2026-03-21"]
@@ -109,7 +122,9 @@ def test_a_refused_day_is_red_and_the_good_days_are_published(night: Night) -> N
 
 def test_a_backfilled_day_is_its_data_interval_and_a_second_run_writes_the_same_bytes(night: Night) -> None:
     """Promises 3 and 51."""
-    first, second = night.run(*[{"dag": "ingest_trips", "conf": {"from": "2026-03-05", "to": "2026-03-05", "replace": True}}] * 2)
+    first, second = night.run(
+        *[{"dag": "ingest_trips", "conf": {"from": "2026-03-05", "to": "2026-03-05", "replace": True}}] * 2
+    )
     assert first["state"] == second["state"] == "success"
     assert first["events"]["validated.trips"]["version"] == second["events"]["validated.trips"]["version"]
 
@@ -117,11 +132,15 @@ def test_a_backfilled_day_is_its_data_interval_and_a_second_run_writes_the_same_
 def test_mlflow_down_is_told_before_anything_expensive_begins(night: Night) -> None:
     """Promise 17: red within seconds once the retries are spent (here: none), with what to do; nothing was prepared."""
     *_, train = night.run(
-        {"dag": "ingest_trips", "conf": HISTORY}, {"dag": "features_trip_duration"}, {"dag": "train_trip_duration", "retries": 0}
+        {"dag": "ingest_trips", "conf": HISTORY},
+        {"dag": "features_trip_duration"},
+        {"dag": "train_trip_duration", "retries": 0},
     )
     assert train["state"] == "failed"
     assert train["tasks"]["prepare"] == "failed"
-    assert {state for name, state in train["tasks"].items() if name.startswith(("tune", "fit", "register"))} == {"upstream_failed"}
+    assert {state for name, state in train["tasks"].items() if name.startswith(("tune", "fit", "register"))} == {
+        "upstream_failed"
+    }
     assert train["seconds"] < 60
     alerts = (night.folder / "var" / "logs" / "alerts.jsonl").read_text()
     assert "MLflow" in alerts
@@ -144,7 +163,12 @@ def test_a_backfill_is_one_run_of_what_comes_after_it(night: Night) -> None:
 def test_a_model_without_a_champion_is_not_compared_and_says_so(night: Night) -> None:
     (run,) = night.run({"dag": "monitor_trip_duration"})
     assert run["state"] == "success"
-    assert run["tasks"] == {"check": "success", "compare": "skipped", "request_retraining": "skipped", "report": "skipped"}
+    assert run["tasks"] == {
+        "check": "success",
+        "compare": "skipped",
+        "request_retraining": "skipped",
+        "report": "skipped",
+    }
 
 
 def test_a_mistake_in_params_yaml_stops_the_run_before_it_begins(night: Night) -> None:

@@ -19,7 +19,8 @@ sources:
   trips: {type: sample, dataset: taxi_trips, rows_per_day: 100}
   cells: {type: sample, dataset: breast_cancer}
 models:
-  trip_duration: {source: trips, target: duration_minutes, task: regression, metric: mae, description: "Minutes, not <b>hours</b>."}
+  trip_duration:
+    {source: trips, target: duration_minutes, task: regression, metric: mae, description: "Minutes, not <b>hours</b>."}
   tumour: {source: cells, target: diagnosis, task: binary}
 """
 
@@ -29,7 +30,7 @@ def fill(database_url: str, data: Path) -> None:
     served = data / "served" / "trip_duration" / "abc"
     manifest = {
         "run_id": "5d1e", "estimator": "xgboost", "feature_version": "9f2c77aa01b2c3", "metric": "mae",
-        "metrics": {"mae": 2.871, "rmse": 4.52, "r2": 0.812},
+        "metrics": {"mae": 2.871, "rmse": 4.52, "r2": 0.812}, "baseline": {"mae": 4.35},
     }  # fmt: skip
     storage.write_bytes(str(served / "manifest.json"), json.dumps(manifest).encode())
     storage.write_bytes(str(data / "docs" / "trips" / "index.html"), b"<h1>Data docs of trips</h1>")
@@ -41,7 +42,8 @@ def fill(database_url: str, data: Path) -> None:
             bad = day == 17
             connection.execute(
                 sa.insert(database.partitions).values(
-                    source="trips", key=f"2026-03-{day:02}", status="quarantined" if bad else "published", sha256="0" * 64,
+                    source="trips", key=f"2026-03-{day:02}",
+                    status="quarantined" if bad else "published", sha256="0" * 64,
                     rows=0 if bad else 1940 + day, quarantined_rows=2000 if bad else 20 + day % 5,
                     quality=0.62 if bad else 0.985 + 0.001 * (day % 9), report={}, run_id="manual__1",
                 )
@@ -50,7 +52,8 @@ def fill(database_url: str, data: Path) -> None:
             sa.insert(database.verdicts)
             .values(
                 model="trip_duration", version=7, verdict="PROMOTE", champion_version=None, content_hash="abc",
-                reasons=["mae 2.871 is 34 % better than the baseline's 4.35"], numbers={"baseline": 4.35, "candidate": 2.871},
+                reasons=["mae 2.871 is 34 % better than the baseline's 4.35"],
+                numbers={"baseline": 4.35, "candidate": 2.871},
             )
             .returning(database.verdicts.c.id)
         ).scalar_one()  # fmt: skip
@@ -60,18 +63,20 @@ def fill(database_url: str, data: Path) -> None:
                 reasons=["<script>alert(1)</script> mae 2.905 is not better than the champion's 2.871"], numbers={},
             )
         )  # fmt: skip
-        promotion = {"model": "trip_duration", "content_hash": "abc", "url": str(served), "bento": "prediction:abc"}
+        content = {"model": "trip_duration", "content_hash": "abc", "url": str(served), "bento": "prediction:abc"}
         entry = connection.execute(
             sa.insert(database.ledger)
-            .values(**{k: v for k, v in (promotion | {
-                "action": "promote", "to_version": 7, "verdict_id": verdict, "actor": "deploy_trip_duration", "reason": "first model",
-            }).items() if k in database.ledger.c})
+            .values(
+                **content, action="promote", to_version=7, verdict_id=verdict,
+                actor="deploy_trip_duration", reason="first model",
+            )
             .returning(database.ledger.c.id)
         ).scalar_one()  # fmt: skip
-        connection.execute(sa.insert(database.champions).values(**promotion, version=7, ledger_id=entry))
+        connection.execute(sa.insert(database.champions).values(**content, version=7, ledger_id=entry))
         connection.execute(
             sa.insert(database.monitor_results).values(
-                model="trip_duration", version=7, window=["2026-03-30"], status="critical", reason="trip_distance: PSI 0.31",
+                model="trip_duration", version=7, window=["2026-03-30"],
+                status="critical", reason="trip_distance: PSI 0.31",
                 findings=[{"message": "trip_distance: PSI 0.31 (critical above 0.2)"}],
                 report_url=str(data / "reports" / "trip_duration" / "r1.html"),
             )

@@ -13,7 +13,11 @@ from tests.dags.airflow_home import Server
 
 pytestmark = pytest.mark.slow
 
-PATHS = ["/ml-platform/", "/ml-platform/files/docs/trips/index.html", "/ml-platform/files/reports/trip_duration/r1.html"]
+PATHS = [
+    "/ml-platform/",
+    "/ml-platform/files/docs/trips/index.html",
+    "/ml-platform/files/reports/trip_duration/r1.html",
+]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,9 @@ def test_no_other_file_can_be_read(server: Server, token: str, path: str) -> Non
 def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        pytest.skip("no Chromium on this machine: the page was not opened in a browser (Debian: apt-get install chromium)")
+        pytest.skip(
+            "no Chromium on this machine: the page was not opened in a browser (Debian: apt-get install chromium)"
+        )
     from playwright.sync_api import sync_playwright
 
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -98,10 +104,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.browser
-def test_an_operator_logs_in_clicks_the_entry_and_sees_the_champion(server: Server, browser: Any, tmp_path: Any) -> None:
+def test_an_operator_logs_in_clicks_the_entry_and_sees_the_champion(
+    server: Server, browser: Any, tmp_path: Any
+) -> None:
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
     page, foreign = context.new_page(), []
-    page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith((server.url, "data:")) else None)
+    page.on(
+        "request",
+        lambda request: foreign.append(request.url) if not request.url.startswith((server.url, "data:")) else None,
+    )
     page.goto(server.url)
     page.get_by_label("Username").fill(airflow_home.USER)
     page.get_by_label("Password").fill(airflow_home.PASSWORD)

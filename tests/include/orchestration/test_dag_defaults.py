@@ -117,7 +117,9 @@ def test_the_longest_study_of_the_form_fits_into_the_runs_time_out() -> None:
 def test_a_broken_params_yaml_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text("sources:\n  t: {type: sample, dataset: taxi_trips, ows_per_day: 3}\n")
     monkeypatch.setenv("MLOPS_PARAMS", str(tmp_path / "params.yaml"))
-    with pytest.raises(settings.ParamsError, match=r"params.yaml:2: sources.t.ows_per_day: unknown key; did you mean") as found:
+    with pytest.raises(
+        settings.ParamsError, match=r"params.yaml:2: sources.t.ows_per_day: unknown key; did you mean"
+    ) as found:
         dag_defaults.read_params()
     assert found.value.__cause__ is None
     assert found.value.__suppress_context__

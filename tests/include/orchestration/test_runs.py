@@ -18,8 +18,8 @@ EMPTY = {"from": None, "to": None, "replace": False}
 
 def a_run(kind: str, start: dt.datetime | None = None, end: dt.datetime | None = None) -> Any:
     return SimpleNamespace(
-        run_type=kind, run_after=dt.datetime(2026, 3, 10, 14, 5, tzinfo=dt.UTC), data_interval_start=start, data_interval_end=end,
-        dag_id="ingest_trips", run_id="r", triggering_user_name="ada",
+        run_type=kind, run_after=dt.datetime(2026, 3, 10, 14, 5, tzinfo=dt.UTC),
+        data_interval_start=start, data_interval_end=end, dag_id="ingest_trips", run_id="r", triggering_user_name="ada",
     )  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_an_empty_form_means_yesterday() -> None:
 
 
 def test_a_reversed_range_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="`to` .2026-01-01. is before its `from` .2026-02-01."):
+    with pytest.raises(ValueError, match=r"`to` .2026-01-01. is before its `from` .2026-02-01."):
         runs.days(a_run("manual"), {"from": "2026-02-01", "to": "2026-01-01", "replace": False})
 
 
@@ -112,7 +112,7 @@ class FakeValidation:
 def test_a_refused_partition_ends_the_task_red_and_publish_still_knows_the_good_ones() -> None:
     pushed: dict[str, Any] = {}
     ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
-    with pytest.raises(AirflowFailException, match="1 of 2 partitions refused.*\n2026-03-02: no column fare_amount"):
+    with pytest.raises(AirflowFailException, match=r"1 of 2 partitions refused.*\n2026-03-02: no column fare_amount"):
         runs.validated(FakeValidation(["2026-03-01"], {"2026-03-02": "no column fare_amount"}), ti, "/d")
     assert runs.accepted(pushed["return_value"]) == ["2026-03-01"]
     assert pushed["return_value"]["docs"] == "/ml-platform/files/docs/trips/index.html"
