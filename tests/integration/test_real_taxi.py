@@ -89,7 +89,8 @@ def test_the_champion_of_january_to_june_misses_july_by_less_than_3_3_minutes(
     taken = pc.divide(pc.cast(pc.subtract(july["dropoff_datetime"], july["pickup_datetime"]), pa.int64()), 60.0)
     asked = pc.and_(pc.and_(pc.greater_equal(taken, 1), pc.less_equal(taken, 120)), pc.less(july["trip_distance"], 60))
     predictor = platform.predictor(candidate, tmp_path / "form")
-    rows = columns.from_arrow(july.filter(asked), predictor.feature_set.inputs)
+    types = {entry["name"]: entry["type"] for entry in predictor.manifest["inputs"]}
+    rows = columns.from_arrow(july.filter(asked), types)
     miss = np.abs(predictor.predict(rows) - taken.filter(asked).to_numpy())
     reasons = "\n".join(f"  {count:>6} {reason}" for reason, count in validated.reasons.items())
     print(f"\nMAE on July 2018: {miss.mean():.3f} minutes over {len(miss)} trips; quarantined of January to June:\n{reasons}")
