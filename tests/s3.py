@@ -1,4 +1,4 @@
-"""An S3-compatible server for tests: SeaweedFS from its PyPI package, started in a folder of its own; it enforces credentials.
+"""An S3-compatible server for tests: SeaweedFS from its PyPI package, in a folder of its own; it enforces credentials.
 
 Import `s3_server` into a test module to use it: `from tests.s3 import s3_server  # noqa: F401`.
 """

@@ -1,5 +1,4 @@
-"""Data docs of a source: an index over its partitions, and Great Expectations' own page for the newest validated
-ones.
+"""Data docs of a source: an index over its partitions, and Great Expectations' own page for the newest.
 
 Great Expectations' pages fetch styles, scripts and a logo from other people's servers; these are taken out and a
 style of our own put in, so that a page opens anywhere and tells nobody. Rendering costs some 50 ms a page, so of

@@ -1,9 +1,8 @@
-"""Atomic, idempotent partitions: a day of a source is one parquet file, or, for a source without time, `all` of
-it.
+"""Atomic, idempotent partitions: one parquet file per day of a source, or `all` for a source without time.
 
     extract   the source → staging/<source>/<run>/<key>.parquet: what was delivered, not yet validated
-    validate  staging → accepted rows beside it, their SHA-256 in PostgreSQL; the rest →
     validate  staging → accepted rows beside it, their SHA-256 in PostgreSQL; the rest → quarantine
+    publish   the accepted bytes → validated/<source>/<key>.parquet, and the partition's row says so
     read      what was published, by the hash that validation recorded
 
 Every step can be killed and run again: equal data gives equal bytes under equal names.
@@ -210,6 +209,7 @@ def publish(name: str, keys: Sequence[str], *, data_url: str, run_id: str, datab
     total = 0
     try:
         with advisory_lock(engine, f"publish:{name}"):
+            _sweep(data_url, name)
             for key in keys:
                 total += _publish_one(engine, name, check_key(key), data_url=data_url, run_id=run_id)
             version = _version(engine, name)
@@ -217,6 +217,14 @@ def publish(name: str, keys: Sequence[str], *, data_url: str, run_id: str, datab
         engine.dispose()
     storage.delete(staging_url(data_url, name, run_id))
     return Published(name, list(keys), total, version)
+
+
+def _sweep(data_url: str, name: str) -> None:
+    """Remove what a killed publisher left half-written; under the lock nobody else is writing."""
+    folder = storage.join(data_url, "validated", name)
+    if storage.is_local(folder):
+        for leftover in storage.local_path(folder).glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def _publish_one(engine: sa.Engine, name: str, key: str, *, data_url: str, run_id: str) -> int:

@@ -133,7 +133,7 @@ def test_a_renamed_time_column_is_named(tmp_path: Path) -> None:
 
 def test_a_declared_type_of_an_unknown_column_is_refused_with_a_hint(tmp_path: Path) -> None:
     _month(tmp_path, "s.csv", "2018-01-01 10:00:00,1.5,a\n")
-    with pytest.raises(SourceError, match="types: .*no column 'prise'; did you mean 'price'"):
+    with pytest.raises(SourceError, match=r"types: .*no column 'prise'; did you mean 'price'"):
         sources.columns_of(files(tmp_path / "s.csv", time_column="at", types={"prise": "float"}))
 
 
@@ -188,7 +188,7 @@ def test_files_on_s3_are_read_by_pattern_with_credentials_only(
     import fsspec
 
     fsspec.filesystem("s3").clear_instance_cache()
-    with pytest.raises(SourceError, match="access was refused.*credentials"):
+    with pytest.raises(SourceError, match=r"access was refused.*credentials"):
         _read(source, "2018-01-01")
 
 
