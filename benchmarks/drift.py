@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from include.features.profile import profile  # noqa: E402
-from include.monitoring import drift  # noqa: E402
+from include.features.profile import profile
+from include.monitoring import drift
 
 
 def columns(seed: int, rows: int) -> dict[str, np.ndarray]:

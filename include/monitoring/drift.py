@@ -3,7 +3,7 @@
 PSI = Σ (aᵢ - eᵢ) · ln(aᵢ / eᵢ) over the buckets of a column, e the shares in the training set and a those now (Siddiqi,
 *Credit Risk Scorecards*, 2006; the thresholds 0.1 and 0.2 are his). The bins are pinned at training, in profile.json.
 
-A few rows of the very same population have a PSI above 0: about 1/n times chi-squared with one degree of freedom fewer
+Two samples of one population have a PSI above 0: about (1/n + 1/m) times chi-squared, with one degree of freedom fewer
 than there are buckets (Yurdakul and Naranjo, *Statistical properties of the population stability index*, Journal of
 Risk Model Validation, 2020), and more where buckets stay empty. With thirty categories and 100 rows chance alone gives
 0.3. So a finding must also pass what chance gives, which is drawn from the training shares themselves.
@@ -44,19 +44,21 @@ def measure(
         described = profile[name]
         value = profiles.psi(described["shares"], shares)
         level = "ok" if name in calendar else level_of(value, warn, critical)
-        if level != "ok" and value <= chance(described["shares"], len(columns[name])):
+        if level != "ok" and value <= chance(described["shares"], int(described["rows"]), len(columns[name])):
             level = "ok"
         threshold = critical if level == "critical" else warn
         findings.append(Finding("drift", name, level, _told(name, value, described, shares), value, threshold))
     return findings
 
 
-def chance(shares: list[float], rows: int) -> float:
-    """The PSI that so many rows of the training population itself stay below, 998 times in 1,000."""
-    expected = np.asarray(shares) / np.sum(shares)
-    drawn = np.maximum(np.random.default_rng(0).multinomial(rows, expected, _DRAWS) / rows, profiles.EPSILON)
-    expected = np.maximum(expected, profiles.EPSILON)
-    return float(np.quantile(((drawn - expected) * np.log(drawn / expected)).sum(axis=1), _QUANTILE))
+def chance(shares: list[float], trained: int, newest: int) -> float:
+    """The PSI that two samples of one population, of so many rows each, stay below 998 times in 1,000."""
+    population = np.asarray(shares) / np.sum(shares)
+    random = np.random.default_rng(0)
+    e, a = (
+        np.maximum(random.multinomial(rows, population, _DRAWS) / rows, profiles.EPSILON) for rows in (trained, newest)
+    )
+    return float(np.quantile(((a - e) * np.log(a / e)).sum(axis=1), _QUANTILE))
 
 
 def calendar_columns(features: FeatureSet, columns: Columns, time_column: str | None, rows: int = 500) -> set[str]:

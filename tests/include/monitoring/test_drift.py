@@ -97,7 +97,9 @@ def test_chance_alone_does_not_warn(rows):
 
 def test_chance_shrinks_with_rows_and_grows_with_buckets():
     ten, forty = [0.1] * 10, [0.025] * 40
-    assert drift.chance(ten, 2000) < drift.chance(ten, 200) < drift.chance(forty, 200)
+    many = 10_000
+    assert drift.chance(ten, many, 2000) < drift.chance(ten, many, 200) < drift.chance(forty, many, 200)
+    assert drift.chance(ten, many, 2000) < drift.chance(ten, 100, 2000), "a small training set is a sample too"
 
 
 # ------------------------------------------------------------------------------------ the clock is no drift
