@@ -326,8 +326,7 @@ def _check_finite(model: str, matrices: Mapping[str, np.ndarray], names: list[st
             column = int(np.argwhere(large.any(axis=0))[0][0])
             raise Untrainable(
                 f"{model}: the feature {names[column]!r} is infinite, or too large for 32 bits, in"
-                f" {int(large[:, column].sum())} rows"
-                f" of {key[2:]}; guard its formula, as in where(isnull(x) or x == 0, 0, 1 / x)"
+                f" {int(large[:, column].sum())} rows of {key[2:]}; bound its formula, as in clip(x, 0, 1e6)"
             )
 
 

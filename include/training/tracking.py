@@ -352,10 +352,10 @@ def _register(client: Any, fitted: Mapping[str, Any], mlflow_url: str) -> int:
                 raise NotRegistered(
                     f"{model} version {version.version} of this run was registered with other content; start a new run"
                 )
-            _collect(client, run_id, keep=version.model_id)
+            _collect(client, run_id, keep=version.source)
             return int(version.version)
     if not existing:
-        _collect(client, run_id, keep=None)
+        _collect(client, run_id, keep="")
         upload(client, fitted)
         logged = _log_flavour(client, mlflow_url, form, run_id)
         _registered_model(client, model, fitted.get("description", ""))
@@ -373,7 +373,7 @@ def _register(client: Any, fitted: Mapping[str, Any], mlflow_url: str) -> int:
     _read_back(client, mlflow_url, fitted, version.source)
     client.set_model_version_tag(model, version.version, READY, "true")
     client.set_terminated(run_id, "FINISHED")
-    _collect(client, run_id, keep=version.model_id)
+    _collect(client, run_id, keep=version.source)
     return int(version.version)
 
 
@@ -418,6 +418,7 @@ def _log_flavour(client: Any, mlflow_url: str, form: ServedForm, run_id: str) ->
             input_example=example,
             pip_requirements=[f"onnxruntime=={_version_of('onnxruntime')}", f"onnx=={_version_of('onnx')}"],
             save_as_external_data=False,
+            onnx_execution_providers=["CPUExecutionProvider"],
         )
     return client.get_logged_model(info.model_id)
 
@@ -496,11 +497,11 @@ def _download(mlflow_url: str, uri: str, into: Path) -> Path:
         raise NotRegistered(f"{uri} cannot be read from MLflow at {mlflow_url}: {error}") from error
 
 
-def _collect(client: Any, run_id: str, keep: str | None) -> None:
-    """Delete what an interrupted attempt of this run left: logged models without a version."""
+def _collect(client: Any, run_id: str, keep: str) -> None:
+    """Delete what an interrupted attempt of this run left: logged models that are not the source `keep` of its version."""
     experiment = client.get_run(run_id).info.experiment_id
     for logged in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-        if logged.model_id != keep:
+        if logged.model_id not in keep.split("/"):
             client.delete_logged_model(logged.model_id)
 
 

@@ -153,8 +153,11 @@ def tune(
             if trial is None:  # others run the last ones: stay, in case one of them dies
                 time.sleep(min(0.5, grace / 4))
                 continue
-            with _alive(study, trial, heartbeat):
-                ran += _run(study, trial, entry, data, prepared, seed=seed, threads=threads)
+            try:
+                with _alive(study, trial, heartbeat):
+                    ran += _run(study, trial, entry, data, prepared, seed=seed, threads=threads)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                LOG.warning("trial %d was given to another worker, for this one was not heard of in time", trial.number)
     finally:
         engine.dispose()
     best = study.best_value if now.complete else None

@@ -151,3 +151,8 @@ def trained(laboratory: Laboratory) -> Callable[..., tuple[dict[str, Any], dict[
         return prepared, laboratory.fit(entry, prepared)
 
     return train
+
+
+def free_laboratory(root: Path) -> Laboratory:
+    """For what must fail before any server is asked: the addresses lead nowhere."""
+    return Laboratory(root, "", "", "")

@@ -1,0 +1,170 @@
+"""Splits, evidence and clear refusals."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from include.settings import Split
+from include.training import preparation, tracking
+from include.training.preparation import Untrainable, fingerprints, split
+from tests.include.training.conftest import Laboratory, entry_for, free_laboratory, rides
+
+DAY = np.timedelta64(86_400, "s")
+
+
+def parts(rule: Split, rows: int, **columns: Any) -> np.ndarray:
+    values = {"times": None, "y": None, "groups": np.arange(rows, dtype=np.uint64), "entity": None, "seed": 7, **columns}
+    return split(rule, rows, **values)
+
+
+def share(part: np.ndarray) -> dict[str, float]:
+    return {name: float((part == name).mean()) for name in ("train", "validation", "test")}
+
+
+def test_a_split_by_time_holds_the_newest_out_whatever_the_order_of_the_rows() -> None:
+    times = np.random.default_rng(1).permutation(np.datetime64("2024-01-01", "us") + np.arange(1000) * np.timedelta64(60, "s"))
+    part = parts(Split(), 1000, times=times)
+    assert times[part == "train"].max() < times[part == "validation"].min()
+    assert times[part == "validation"].max() < times[part == "test"].min()
+    assert share(part) == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.002)
+
+
+def test_rows_of_one_moment_stay_on_one_side() -> None:
+    times = np.repeat(np.datetime64("2024-01-01", "us") + np.arange(10) * np.timedelta64(60, "s"), 13)
+    part = parts(Split(), 130, times=times)
+    assert all(len(set(part[times == moment])) == 1 for moment in np.unique(times))
+
+
+def test_with_many_days_a_part_begins_with_a_day() -> None:
+    times = np.datetime64("2024-01-01", "us") + np.arange(3000) * np.timedelta64(1800, "s")
+    part = parts(Split(), 3000, times=times)
+    days = times.astype("datetime64[D]")
+    assert all(len(set(part[days == day])) == 1 for day in np.unique(days))
+    assert share(part)["train"] == pytest.approx(0.7, abs=0.02)
+
+
+def test_a_stratified_split_keeps_the_share_of_each_class() -> None:
+    y = np.array([1.0] * 60 + [0.0] * 540)
+    part = parts(Split(), 600, y=y)
+    for name in ("train", "validation", "test"):
+        assert y[part == name].mean() == pytest.approx(0.1, abs=0.02)
+    assert (part == parts(Split(), 600, y=y)).all()
+
+
+def test_equal_rows_and_rows_of_one_entity_stay_on_one_side() -> None:
+    """Promise 22."""
+    groups = np.repeat(np.arange(100, dtype=np.uint64), 4)
+    entity = np.repeat(np.array([f"patient {n}" for n in range(50)], dtype=object), 8)
+    for columns in ({"groups": groups}, {"groups": groups, "y": groups % 2}, {"entity": entity}):
+        part = parts(Split(), 400, **columns)
+        code = columns.get("entity", groups)
+        assert all(len(set(part[code == c])) == 1 for c in np.unique(code.astype(str) if code.dtype == object else code))
+
+
+def test_fingerprints_are_equal_for_equal_rows_only_and_the_same_on_every_machine() -> None:
+    columns = {
+        "a": np.array([1.0, 1.0, 2.0, np.nan, 0.0, -0.0]),
+        "b": np.array(["x", "x", "x", None, "y", "y"], dtype=object),
+        "t": np.array(["2024-01-01"] * 6, dtype="datetime64[us]"),
+    }
+    found = fingerprints(columns)
+    assert found[0] == found[1]
+    assert found[4] == found[5]
+    assert len(set(found.tolist())) == 4
+    assert fingerprints({"a": np.array([1.0])}).tolist() == [PINNED]
+    swapped = fingerprints({"a": np.array([1.0]), "b": np.array([2.0])})
+    assert swapped != fingerprints({"a": np.array([2.0]), "b": np.array([1.0])})
+
+
+PINNED = 15627194990155169028
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "message"),
+    [
+        ("binary", ["yes"] * 100, "one class only, 'yes'"),
+        ("binary", ["a", "b", "c", "d"] * 25, "has 4 classes"),
+        ("regression", [None] * 100, "none of 100 rows has a target"),
+        ("regression", [3.5] * 100, "is 3.5 in all 100 rows"),
+        ("regression", [None] * 95 + [1.0, 2.0, 3.0, 4.0, 5.0], "the train part has [34] of 5 rows"),
+        ("binary", ["yes"] * 90 + ["no"] * 10, "part has one class only"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused_with_the_reason(
+    tmp_path: Path, task: str, target: list[Any], message: str
+) -> None:
+    """Promise 18: before MLflow holds a run and before a study exists."""
+    table = rides(100, "regression").drop_columns(["minutes"]).append_column("minutes", pa.array(target))
+    with pytest.raises(Untrainable, match=message):
+        free_laboratory(tmp_path).lay_down(entry_for(task), table)
+
+
+def test_a_feature_too_large_to_compute_with_is_named(tmp_path: Path) -> None:
+    entry = entry_for("regression", features={"exclude": ["at", "zone"], "derived": {"ratio": "distance * 1e300"}})
+    with pytest.raises(Untrainable, match="'ratio' is infinite"):
+        free_laboratory(tmp_path).lay_down(entry, rides(100, "regression"))
+
+
+def test_mlflow_is_asked_first_and_its_absence_ends_it_within_seconds(tmp_path: Path, database_url: str) -> None:
+    """Promise 17: nothing was restored, nothing written; a server that accepts and never answers counts as absent too."""
+    import socket
+
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        port = deaf.getsockname()[1]
+        for url in (f"http://127.0.0.1:{port}", "http://127.0.0.1:9", ""):
+            began = time.monotonic()
+            with pytest.raises(tracking.MLflowDown, match=r"nothing was begun|not configured"):
+                preparation.prepare(
+                    "m", entry_for("regression"), run_key="k", work=str(tmp_path / "work"), time_column=None, overrides={},
+                    feature_version=None, database_url=database_url, remote_url="", home=tmp_path, optuna_url="",
+                    mlflow_url=url,
+                )  # fmt: skip
+            assert time.monotonic() - began < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_is_laid_down_tells_who_was_held_out_and_proves_it(laboratory: Laboratory) -> None:
+    """Promise 22."""
+    prepared = laboratory.lay_down(entry_for("regression"), rides(400, "regression"), window=2, trials=9)
+    work = Path(prepared["work"])
+    record = json.loads((work / "evidence" / "split.json").read_bytes())
+    assert record["held_out_rows_that_were_trained_on"] == 0
+    assert record["by"] == "time"
+    assert record["bounds"]["validation"][1] < record["bounds"]["test"][0]
+    assert prepared["trials"] == 9
+    assert prepared["rows"] == sum(record["rows"].values()) == 400
+    assert preparation.leaked(work / "evidence", work / "evidence") == 0
+    rows = np.load(work / "evidence" / "holdout_rows.npy")
+    np.save(work / "evidence" / "training_rows.npy", np.sort(rows[:7]))
+    assert preparation.leaked(work / "evidence", work / "evidence") == 7
+    learned = json.loads((work / "preprocessing.json").read_bytes())
+    assert learned
+    inputs = {entry["name"]: entry for entry in json.loads((work / "inputs.json").read_bytes())}
+    assert inputs["zone"]["categories"] == ["harbour", "north", "south"]
+    assert inputs["zone"]["required"] is False
+    assert np.load(work / "X_train.npy").shape == (prepared["train_rows"], prepared["features"])
+
+
+@pytest.mark.slow
+def test_the_same_training_laid_down_twice_is_one_run_and_one_study(laboratory: Laboratory) -> None:
+    """I5."""
+    entry, table = entry_for("regression"), rides(300, "regression")
+    one, two = (laboratory.lay_down(entry, table) for _ in range(2))
+    assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+@pytest.mark.slow
+def test_the_newest_partitions_of_the_window_are_trained_on(laboratory: Laboratory) -> None:
+    prepared = laboratory.lay_down(entry_for("regression"), rides(300, "regression"), window=1)
+    assert prepared["partitions"] == ["2024-01-02"]
+    assert prepared["rows"] == 150
