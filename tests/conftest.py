@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -84,35 +86,42 @@ def new_database(postgres_url: str, template: str) -> str:
 @pytest.fixture(scope="session")
 def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server with its artifacts on local disk."""
+    home = tmp_path_factory.mktemp("mlflow")
+    with mlflow_server(home, str(home / "artifacts"), {}) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def mlflow_server(home: Path, artifacts: str, environment: dict[str, str]) -> Iterator[str]:
+    """An MLflow server's address; its artifacts go to a folder or an S3 URL."""
     import httpx
 
-    home, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{home}/mlflow.db",
-        "--artifacts-destination",
-        str(home / "artifacts"),
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--artifacts-destination", artifacts]
+    own = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (home / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=home, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env=own | environment, cwd=home, start_new_session=True
+        )
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 90
-    while True:
-        if server.poll() is not None or time.monotonic() > deadline:
-            pytest.fail("MLflow did not start: " + (home / "log").read_text()[-2000:])
-        try:
-            if httpx.get(f"{url}/health", timeout=1).status_code == 200:
-                break
-        except httpx.HTTPError:
-            time.sleep(0.2)
-    yield url
-    os.killpg(server.pid, 15)
+    deadline = time.monotonic() + 120
     try:
-        server.wait(10)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, 9)
+        while True:
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail("MLflow did not start: " + (home / "log").read_text()[-2000:])
+            try:
+                if httpx.get(f"{url}/health", timeout=1).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ class Platform:
     database_url: str
     optuna_url: str
     mlflow_url: str
+    suites: Path = ROOT / "great_expectations" / "expectations"
 
     @property
     def params(self) -> settings.Params:
@@ -45,7 +46,7 @@ class Platform:
             extracted.keys,
             data_url=self.data_url,
             run_id=run_id,
-            suite_path=ROOT / "great_expectations" / "expectations" / f"{source.suite or name}.json",
+            suite_path=self.suites / f"{source.suite or name}.json",
             database_url=self.database_url,
             today=dt.datetime.now(dt.UTC).date(),
         )
