@@ -122,7 +122,7 @@ def test_ordinal_columns_may_be_a_list():
         (
             "    features:\n      pca:\n        c:\n          columns: [a, b]\n          components: 2\n          colum: 1",
             16,
-            "features.pca.c.colums",
+            "features.pca.c.colum",
             "unknown key; did you mean 'columns'?",
         ),
         ("    serving: {zzz: 1}", 11, "serving.zzz", "unknown key; there are default, max_batch"),
