@@ -3,10 +3,11 @@
 **Makes** a verdict (PROMOTE, HOLD or REJECT, with reasons and numbers); for PROMOTE a Bento, an entry in the
 ledger, and, when the service itself has answered with the new version, the asset `champion(model)`.
 
-**Runs** when `train_<model>` has registered a version (`candidate(model)`); by hand for any version, with the
-form. HOLD and REJECT end green: the gate did its work, and the tasks after it are skipped; the reason stands
-in `gate`, in the UI's page and in the database. Where params.yaml asks for approval, a person answers in the
-UI; no answer within two days counts as no.
+**Runs** when `train_<model>` has registered a version (`candidate(model)`): the newest one is judged, also
+where several came while this DAG was at work. By hand for any version, with the form. HOLD and REJECT end
+green: the gate did its work, and the tasks after it are skipped; the reason stands in `gate`, in the UI's
+page and in the database. Where params.yaml asks for approval, a person answers in the UI; no answer within
+two days counts as no.
 
 **When a task fails**
 
@@ -54,14 +55,13 @@ def deploy(model: str, entry: settings.Model) -> None:
             return runs.checked(preflight.check(env.params, suites=env.suites), f"models.{model}")
 
         @task
-        def gate(*, params=None, triggering_asset_events=None) -> dict:
+        def gate(*, params=None) -> dict:
             from include.deployment import gate as judgement
             from include.training import tracking
 
-            env, told = settings.environment(), runs.news(triggering_asset_events, assets.candidate(model))
+            env = settings.environment()
             where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
-            named = params["version"] or told.get("version")
-            version = named or runs.newest(tracking.versions(model, mlflow_url=env.mlflow_url), model)
+            version = params["version"] or runs.newest(tracking.versions(model, mlflow_url=env.mlflow_url), model)
             return runs.judged(judgement.judge(model, version, entry=entry, **where), env.mlflow_url)
 
         @task

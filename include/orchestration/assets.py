@@ -15,7 +15,8 @@ date. `features_<model>` asks for training only while there is no champion; afte
 with its reason.
 
 Several events that arrive while the DAG behind an asset is at work start one run, not one each: thirty days
-of backfill are not thirty trainings.
+of backfill are not thirty trainings. Airflow tells that run of the first of them only, so every DAG works on
+what is newest when it runs.
 """
 
 from __future__ import annotations

@@ -68,6 +68,31 @@ def schedule() -> dict[str, Any]:
         }
 
 
+def dies(dag_id: str, task_id: str) -> dict[str, Any]:
+    """A run older than its time-out, with a task RUNNING that never sent a heartbeat: what the scheduler makes of it."""
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.sdk import timezone
+    from airflow.utils.session import create_session
+    from airflow.utils.state import DagRunState, TaskInstanceState
+    from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+    with create_session() as session:
+        dag = SerializedDagModel.get_dag(dag_id, session=session)
+        now = timezone.utcnow()
+        dag_run = dag.create_dagrun(
+            run_id="dead", logical_date=None, data_interval=None, run_after=now, run_type=DagRunType.MANUAL,
+            triggered_by=DagRunTriggeredByType.TEST, state=DagRunState.RUNNING, session=session,
+        )  # fmt: skip
+        dag_run.start_date = now - dag.dagrun_timeout * 1.01
+        dag_run.get_task_instance(task_id, session=session).state = TaskInstanceState.RUNNING
+        session.flush()
+        callback = SchedulerJobRunner(Job())._schedule_dag_run(dag_run, session)
+        states = {ti.task_id: _text(ti.state) for ti in dag_run.get_task_instances(session=session)}
+        return {"state": _text(dag_run.state), "tasks": states, "callback": callback and callback.msg}
+
+
 def _text(state: Any) -> str:
     return str(getattr(state, "value", state))
 
@@ -80,6 +105,8 @@ def main(steps: Path, results: Path) -> None:
     for step in json.loads(steps.read_text()):
         if step.get("schedule"):
             done.append(schedule())
+        elif step.get("dies"):
+            done.append(dies(step["dag"], step["dies"]))
         else:
             dag = DagBag().dags[step["dag"]]
             if "retries" in step:

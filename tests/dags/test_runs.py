@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -156,8 +157,18 @@ def test_a_backfill_is_one_run_of_what_comes_after_it(night: Night) -> None:
     )
     assert [run["state"] for run in ingested] == ["success"] * len(days)
     assert scheduled["paused"] == []
-    assert scheduled["started"]["features_trip_duration"] == len(days)
-    assert scheduled["count"] == len(scheduled["started"])
+    assert set(scheduled["started"]) == {"features_trip_duration"}
+    assert scheduled["count"] == 1
+
+
+def test_a_task_that_died_before_its_first_heartbeat_is_red_in_bounded_time(night: Night) -> None:
+    """Promise 16: the run's time-out ends it, and its callback (alerts.run_failed) tells."""
+    command = [sys.executable, "-m", "airflow", "dags", "reserialize"]
+    subprocess.run(command, env=night.environment, check=True, capture_output=True, timeout=180)
+    (found,) = night.run({"dag": "train_trip_duration", "dies": "prepare"})
+    assert found["state"] == "failed"
+    assert found["tasks"]["prepare"] == "skipped"
+    assert found["callback"] == "timed_out"
 
 
 def test_a_model_without_a_champion_is_not_compared_and_says_so(night: Night) -> None:
