@@ -120,7 +120,7 @@ def test_ordinal_columns_may_be_a_list():
         ("    serving: {defalt: true}", 11, "serving.defalt", "unknown key; did you mean 'default'?"),
         ("    monitoring:\n      psi_warm: 1", 12, "monitoring.psi_warm", "unknown key; did you mean 'psi_warn'?"),
         (
-            "    features:\n      pca:\n        c:\n          columns: [a, b]\n          components: 2\n          colum: 1",
+            "    features:\n     pca:\n      c:\n       columns: [a, b]\n       components: 2\n       colum: 1",
             16,
             "features.pca.c.colum",
             "unknown key; did you mean 'columns'?",
