@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -100,9 +102,13 @@ def until(condition: Callable[[], Any], what: str, timeout: float) -> Any:
 
 
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """A fresh clone in an empty folder; whatever it started is gone afterwards."""
-    folder = tmp_path_factory.mktemp("user") / "project"
+def checkout() -> Iterator[Checkout]:
+    """A fresh clone in an empty folder; whatever it started is gone afterwards.
+
+    Not in pytest's temporary folder: that is closed to the user that PostgreSQL runs as when we are root.
+    """
+    outer = Path(tempfile.mkdtemp(prefix="mlops-user-"))
+    folder = outer / "project"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     kept = {
         k: v
@@ -115,6 +121,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     clone.run("make down", check=False)
     for process in clone.processes():
         process.kill()
+    shutil.rmtree(outer, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
