@@ -73,13 +73,13 @@ class Rule:
         """What a row or partition that breaks it is told."""
         if self.description:
             return self.description
-        what = re.sub(r"^expect_(column_values_to_|column_pair_values_|column_|table_|)", "", self.type).replace(
+        what = re.sub(r"^expect_(column_values_to_|column_pair_values_|column_|table_)?", "", self.type).replace(
             "_", " "
         )
         detail = ", ".join(
             f"{k} {v}" for k, v in self.kwargs.items() if k not in _COLUMN_KEYS and not isinstance(v, dict)
         )
-        return f"{', '.join(self.columns) or 'table'}: not {what}" + (f" ({detail[:120]})" if detail else "")
+        return f"{', '.join(self.columns) or 'table'}: must {what}" + (f" ({detail[:120]})" if detail else "")
 
 
 @dataclass(frozen=True)

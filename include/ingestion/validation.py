@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
@@ -61,8 +62,8 @@ class Judgement:
     """One partition, judged; nothing was written."""
 
     refused: str | None
-    row_reasons: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Index of a row that breaks row-level expectations → why."""
+    row_reasons: pa.Array | None = None
+    """For each row why it goes to quarantine, null where it does not; None where no row was judged."""
     reasons: Mapping[str, int] = field(default_factory=dict)
     quality: float = 0.0
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -240,8 +241,8 @@ def _judge(
     broken = [rule for rule in failed if rule.about_rows]
 
     counts = {rule.id: int(details[rule.id].result.get("unexpected_count", 0)) for rule in broken}
-    row_reasons = _row_reasons(broken, details)
-    share = len(row_reasons) / table.num_rows
+    row_reasons = _row_reasons(broken, details, table.num_rows)
+    share = 1 - row_reasons.null_count / table.num_rows
     causes = _causes(suite, results, schema, counts)
     if share > quarantine_share:
         worst = sorted(((counts[r.id], r.text) for r in broken if r.severity == "warning"), reverse=True)[:4]
@@ -314,16 +315,25 @@ def _schema_difference(table: pa.Table, suite: suites.Suite, retyped: Mapping[st
     return difference
 
 
-def _row_reasons(broken: Sequence[suites.Rule], details: Mapping[str, Any]) -> dict[int, tuple[str, ...]]:
-    found: dict[int, list[str]] = {}
+def _row_reasons(broken: Sequence[suites.Rule], details: Mapping[str, Any], rows: int) -> pa.Array:
+    """Each row's reasons as one text. Rows share few combinations of reasons: each row holds the number of its own."""
+    combinations: list[str | None] = [None]
+    which = np.zeros(rows, dtype=np.int64)
     for rule in broken:
         if rule.severity != "warning":
             continue
-        for index in details[rule.id].result.get("unexpected_index_list") or ():
-            texts = found.setdefault(index, [])
-            if rule.text not in texts:
-                texts.append(rule.text)
-    return {index: tuple(texts) for index, texts in sorted(found.items())}
+        hit = np.asarray(details[rule.id].result.get("unexpected_index_list") or (), dtype=np.int64)
+        before, place = np.unique(which[hit], return_inverse=True)
+        after = np.arange(len(combinations), len(combinations) + len(before))
+        combinations += [_joined(combinations[number], rule.text) for number in before]
+        which[hit] = after[place]
+    return pa.array(combinations, pa.string()).take(pa.array(which))
+
+
+def _joined(before: str | None, text: str) -> str:
+    if before is None:
+        return text
+    return before if text in before.split("; ") else f"{before}; {text}"
 
 
 def _causes(
@@ -457,7 +467,7 @@ def _judge_staged(
     if REASON in table.column_names:
         astray = table[REASON].is_valid()
         strays = table.filter(astray)
-        table = table.filter(pa.compute.invert(astray)).drop_columns([REASON])
+        table = table.filter(pc.invert(astray)).drop_columns([REASON])
     if key != partitions.ALL and dt.date.fromisoformat(key) > today:
         return _Judged(
             table, strays, Judgement(f"the day lies after today ({today})", report={"message": "in the future"})
@@ -480,29 +490,29 @@ def _store(name: str, key: str, judged: _Judged, *, data_url: str, run_id: str) 
     astray = strays.num_rows if strays is not None else 0
     delivered = (table.num_rows if table is not None else 0) + astray
     report = {**judgement.report, "reasons": dict(reasons.most_common()), "message": judgement.refused or ""}
-    if judgement.refused is not None or table is None:
+    if judgement.refused is not None or table is None or judgement.row_reasons is None:
         if table is not None:
-            texts = [judgement.refused or ""] * table.num_rows
-            for index, own in judgement.row_reasons.items():
-                texts[index] += " | " + "; ".join(own)
+            texts = pa.repeat(judgement.refused or "", table.num_rows)
+            if judgement.row_reasons is not None:
+                own = pc.fill_null(pc.binary_join_element_wise("", judgement.row_reasons, " | "), "")
+                texts = pc.binary_join_element_wise(texts, own, "")
             storage.write_table(whole_url, _with_reasons(table, texts, strays))
         return _Outcome(judgement.refused or "", delivered, delivered, judgement.quality, None, report)
     storage.delete(whole_url)
-    bad = np.fromiter(judgement.row_reasons, dtype=np.int64, count=len(judgement.row_reasons))
-    keep = np.ones(table.num_rows, dtype=bool)
-    keep[bad] = False
-    if len(bad) or astray:
-        texts = ["; ".join(own) for own in judgement.row_reasons.values()]
-        storage.write_table(rows_url, _with_reasons(table.take(pa.array(bad)), texts, strays))
+    reasons_of = judgement.row_reasons
+    bad = reasons_of.is_valid()
+    count = table.num_rows - reasons_of.null_count
+    if count or astray:
+        storage.write_table(rows_url, _with_reasons(table.filter(bad), reasons_of.filter(bad), strays))
     else:
         storage.delete(rows_url)
-    accepted = table.filter(pa.array(keep)) if len(bad) else table
+    accepted = table.filter(pc.invert(bad)) if count else table
     stored = storage.write_table(partitions.staging_url(data_url, name, run_id, f"{key}.accepted.parquet"), accepted)
-    return _Outcome(None, accepted.num_rows, len(bad) + astray, judgement.quality, stored.sha256, report)
+    return _Outcome(None, accepted.num_rows, count + astray, judgement.quality, stored.sha256, report)
 
 
-def _with_reasons(table: pa.Table, texts: Sequence[str], strays: pa.Table | None) -> pa.Table:
-    table = table.append_column(REASON, pa.array(texts, pa.string()))
+def _with_reasons(table: pa.Table, texts: pa.Array, strays: pa.Table | None) -> pa.Table:
+    table = table.append_column(REASON, texts)
     return table if strays is None else pa.concat_tables([table, strays.select(table.column_names)])
 
 

@@ -436,7 +436,8 @@ def _plain(
     """A column in one of the six types: as declared, else as found, made equal across files where nothing is lost."""
     values = _simple(values)
     declared = source.types.get(name)
-    if declared is None and name == source.time_column and column_type(values.type) == "string":
+    untyped = pa.types.is_null(values.type) or column_type(values.type) == "string"
+    if declared is None and name == source.time_column and untyped:
         declared = "timestamp"
     if declared is not None:
         return _cast(file, name, values, declared)

@@ -174,7 +174,7 @@ def test_a_full_disk_is_found_before_writing_and_leaves_nothing(
     before = sorted(p for p in ingest.path().rglob("*") if p.is_file())
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
-    with pytest.raises(storage.StorageError, match="disk full.*nothing was written"):
+    with pytest.raises(storage.StorageError, match=r"disk full.*nothing was written"):
         ingest.extract(generated(), days(2), "r2")
     assert sorted(p for p in ingest.path().rglob("*") if p.is_file()) == before
 
