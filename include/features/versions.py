@@ -121,10 +121,9 @@ def build(
             feature_set = _compile(params, model, data_url, partitions)
             with _workspace(home, model) as workspace:
                 _lay_out(workspace, params, model, feature_set, partitions, data_url)
-                previous = _previous_lock(engine, model, home)
+                previous = _previous_locks(engine, model, home)
                 with _repo(workspace, remote_url, home, links="reflink,hardlink,copy") as repo:
-                    if previous:
-                        _bring_previous(repo, workspace, model, previous)
+                    _bring_previous(repo, workspace, model, previous)
                     _reproduce(repo, workspace, model)
                     lock = (workspace / "dvc.lock").read_text(encoding="utf-8")
                     storage.write_bytes(str(_pending(home, model)), lock.encode())
@@ -393,27 +392,31 @@ def _target(workspace: Path, model: str) -> str:
     return f"{workspace / 'dvc.yaml'}:features@{model}"
 
 
-def _previous_lock(engine: sa.Engine, model: str, home: Path) -> str | None:
-    """Where to go on from: a run that computed but could not push or record, else the latest version."""
+def _previous_locks(engine: sa.Engine, model: str, home: Path) -> list[str]:
+    """Where to go on from: a run that computed but could not push or record, then the latest version."""
+    found = []
     with contextlib.suppress(FileNotFoundError):
-        return _pending(home, model).read_text(encoding="utf-8")
+        found.append(_pending(home, model).read_text(encoding="utf-8"))
     known = _latest(engine, model)
-    return known.dvc_lock if known else None
+    return [*found, *([known.dvc_lock] if known else [])]
 
 
 def _pending(home: Path, model: str) -> Path:
     return home / "dvc" / "pending" / f"{model}.lock"
 
 
-def _bring_previous(repo: Repo, workspace: Path, model: str, lock: str) -> None:
-    """The last version's files, so that only what changed is computed; without them everything is, no error."""
-    try:
-        _bring_back(repo, workspace, model, lock)
-    except FeatureVersionError as error:
-        log.warning("%s; computing all partitions of %s again", error, model)
-        shutil.rmtree(workspace / "features", ignore_errors=True)
-        (workspace / "dvc.lock").unlink(missing_ok=True)
-        repo._reset()
+def _bring_previous(repo: Repo, workspace: Path, model: str, locks: list[str]) -> None:
+    """The last files that can be had, so that only what changed is computed; with none, everything is."""
+    for lock in locks:
+        try:
+            _bring_back(repo, workspace, model, lock)
+        except FeatureVersionError as error:
+            log.warning("%s; computing more of %s again", error, model)
+            shutil.rmtree(workspace / "features", ignore_errors=True)
+            (workspace / "dvc.lock").unlink(missing_ok=True)
+            repo._reset()
+        else:
+            return
 
 
 def _bring_back(repo: Repo, workspace: Path, model: str, lock: str) -> None:
