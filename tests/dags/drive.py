@@ -69,7 +69,7 @@ def schedule() -> dict[str, Any]:
 
 
 def dies(dag_id: str, task_id: str) -> dict[str, Any]:
-    """A run older than its time-out, with a task RUNNING that never sent a heartbeat: what the scheduler makes of it."""
+    """A run older than its time-out, with a task that never sent a heartbeat: what the scheduler makes of it."""
     from airflow.jobs.job import Job
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from airflow.models.serialized_dag import SerializedDagModel
