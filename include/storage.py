@@ -163,7 +163,8 @@ def list_files(url: str) -> list[str]:
     filesystem = _filesystem(url)
     filesystem.invalidate_cache()
     root_key = filesystem._strip_protocol(url).rstrip("/")
-    return sorted(str(key)[len(root_key) + 1 :] for key in filesystem.find(url))
+    names = (str(key)[len(root_key) + 1 :] for key in filesystem.find(url))
+    return sorted(name for name in names if name and not name.endswith("/"))  # some stores list folders, too
 
 
 def delete(url: str) -> None:

@@ -22,6 +22,7 @@ from include.ingestion import partitions
 from include.ingestion.sources import NothingFound, SourceUnavailable
 from include.settings import ROOT, SampleSource
 from tests.include.ingestion.conftest import Ingest, files, generated
+from tests.s3 import S3Server, s3_server  # noqa: F401
 
 Days = Callable[[int], list[str]]
 
@@ -250,3 +251,33 @@ def test_a_publisher_killed_at_any_moment_is_finished_by_the_rerun(
     for partition in ingest.published():
         assert partitions.read(ingest.data_url, partition).num_rows == partition.rows
     assert not list(ingest.path("validated").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_everything_may_lie_on_an_object_store(
+    database_url: str,
+    days: Days,
+    s3_server: S3Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    ingest = Ingest(f"s3://{s3_server.bucket}/platform", database_url)
+    poisoned = {"kind": "poisoned_day", "start": days(3)[2]}
+    source, keys = generated(incidents=[poisoned]), days(3)
+    for run_id in ("r1", "r2"):
+        found = ingest(source, keys, run_id)
+        assert found.accepted == keys[:2]
+    before = ingest.published()
+    assert [p.key for p in before] == keys[:2]
+    assert partitions.read(ingest.data_url, before[0]).num_rows == before[0].rows
+    assert storage.list_files(f"{ingest.data_url}/quarantine/trips") == [
+        f"{keys[0]}.parquet",
+        f"{keys[1]}.parquet",
+        f"{keys[2]}.whole.parquet",
+    ]
+    assert "index.html" in storage.list_files(f"{ingest.data_url}/docs/trips")
+    assert storage.list_files(f"{ingest.data_url}/staging") == []
+    storage.write_bytes(partitions.published_url(ingest.data_url, "trips", keys[0]), b"swapped")
+    with pytest.raises(storage.ChangedFile):
+        partitions.read(ingest.data_url, before[0])
