@@ -192,8 +192,14 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
             if not table.num_rows:
                 continue
             if writer is None:
+                dictionaries, others = _encodings(table)
                 writer = pq.ParquetWriter(
-                    temporary, table.schema, compression="lz4", use_dictionary=_repeating(table), write_statistics=False
+                    temporary,
+                    table.schema,
+                    compression="lz4",
+                    use_dictionary=dictionaries,
+                    column_encoding=others,
+                    write_statistics=False,
                 )
             writer.write_table(table, row_group_size=BATCH_ROWS)
         if writer is None:
@@ -276,12 +282,28 @@ def _to_array(values: np.ndarray, name: str, plan: Plan, key: str) -> tuple[pa.A
     return pa.array(values, from_pandas=True), finite
 
 
-def _repeating(table: pa.Table) -> list[str]:
-    """The columns whose values repeat: there a dictionary is smaller and faster to write, elsewhere it is neither."""
+def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
+    """How to write each column fast and small, by its first rows: those for a dictionary, and encodings of the others.
+
+    Long runs compress best as they are, values that repeat in a dictionary, the rest as differences or split bytes.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    head = table.slice(0, 8192)
-    return [name for name in head.schema.names if pc.count_distinct(head.column(name)).as_py() <= head.num_rows // 2]
+    head = table.slice(0, 8192).combine_chunks()
+    rows = head.num_rows
+    dictionaries, others = [], {}
+    for name, kind in zip(head.schema.names, head.schema.types, strict=True):
+        values = head.column(name)
+        changes = pc.sum(pc.not_equal(values.slice(1), values.slice(0, max(rows - 1, 0)))).as_py() or 0
+        fixed = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind)
+        if fixed and changes * 20 <= rows:
+            others[name] = "PLAIN"
+        elif not fixed or pc.count_distinct(values).as_py() * 2 <= rows:
+            dictionaries.append(name)
+        else:
+            others[name] = "BYTE_STREAM_SPLIT" if pa.types.is_floating(kind) else "DELTA_BINARY_PACKED"
+    return dictionaries, others
 
 
 def _add(totals: dict[str, int], counts: dict[str, int]) -> None:

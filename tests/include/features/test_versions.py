@@ -217,7 +217,7 @@ def test_a_build_killed_at_any_moment_leaves_no_lock_and_no_orphan(place: Place,
         assert time.monotonic() < deadline
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     time.sleep(2.0)
     assert stages_of(place) == [], "an orphan is still at work"
     made = place.build()
