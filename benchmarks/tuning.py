@@ -26,7 +26,7 @@ def synthetic(rows: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     X = random.random((rows, 12))
     y = 10 * np.sin(np.pi * X[:, 0] * X[:, 1]) + 20 * (X[:, 2] - 0.5) ** 2 + 10 * X[:, 3] + 5 * X[:, 4]
-    return X, y + random.normal(size=rows)
+    return X, y + 3 * random.normal(size=rows)
 
 
 def entry_for(trials: int) -> Model:

@@ -1,8 +1,8 @@
 """The only caller of MLflow: runs, trials, registered versions, aliases.
 
-A registered version counts when it carries the tag `ready`: every file was read back from the server and hashed
-first. Whatever is interrupted is finished by calling it again: runs are found by the key of the DAG run, versions by
-their run.
+A version is registered, with the tag `mlops.ready`, when every file was read back from the server and hashed.
+Whatever is interrupted is finished by calling it again: runs are found by the key of the DAG run, versions by their
+run.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -343,37 +344,32 @@ def register(fitted: Mapping[str, Any], *, mlflow_url: str, database_url: str) -
 
 
 def _register(client: Any, fitted: Mapping[str, Any], mlflow_url: str) -> int:
+    """The version appears in one request, when all its files have been read back: it is never half there."""
     model, run_id, digest = fitted["model"], fitted["run_id"], fitted["content_hash"]
     form = served_form.verify(Path(fitted["work"]) / SERVED, digest)
-    existing = sorted(client.search_model_versions(f"run_id = '{run_id}'"), key=lambda v: int(v.version))
-    for version in existing:
-        if version.tags.get(READY) == "true":
-            if version.tags.get(CONTENT_HASH) != digest:
-                raise NotRegistered(
-                    f"{model} version {version.version} of this run was registered with other content; start a new run"
-                )
-            _collect(client, run_id, keep=version.source)
-            return int(version.version)
+    existing = client.search_model_versions(f"run_id = '{run_id}'")
     if not existing:
-        _collect(client, run_id, keep="")
+        _collect(client, run_id)
         upload(client, fitted)
         logged = _log_flavour(client, mlflow_url, form, run_id)
-        _registered_model(client, model, fitted.get("description", ""))
+        _read_back(mlflow_url, fitted, logged.model_uri)
+        _registered_model(client, model, fitted["description"])
         existing = [
             client.create_model_version(
                 model,
                 source=logged.model_uri,
                 run_id=run_id,
                 model_id=logged.model_id,
-                tags={CONTENT_HASH: digest, READY: "false", "mlops.feature_version": fitted["feature_version"]},
+                tags={READY: "true", CONTENT_HASH: digest, "mlops.feature_version": fitted["feature_version"]},
                 description=_description(fitted),
             )
         ]
-    version = existing[0]
-    _read_back(client, mlflow_url, fitted, version.source)
-    client.set_model_version_tag(model, version.version, READY, "true")
+    [version] = existing
+    if version.tags.get(CONTENT_HASH) != digest:
+        raise NotRegistered(
+            f"{model} version {version.version} of this run was registered with other content; start a new training"
+        )
     client.set_terminated(run_id, "FINISHED")
-    _collect(client, run_id, keep=version.source)
     return int(version.version)
 
 
@@ -447,7 +443,7 @@ def _description(fitted: Mapping[str, Any]) -> str:
     )
 
 
-def _read_back(client: Any, mlflow_url: str, fitted: Mapping[str, Any], source: str) -> None:
+def _read_back(mlflow_url: str, fitted: Mapping[str, Any], source: str) -> None:
     """Read every file from the server and compare it with what was uploaded."""
     work = Path(fitted["work"])
     with tempfile.TemporaryDirectory() as folder:
@@ -458,8 +454,8 @@ def _read_back(client: Any, mlflow_url: str, fitted: Mapping[str, Any], source: 
             if wrong:
                 raise NotRegistered(
                     f"{fitted['model']}: {part}/{wrong[0]} on the MLflow server is not the file that was uploaded"
-                    f" ({len(wrong)} of {len(sent)} differ); the version is not ready. Look at the artifact"
-                    f" store, then retry"
+                    f" ({len(wrong)} of {len(sent)} differ); nothing is registered. Look at the artifact"
+                    " store, then retry"
                 )
         flavour = _download(mlflow_url, source, Path(folder) / FLAVOUR)
         data, expected = flavour / "model.onnx", work / SERVED / "model.onnx"
@@ -497,12 +493,11 @@ def _download(mlflow_url: str, uri: str, into: Path) -> Path:
         raise NotRegistered(f"{uri} cannot be read from MLflow at {mlflow_url}: {error}") from error
 
 
-def _collect(client: Any, run_id: str, keep: str) -> None:
-    """Delete what an interrupted attempt of this run left: logged models that are not the source `keep` of its version."""
+def _collect(client: Any, run_id: str) -> None:
+    """Delete what an interrupted attempt of this run left: logged models; other files are written over."""
     experiment = client.get_run(run_id).info.experiment_id
     for logged in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-        if logged.model_id not in keep.split("/"):
-            client.delete_logged_model(logged.model_id)
+        client.delete_logged_model(logged.model_id)
 
 
 # ---------------------------------------------------------------------------------------------- versions
@@ -576,7 +571,9 @@ def evidence(model: str, version: int, into: Path, *, mlflow_url: str) -> Path:
 def _ready(model: str, version: int, mlflow_url: str) -> Version:
     info = version_info(model, version, mlflow_url=mlflow_url)
     if not info.ready:
-        raise NotRegistered(f"{model} version {version} is not ready: its registration was interrupted; run it again")
+        raise NotRegistered(
+            f"{model} version {version} was not registered by this platform: its files were never checked"
+        )
     return info
 
 

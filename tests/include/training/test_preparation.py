@@ -20,7 +20,14 @@ DAY = np.timedelta64(86_400, "s")
 
 
 def parts(rule: Split, rows: int, **columns: Any) -> np.ndarray:
-    values = {"times": None, "y": None, "groups": np.arange(rows, dtype=np.uint64), "entity": None, "seed": 7, **columns}
+    values = {
+        "times": None,
+        "y": None,
+        "groups": np.arange(rows, dtype=np.uint64),
+        "entity": None,
+        "seed": 7,
+        **columns,
+    }
     return split(rule, rows, **values)
 
 
@@ -29,7 +36,9 @@ def share(part: np.ndarray) -> dict[str, float]:
 
 
 def test_a_split_by_time_holds_the_newest_out_whatever_the_order_of_the_rows() -> None:
-    times = np.random.default_rng(1).permutation(np.datetime64("2024-01-01", "us") + np.arange(1000) * np.timedelta64(60, "s"))
+    times = np.random.default_rng(1).permutation(
+        np.datetime64("2024-01-01", "us") + np.arange(1000) * np.timedelta64(60, "s")
+    )
     part = parts(Split(), 1000, times=times)
     assert times[part == "train"].max() < times[part == "validation"].min()
     assert times[part == "validation"].max() < times[part == "test"].min()
@@ -65,7 +74,9 @@ def test_equal_rows_and_rows_of_one_entity_stay_on_one_side() -> None:
     for columns in ({"groups": groups}, {"groups": groups, "y": groups % 2}, {"entity": entity}):
         part = parts(Split(), 400, **columns)
         code = columns.get("entity", groups)
-        assert all(len(set(part[code == c])) == 1 for c in np.unique(code.astype(str) if code.dtype == object else code))
+        assert all(
+            len(set(part[code == c])) == 1 for c in np.unique(code.astype(str) if code.dtype == object else code)
+        )
 
 
 def test_fingerprints_are_equal_for_equal_rows_only_and_the_same_on_every_machine() -> None:

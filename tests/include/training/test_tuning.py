@@ -225,7 +225,13 @@ def test_what_params_yaml_fixes_is_not_asked_of_the_study() -> None:
     import optuna
 
     entry = entry_for(
-        estimators={"xgboost": {"max_depth": Range(low=2, high=4, scale="int"), "subsample": Choices(choices=(0.5, 1.0)), "gamma": 3.0}}
+        estimators={
+            "xgboost": {
+                "max_depth": Range(low=2, high=4, scale="int"),
+                "subsample": Choices(choices=(0.5, 1.0)),
+                "gamma": 3.0,
+            }
+        }
     )
     trial = optuna.create_study().ask()
     name, params = tuning.suggest(trial, entry)
