@@ -270,16 +270,16 @@ def _to_array(values: np.ndarray, name: str, plan: Plan, key: str) -> tuple[pa.A
     if values.dtype.kind == "O":
         text = pa.array(values, type=pa.string(), from_pandas=True)
         return text, len(text) - text.null_count
-    finite = int(np.count_nonzero(np.isfinite(values)))
-    if finite == len(values):
-        return pa.array(values), finite
+    array = cols.number_array(values)
+    if np.isfinite(values).all():
+        return array, len(values)
     infinite = int(np.count_nonzero(np.isinf(values)))
     if infinite:
         raise StageError(
             f"partition {key} of {plan.source}: the feature {name!r} is infinite in {infinite} of {len(values)} rows;"
             " guard the division or logarithm that makes it, or bound its input by an expectation"
         )
-    return pa.array(values, from_pandas=True), finite
+    return array, len(array) - array.null_count
 
 
 def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
