@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,7 +50,9 @@ def configuration(home: Path, database_url: str = "", **options: str) -> dict[st
 def for_this_process() -> None:
     """Set what Airflow reads when it is first imported; tests that only parse share one empty folder."""
     if "airflow" not in sys.modules:
-        os.environ.update(configuration(Path(tempfile.mkdtemp(prefix="airflow-test-"))))
+        home = Path(tempfile.mkdtemp(prefix="airflow-test-"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ.update(configuration(home))
 
 
 def migrate(home: Path, environment: dict[str, str]) -> None:
