@@ -66,9 +66,9 @@ def with_pandas(source: Path, target: Path) -> None:
     time_of = frame["pickup_datetime"].dt
     frame["hour"] = time_of.hour.astype("float64")
     frame["minute_of_day"] = (time_of.hour * 60 + time_of.minute).astype("float64")
-    angle = frame["minute_of_day"] * (2 * np.pi / 1440)
-    frame["minute_sine"] = np.sin(angle)
-    frame["minute_cosine"] = np.cos(angle)
+    angle = frame["hour"] * (2 * np.pi / 24)
+    frame["hour_sine"] = np.sin(angle)
+    frame["hour_cosine"] = np.cos(angle)
     frame["weekday"] = time_of.weekday.astype("float64")
     frame["hour_of_week"] = frame["weekday"] * 24 + frame["hour"]
     frame["weekend"] = (frame["weekday"] >= 5).astype("float64")

@@ -31,8 +31,8 @@ _WEEKEND = _WEEKDAY >= 5
 _BY_MINUTE_OF_WEEK = {
     "hour": _HOUR * 1.0,
     "minute_of_day": _MINUTE * 1.0,
-    "minute_sine": np.sin(_MINUTE * (2 * np.pi / 1440)),
-    "minute_cosine": np.cos(_MINUTE * (2 * np.pi / 1440)),
+    "hour_sine": np.sin(_HOUR * (2 * np.pi / 24)),
+    "hour_cosine": np.cos(_HOUR * (2 * np.pi / 24)),
     "weekday": _WEEKDAY * 1.0,
     "hour_of_week": _WEEKDAY * 24.0 + _HOUR,
     "weekend": _WEEKEND * 1.0,

@@ -108,7 +108,7 @@ def test_the_shipped_definition_gives_one_row_the_bits_it_gives_among_many() -> 
     raw["pickup_datetime"][7] = np.datetime64("NaT")
     columns = made.compute(raw)
     assert all(values.dtype == np.float64 for values in columns.values())
-    assert np.isnan([columns[name][7] for name in ("hour", "weekday", "rush_hour", "minute_sine")]).all()
+    assert np.isnan([columns[name][7] for name in ("hour", "weekday", "rush_hour", "hour_sine")]).all()
     fitted, _ = made.fit(columns, rng.gamma(2, 5, n), task="regression", seed=1)
     whole = made.transform(fitted, columns)
     alone = np.concatenate(

@@ -46,7 +46,7 @@ def test_a_friday_evening_from_the_airport() -> None:
     assert (found["hour"], found["minute_of_day"], found["weekday"], found["hour_of_week"]) == (17, 1050, 4, 113)
     assert (found["rush_hour"], found["weekend"], found["airport"], found["same_zone"]) == (1, 0, 1, 0)
     assert (found["route"], found["log_distance"]) == (132230, np.log1p(9.0))
-    assert found["minute_sine"] == pytest.approx(np.sin(2 * np.pi * 1050 / 1440))
+    assert found["hour_sine"] == pytest.approx(np.sin(2 * np.pi * 17 / 24))
 
 
 def test_a_sunday_before_1970_and_a_missing_time() -> None:
@@ -54,7 +54,7 @@ def test_a_sunday_before_1970_and_a_missing_time() -> None:
     rows = [{**RUSH, "pickup_datetime": "1969-12-28T08:00:00"}, {**RUSH, "pickup_datetime": None}]
     found = made.compute(from_rows(rows, made.inputs))
     assert (found["weekday"][0], found["weekend"][0], found["rush_hour"][0]) == (6, 1, 0)
-    assert np.isnan([found[name][1] for name in ("hour", "weekday", "weekend", "minute_cosine")]).all()
+    assert np.isnan([found[name][1] for name in ("hour", "weekday", "weekend", "hour_cosine")]).all()
     assert found["route"][1] == 132230
 
 
