@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -74,17 +73,34 @@ def fit(
         optuna_url: the studies' database.
         mlflow_url: MLflow's server.
         root: the repository, for the code's version.
-        threads: of the refit; None: all cores.
+        threads: of the refit; None: as many as a trial had.
 
     Raises:
         StudyFailed: no trial gave a model.
         NotEqual: the served form does not answer as the trained model.
     """
     tracking.check(mlflow_url)
-    threads = threads or len(os.sched_getaffinity(0))
+    try:
+        return _fit(model, entry, prepared, optuna_url=optuna_url, mlflow_url=mlflow_url, root=root, threads=threads)
+    except (tuning.StudyFailed, export.NotEqual) as error:
+        tracking.fail_run(mlflow_url, prepared["run_id"], str(error))
+        raise
+
+
+def _fit(
+    model: str,
+    entry: Model,
+    prepared: Mapping[str, Any],
+    *,
+    optuna_url: str,
+    mlflow_url: str,
+    root: Path,
+    threads: int | None,
+) -> Fitted:
+    threads = threads or tuning.threads_of(entry)
     trials = records(prepared["study"], optuna_url=optuna_url)
-    best, name, params = _best(trials, entry, prepared)
     tracking.log_trials(mlflow_url, prepared["run_id"], [record for record, _ in trials])
+    best, name, params = _best(trials, entry, prepared)
 
     work, classes = Path(prepared["work"]), prepared["classes"]
     data = _everything(prepared)
@@ -108,7 +124,7 @@ def fit(
     code_version = tracking.code_version(root)
     held = _held_out(work, feature_set)
     rows = np.arange(min(len(y_test), export.CHECKED_ROWS))
-    real = {c: v[rows[preparation.answerable(held, feature_set, preprocessing, rows)]] for c, v in held.items()}
+    rows = rows[preparation.answerable(held, feature_set, preprocessing, rows)]
     np.save(work / "example.npy", X_test[:3], allow_pickle=False)
     form = export.export(
         work / tracking.SERVED,
@@ -142,7 +158,7 @@ def fit(
             "created_at": dt.datetime.fromtimestamp(best.ended, dt.UTC).isoformat(timespec="seconds"),
             "max_batch": entry.serving.max_batch,
         },
-        real=real,
+        real={column: values[rows] for column, values in held.items()},
     )
     share = estimator.importance(chosen)
     importance = {} if share is None else dict(zip(described["names"], map(float, share), strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 import warnings
@@ -111,7 +112,7 @@ def tune(
     worker: int,
     optuna_url: str,
     database_url: str,
-    threads: int = 1,
+    threads: int | None = None,
     heartbeat: int = HEARTBEAT,
     grace: int = GRACE,
 ) -> Tuned:
@@ -124,7 +125,7 @@ def tune(
         worker: this worker's number, for the record.
         optuna_url: the studies' database.
         database_url: the platform's database, for its locks.
-        threads: of the estimators; cores divided by workers.
+        threads: of the estimators; None: the cores divided by the workers.
         heartbeat: seconds between two signs of life.
         grace: seconds without one, after which a trial is given to another worker.
     """
@@ -136,6 +137,7 @@ def tune(
         storage=open_storage(optuna_url, heartbeat, grace),
     )
     data = load(prepared)
+    threads = threads or threads_of(entry)
     trials, seed = int(prepared["trials"]), int(prepared["seed"])
     engine = database.connect(database_url)
     ran = 0
@@ -163,6 +165,11 @@ def tune(
     best = study.best_value if now.complete else None
     seconds = round(time.monotonic() - began, 2)
     return Tuned(prepared["study"], worker, ran, now.finished, now.complete, now.pruned, now.failed, best, seconds)
+
+
+def threads_of(entry: Model) -> int:
+    """This machine's cores divided by the workers: threads without a core of their own make the others wait."""
+    return max(1, len(os.sched_getaffinity(0)) // entry.tuning.workers)
 
 
 def load(prepared: Mapping[str, Any]) -> estimators.Data:

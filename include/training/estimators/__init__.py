@@ -6,13 +6,12 @@ adding one is adding one file. Nothing heavy is imported before a function needs
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from include.settings import Choices, Dimension, Range, Task, estimator_names
+from include.settings import Choices, Dimension, Range, Task, did_you_mean, estimator_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +83,7 @@ class Estimator(Protocol):
 def load(name: str) -> Estimator:
     """The estimator in include/training/estimators/<name>.py."""
     if name not in estimator_names():
-        raise EstimatorError(f"no file include/training/estimators/{name}.py{_did_you_mean(name, estimator_names())}")
+        raise EstimatorError(f"no file include/training/estimators/{name}.py{did_you_mean(name, estimator_names())}")
     return cast(Estimator, importlib.import_module(f"{__name__}.{name}"))
 
 
@@ -122,7 +121,7 @@ def check(name: str, params: Mapping[str, Dimension], task: Task) -> None:
     mistakes = []
     for key, dimension in params.items():
         if key not in accepted:
-            hint = _did_you_mean(key, accepted) or f"; {name} accepts {', '.join(accepted)}"
+            hint = did_you_mean(key, accepted) or f"; {name} accepts {', '.join(accepted)}"
             mistakes.append(f"{name}.{key}: unknown parameter for {task}{hint}")
         elif problem := _problem(accepted[key], dimension):
             mistakes.append(f"{name}.{key}: {problem}")
@@ -147,7 +146,7 @@ def _refused(parameter: Parameter, value: Any) -> str | None:
     if value in parameter.choices and not isinstance(value, bool):
         return None
     if parameter.low is None and parameter.high is None:
-        return f"{value!r} is not one of {list(parameter.choices)}{_did_you_mean(str(value), parameter.choices)}"
+        return f"{value!r} is not one of {list(parameter.choices)}{did_you_mean(str(value), parameter.choices)}"
     if not isinstance(value, int | float) or isinstance(value, bool):
         return f"expected a number, not {value!r}"
     if parameter.integer and value != int(value):
@@ -157,8 +156,3 @@ def _refused(parameter: Parameter, value: Any) -> str | None:
         high = "∞" if parameter.high is None else f"{parameter.high:g}"
         return f"{value:g} is outside of {low} to {high}"
     return None
-
-
-def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""

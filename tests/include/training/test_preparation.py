@@ -124,7 +124,7 @@ def test_a_feature_too_large_to_compute_with_is_named(tmp_path: Path) -> None:
 
 
 def test_mlflow_is_asked_first_and_its_absence_ends_it_within_seconds(tmp_path: Path, database_url: str) -> None:
-    """Promise 17: nothing was restored, nothing written; a server that accepts and never answers counts as absent too."""
+    """Promise 17: nothing was restored, nothing written; a server that never answers is absent too."""
     import socket
 
     with socket.socket() as deaf:
@@ -135,10 +135,19 @@ def test_mlflow_is_asked_first_and_its_absence_ends_it_within_seconds(tmp_path: 
             began = time.monotonic()
             with pytest.raises(tracking.MLflowDown, match=r"nothing was begun|not configured"):
                 preparation.prepare(
-                    "m", entry_for("regression"), run_key="k", work=str(tmp_path / "work"), time_column=None, overrides={},
-                    feature_version=None, database_url=database_url, remote_url="", home=tmp_path, optuna_url="",
+                    "m",
+                    entry_for("regression"),
+                    run_key="k",
+                    work=str(tmp_path / "work"),
+                    time_column=None,
+                    overrides={},
+                    feature_version=None,
+                    database_url=database_url,
+                    remote_url="",
+                    home=tmp_path,
+                    optuna_url="",
                     mlflow_url=url,
-                )  # fmt: skip
+                )
             assert time.monotonic() - began < 10
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,145 @@
+"""From a finished study to a served form: chosen, judged, equal, or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from include.served_form import verify
+from include.serving.predictor import Predictor
+from include.training import estimators, export, fitting, tracking, tuning
+from tests.include.training.conftest import Laboratory, entry_for, rides
+
+pytestmark = pytest.mark.slow
+Train = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+
+
+def test_the_same_data_and_seed_give_the_same_metrics_and_bytes(laboratory: Laboratory, trained: Train) -> None:
+    """Promise 19: exactly the same with one worker, up to the run's id and the time in the manifest."""
+    runs = [trained(key=key) for key in ("one", "two")]
+    one, two = (fitted for _, fitted in runs)
+    assert one["metrics"] == two["metrics"]
+    assert one["params"] == two["params"]
+    for name in ("model.onnx", "preprocessing.json", "golden.json", "profile.json"):
+        assert (Path(one["work"]) / "served" / name).read_bytes() == (Path(two["work"]) / "served" / name).read_bytes()
+
+
+def test_fitting_again_gives_the_same_content(laboratory: Laboratory, trained: Train) -> None:
+    """I5: a retried task converges."""
+    prepared, fitted = trained()
+    again = laboratory.fit(entry_for("regression"), prepared)
+    assert again["content_hash"] == fitted["content_hash"]
+
+
+def test_the_manifest_says_what_a_service_and_a_gate_need(trained: Train) -> None:
+    prepared, fitted = trained("binary")
+    manifest = verify(Path(fitted["work"]) / "served").manifest
+    assert manifest["classes"] == ["early", "late"]
+    assert manifest["positive"] == "late"
+    assert set(manifest["metrics"]) == {"accuracy", "precision", "recall", "f1", "roc_auc", "log_loss"}
+    assert set(manifest["baseline"]) == set(manifest["metrics"])
+    assert manifest["run_id"] == prepared["run_id"]
+    assert [entry["name"] for entry in manifest["inputs"]] == ["distance", "zone"]
+    profile = json.loads((Path(fitted["work"]) / "served" / "profile.json").read_bytes())
+    assert profile["rows"] == prepared["train_rows"] + prepared["validation_rows"]
+    assert {"distance", "zone", "longer"} <= set(profile["columns"])
+    assert profile["prediction"]["kind"] == "number"
+    assert profile["metric"] == {"name": "roc_auc", "value": fitted["value"]}
+
+
+@pytest.mark.parametrize("estimator", ["dummy", "linear", "random_forest", "xgboost"])
+@pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
+def test_every_estimator_is_served_as_it_was_trained(
+    laboratory: Laboratory, trained: Train, task: str, estimator: str
+) -> None:
+    """On every held-out row, with missing values and rare categories, by the very code that serves."""
+    small = {"random_forest": {"n_estimators": 8}, "xgboost": {"n_estimators": 20}}.get(estimator, {})
+    _, fitted = trained(task, estimators={estimator: small}, tuning={"trials": 1, "time_budget": 60})
+    Predictor.load(verify(Path(fitted["work"]) / "served")).replay_golden()
+
+
+def test_a_served_form_that_answers_otherwise_is_not_registered(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 33: one threshold of one tree was rounded the wrong way; the run is marked as failed."""
+    import onnx
+
+    from include.training.estimators import xgboost
+
+    entry = entry_for("regression", estimators={"xgboost": {"n_estimators": 20}}, tuning={"trials": 1})
+    prepared = laboratory.lay_down(entry, rides(400, "regression"))
+    laboratory.tune(entry, prepared)
+    exact = xgboost.to_onnx
+
+    def shifted(fitted: Any) -> bytes:
+        model = onnx.load_from_string(exact(fitted))
+        ensemble = next(node for node in model.graph.node if node.op_type == "TreeEnsembleRegressor")
+        thresholds = next(a for a in ensemble.attribute if a.name == "nodes_values")
+        thresholds.floats[0] += 0.5
+        return bytes(model.SerializeToString())
+
+    monkeypatch.setattr(xgboost, "to_onnx", shifted)
+    with pytest.raises(export.NotEqual, match=r"differs from the trained model in \d+ of 60 answers"):
+        laboratory.fit(entry, prepared)
+    client = tracking._client(laboratory.mlflow_url)
+    run = client.get_run(prepared["run_id"])
+    assert run.info.status == "FAILED"
+    assert "differs from the trained model" in run.data.tags["mlops.error"]
+    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
+
+
+def test_a_study_without_a_result_registers_nothing_and_says_why(laboratory: Laboratory) -> None:
+    """Promise 18."""
+    entry = entry_for("regression", estimators={"xgboost": {"objective": "reg:gamma"}}, tuning={"trials": 2})
+    table = rides(300, "regression")
+    table = table.set_column(table.column_names.index("minutes"), "minutes", [(-np.arange(300.0)).tolist()])
+    prepared = laboratory.lay_down(entry, table)
+    laboratory.tune(entry, prepared)
+    with pytest.raises(tuning.StudyFailed, match=r"2 failed.*nothing is registered.*XGBoostError"):
+        laboratory.fit(entry, prepared)
+    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
+
+
+def test_a_row_that_the_service_would_refuse_does_not_stop_a_model_with_that_policy(
+    laboratory: Laboratory, trained: Train
+) -> None:
+    features = {"exclude": ["at"], "one_hot": ["zone"], "unknown_category": "error"}
+    entry = entry_for("regression", features=features)
+    table = rides(400, "regression")
+    zones = table.column("zone").to_pylist()
+    zones[-3:] = ["moon", "mars", "moon"]  # seen in the held-out part only
+    table = table.set_column(table.column_names.index("zone"), "zone", [zones])
+    prepared = laboratory.lay_down(entry, table)
+    laboratory.tune(entry, prepared)
+    fitted = laboratory.fit(entry, prepared)
+    golden = json.loads((Path(fitted["work"]) / "served" / "golden.json").read_bytes())
+    assert not {"moon", "mars"} & {row["zone"] for row in golden["rows"]}
+
+
+def test_the_refit_sees_the_validation_part_too(trained: Train) -> None:
+    prepared, fitted = trained()
+    data = fitting._everything(prepared)
+    assert len(data.X) == prepared["train_rows"] + prepared["validation_rows"]
+    best = estimators.load(fitted["estimator"]).fit(
+        fitted["params"], data, seed=prepared["seed"], threads=1, report=None
+    )
+    X, y = (np.load(Path(fitted["work"]) / f"{name}_test.npy") for name in ("X", "y"))
+    answer = estimators.load(fitted["estimator"]).predict(best, X)
+    assert np.abs(answer - y).mean() == pytest.approx(fitted["metrics"]["mae"])
+
+
+def test_nothing_here_is_pickled() -> None:
+    """Promise 32: neither we nor MLflow on our behalf."""
+    import os
+
+    tracking._client("http://127.0.0.1:1")
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    sources = [path.read_text() for path in Path(fitting.__file__).parent.rglob("*.py")]
+    for text in sources:
+        for word in ("import pickle", "import joblib", "cloudpickle", "allow_pickle=True", "joblib.load"):
+            assert word not in text
