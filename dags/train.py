@@ -71,7 +71,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
         def tune(prepared: dict, worker: int) -> dict:
             from include.training import tuning
 
-            env, threads = settings.environment(), runs.threads(entry.tuning.workers)
+            env, threads = settings.environment(), settings.cores(entry.tuning.workers)
             where = {"optuna_url": env.optuna_url, "database_url": env.database_url}
             done = tuning.tune(model, entry, prepared, worker=worker, threads=threads, **where)
             return runs.result(

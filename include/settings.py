@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import os
 import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -631,3 +632,9 @@ class Environment(BaseSettings):
 def environment() -> Environment:
     """The environment of this process, read now."""
     return Environment()
+
+
+def cores(shared_by: int = 1) -> int:
+    """How many cores each of some processes side by side may use: threads without a core of their own only wait."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed // shared_by)

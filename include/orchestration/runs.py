@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,11 +136,6 @@ def folder(home: Path, dag_id: str, run_id: str) -> str:
     """A folder of one run's own; a run id may hold what a file's name should not."""
     digest = hashlib.sha256(run_id.encode()).hexdigest()[:8]
     return str(home / "runs" / dag_id / f"{re.sub(r'[^A-Za-z0-9_-]', '_', run_id)[:80]}-{digest}")
-
-
-def threads(workers: int) -> int:
-    """How many of this machine's cores each of some tasks side by side may have."""
-    return max(1, len(os.sched_getaffinity(0)) // workers)
 
 
 def prepared(made: Any) -> dict[str, Any]:

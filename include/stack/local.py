@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from include import storage
+from include import settings, storage
 from include.serving.command import serve_command
 from include.stack import credentials, environment, ports, postgres, processes, supervisor
 from include.stack.progress import Progress
@@ -148,7 +148,7 @@ def platform_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, 
         serving_url=stack.address("serving"),
         serving_key=keys.serving_key,
         airflow_url=stack.address("airflow"),
-        threads=max(1, (os.cpu_count() or 2) // 2),
+        threads=settings.cores(shared_by=2),
     )
     passed_on = ("MLOPS_PARAMS", "MLOPS_DATA_URL", "MLOPS_DVC_REMOTE_URL", "MLOPS_S3_ENDPOINT_URL", "MLOPS_SUITES")
     return {**variables, **{name: inherited[name] for name in passed_on if inherited.get(name)}}
@@ -174,7 +174,7 @@ def airflow_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, s
             fernet_key=keys.airflow_fernet_key,
             api_secret_key=keys.airflow_api_secret_key,
             executor="LocalExecutor",
-            parallelism=max(4, 2 * (os.cpu_count() or 2)),
+            parallelism=max(4, 2 * settings.cores()),
         ),
     }
 

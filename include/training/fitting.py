@@ -20,7 +20,7 @@ import numpy as np
 
 from include.features.feature_set import FeatureSet
 from include.features.profile import profile
-from include.settings import Model
+from include.settings import Model, cores
 from include.training import estimators, evaluation, export, preparation, tracking, tuning
 
 
@@ -97,7 +97,7 @@ def _fit(
     root: Path,
     threads: int | None,
 ) -> Fitted:
-    threads = threads or tuning.threads_of(entry)
+    threads = threads or cores(entry.tuning.workers)
     trials = records(prepared["study"], optuna_url=optuna_url)
     tracking.log_trials(mlflow_url, prepared["run_id"], [record for record, _ in trials])
     best, name, params = _best(trials, entry, prepared)

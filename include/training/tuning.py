@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 import warnings
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from include import database
-from include.settings import Choices, Dimension, Model, Range
+from include.settings import Choices, Dimension, Model, Range, cores
 from include.training import estimators, evaluation
 
 LOG = logging.getLogger(__name__)
@@ -137,7 +136,7 @@ def tune(
         storage=open_storage(optuna_url, heartbeat, grace),
     )
     data = load(prepared)
-    threads = threads or threads_of(entry)
+    threads = threads or cores(entry.tuning.workers)
     trials, seed = int(prepared["trials"]), int(prepared["seed"])
     engine = database.connect(database_url)
     ran = 0
@@ -165,11 +164,6 @@ def tune(
     best = study.best_value if now.complete else None
     seconds = round(time.monotonic() - began, 2)
     return Tuned(prepared["study"], worker, ran, now.finished, now.complete, now.pruned, now.failed, best, seconds)
-
-
-def threads_of(entry: Model) -> int:
-    """This machine's cores divided by the workers: threads without a core of their own make the others wait."""
-    return max(1, len(os.sched_getaffinity(0)) // entry.tuning.workers)
 
 
 def load(prepared: Mapping[str, Any]) -> estimators.Data:

@@ -251,7 +251,8 @@ def generate_day(day: dt.date, *, rows: int, seed: int, shifted: bool = False) -
     crow = np.abs(city.place[start] - city.place[end]).sum(axis=1)
     distance = crow * 0.88 * np.exp(rng.normal(0, 0.10, n)) + 0.5 * np.exp(rng.normal(0, 0.6, n))
     speed = (_WEEKEND_SPEED if weekend else _WEEKDAY_SPEED)[hour] * 1.22 * (distance / 1.6) ** 0.36
-    speed *= np.sqrt(city.quick[start] * city.quick[end]) * np.exp(rng.normal(0, 0.20, n)) * np.exp(rng.normal(0, 0.05))
+    chance, todays = rng.normal(0, 0.20, n), rng.normal(0, 0.025)
+    speed *= np.sqrt(city.quick[start] * city.quick[end]) * np.exp(chance + todays)
     if shifted:
         speed *= _SHIFTED_SPEED
     minutes = 0.8 + distance / np.clip(speed, 1.5, 55) * 60
