@@ -27,12 +27,12 @@ check: venv  ## is params.yaml right?
 	@$(BIN)/mlops check
 
 lint: venv-dev  ## style, types, direction of imports
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports
+	@echo "style (ruff)" && $(BIN)/ruff check --quiet .
+	@echo "types (mypy)" && $(BIN)/mypy --no-error-summary
+	@echo "direction of imports (import-linter)" && { contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }; }
 
 test: lint  ## lint, and every test, the demo in a fresh clone among them
-	@$(BIN)/python -m pytest -q
+	@echo "tests (pytest)" && $(BIN)/python -m pytest -q
 
 test-fast: venv-dev  ## the inner loop
 	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not e2e and not browser"

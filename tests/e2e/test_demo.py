@@ -92,6 +92,26 @@ def test_everything_comes_back_after_kill_9_of_everything(demo: Checkout) -> Non
     assert demo.runs("train_trip_duration")[0]["state"] == "success"
 
 
+def test_a_second_stack_runs_beside_the_first(demo: Checkout) -> None:
+    """Another data directory, ports that nobody named: the free ones are taken, and neither disturbs the other."""
+    taken = {name for name in demo.environment if re.fullmatch(r"MLOPS_\w+_PORT", name)}
+    kept = {name: value for name, value in demo.environment.items() if name not in taken}
+    beside = Checkout(demo.folder, {**kept, "MLOPS_HOME": f"{demo.folder.parent}/a second one"})
+    try:
+        beside.run(".venv/bin/mlops up", timeout=300)
+        beside.run(".venv/bin/mlops status")
+        demo.run(".venv/bin/mlops status")
+    finally:
+        beside.run(".venv/bin/mlops down", timeout=120)
+    assert beside.processes() == []
+    assert demo.predict("trip_duration", TRIP).status_code == 200
+
+
+def test_the_exact_training_data_of_a_version_comes_back(demo: Checkout, tmp_path: Path) -> None:
+    demo.mlops(f"restore trip_duration 1 --to {tmp_path}/back")
+    assert len(list((tmp_path / "back").rglob("*.parquet"))) >= 60
+
+
 def test_a_csv_never_seen_becomes_a_served_model_by_the_readmes_walk_through(demo: Checkout) -> None:
     """The blocks of the README's section, executed in their order, and nothing else."""
     readme = (demo.folder / "README.md").read_text()
@@ -152,6 +172,12 @@ def test_a_night_with_an_incident_ends_with_a_better_champion_and_nobody_at_the_
     history = demo.mlops("history night_duration")
     assert "PROMOTE" in history
     assert demo.predict("night_duration", TRIP).json()["version"] > 1
+
+
+def test_an_operator_rolls_back_and_the_service_follows(demo: Checkout) -> None:
+    version = demo.models()["night_duration"]["version"]
+    demo.mlops("rollback night_duration --reason 'tried in a test'")
+    until(lambda: demo.models()["night_duration"]["version"] < version, "the earlier champion answers", 30)
 
 
 def test_make_down_leaves_no_process_behind(demo: Checkout) -> None:
