@@ -107,12 +107,17 @@ def lay_out(workspace: Path, source: Path) -> list[str]:
     return [sys.executable, "-m", "include.features.stage", "trip_duration"]
 
 
+def environment() -> dict[str, str]:
+    from include.features import stage
+
+    return {**os.environ, **stage.ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+
+
 def measure(command: list[str], folder: Path) -> dict[str, float]:
     """One run in a process of its own: wall clock, CPU of all its threads, peak resident memory."""
+    given = environment()
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, env=given)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, command

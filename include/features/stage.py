@@ -40,6 +40,7 @@ import numpy as np
 from include import storage
 from include.features import columns as cols
 from include.features.columns import ColumnError
+from include.features.declared import is_missing
 from include.features.feature_set import FeatureError, FeatureSet
 from include.formulas import FormulaError
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1 << 17
 AHEAD = 2
 """Batches that are made while one is written: what memory is bounded by."""
+ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
+"""For the process that runs the stage: glibc keeps the memory of a batch for the next one, a tenth of the CPU."""
 OWNER_LOCK = "owner.lock"
 RESULT = "result.json"
 INDEX = "index.json"
@@ -120,7 +123,7 @@ def run(plan: Plan, output: Path, data_url: str) -> dict[str, Any]:
     for key, sha256 in plan.partitions.items():
         file = output / f"{key}.parquet"
         entry = known.get(key)
-        if entry and entry["input"] == sha256 and file.is_file() and _sha256(file) == entry["output"]:
+        if entry and entry["input"] == sha256 and file.is_file() and file.stat().st_size == entry["bytes"]:
             index[key] = entry
             continue
         content = storage.read_bytes(storage.join(data_url, "validated", plan.source, f"{key}.parquet"), sha256)
@@ -161,8 +164,7 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
         file: where the features go.
 
     Returns:
-        `rows`, `dropped`, `output` (the SHA-256 of the file), `filled`: the rows that have a value, by feature
-        column.
+        `rows`, `dropped`, `bytes` of the file, and `filled`: the rows that have a value, by feature column.
 
     Raises:
         StageError: the partition lacks a column, or its features are empty or infinite.
@@ -209,11 +211,11 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
             )
         writer.close()
         _refuse_empty(plan, key, filled, raw_filled, rows)
-        digest = _sha256(temporary)
+        size = temporary.stat().st_size
         temporary.replace(file)  # no fsync: the folder is private, and DVC's hashes tell what a power cut spoilt
     finally:
         temporary.unlink(missing_ok=True)
-    return {"rows": rows, "dropped": read - rows, "output": digest, "filled": filled}
+    return {"rows": rows, "dropped": read - rows, "bytes": size, "filled": filled}
 
 
 _Piece = tuple["pa.Table", dict[str, int], dict[str, int], int]
@@ -231,14 +233,11 @@ def _ahead(pieces: Iterator[_Piece]) -> Iterator[_Piece]:
 def _compute(batch: pa.RecordBatch, plan: Plan, key: str) -> _Piece:
     """One batch: raw columns as they are, then the features; with the counts of values that are there."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     seen, batch = batch.num_rows, batch.select(plan.kept)
-    target = batch.column(plan.target)
-    if target.null_count or pa.types.is_floating(target.type):
-        missing = pc.is_null(target, nan_is_null=True)
-        if pc.any(missing).as_py():
-            batch = batch.filter(pc.invert(missing))
+    missing = is_missing(_plain_values(batch, plan.target))
+    if missing.any():
+        batch = batch.filter(pa.array(~missing))
     names, arrays = list(batch.schema.names), list(batch.columns)
     counts: dict[str, int] = {}
     if not batch.num_rows:
@@ -288,22 +287,27 @@ def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
     Long runs compress best as they are, values that repeat in a dictionary, the rest as differences or split bytes.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    head = table.slice(0, 8192).combine_chunks()
-    rows = head.num_rows
+    head = table.slice(0, 8192)
     dictionaries, others = [], {}
     for name, kind in zip(head.schema.names, head.schema.types, strict=True):
-        values = head.column(name)
-        changes = pc.sum(pc.not_equal(values.slice(1), values.slice(0, max(rows - 1, 0)))).as_py() or 0
-        fixed = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_timestamp(kind)
-        if fixed and changes * 20 <= rows:
+        floating = pa.types.is_floating(kind)
+        if not (floating or pa.types.is_integer(kind) or pa.types.is_timestamp(kind)):
+            dictionaries.append(name)
+            continue
+        values = _plain_values(head, name)
+        if np.count_nonzero(values[1:] != values[:-1]) * 20 <= len(values):
             others[name] = "PLAIN"
-        elif not fixed or pc.count_distinct(values).as_py() * 2 <= rows:
+        elif len(np.unique(values)) * 2 <= len(values):
             dictionaries.append(name)
         else:
-            others[name] = "BYTE_STREAM_SPLIT" if pa.types.is_floating(kind) else "DELTA_BINARY_PACKED"
+            others[name] = "BYTE_STREAM_SPLIT" if floating else "DELTA_BINARY_PACKED"
     return dictionaries, others
+
+
+def _plain_values(table: pa.Table | pa.RecordBatch, name: str) -> np.ndarray:
+    part = table.select([name])
+    return cols.from_arrow(part, cols.types_of(part.schema))[name]
 
 
 def _add(totals: dict[str, int], counts: dict[str, int]) -> None:
@@ -332,11 +336,6 @@ def _refuse_empty_features(plan: Plan, index: dict[str, dict[str, Any]]) -> None
                 f"the feature {name!r} of {plan.model} has no value in any of {rows} rows of {len(index)} partitions;"
                 f" leave it out with `exclude: [{name}]`, or correct what makes it"
             )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _json(value: Any) -> bytes:

@@ -212,6 +212,7 @@ def _reproduce(repo: Repo, workspace: Path, model: str) -> None:
     from dvc.exceptions import DvcException
 
     environment = {
+        **stage.ENVIRONMENT,
         "PATH": f"{workspace / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     }
