@@ -29,6 +29,8 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, approval, assets, dag_defaults, runs
 
+PARAMS = dag_defaults.params_beside(__file__)
+
 
 def deploy(model: str, entry: settings.Model) -> None:
     """The DAG of one model's deployment."""
@@ -52,7 +54,7 @@ def deploy(model: str, entry: settings.Model) -> None:
             from include import preflight
 
             env = settings.environment()
-            return runs.checked(preflight.check(env.params, suites=env.suites), f"models.{model}")
+            return runs.checked(preflight.check(PARAMS, suites=env.suites), f"models.{model}")
 
         @task
         def gate(*, params=None) -> dict:
@@ -111,5 +113,5 @@ def deploy(model: str, entry: settings.Model) -> None:
         runs.link(verify(promoted), service="Prediction service")
 
 
-for model_name, model_entry in dag_defaults.read_params().models.items():
+for model_name, model_entry in dag_defaults.read_params(PARAMS).models.items():
     deploy(model_name, model_entry)

@@ -23,6 +23,8 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
+PARAMS = dag_defaults.params_beside(__file__)
+
 
 def features(model: str, entry: settings.Model) -> None:
     """The DAG of one model's features."""
@@ -45,7 +47,7 @@ def features(model: str, entry: settings.Model) -> None:
             from include import preflight
 
             env = settings.environment()
-            found = preflight.check(env.params, suites=env.suites)
+            found = preflight.check(PARAMS, suites=env.suites)
             return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
 
         @task(outlets=[assets.features(model)])
@@ -54,7 +56,7 @@ def features(model: str, entry: settings.Model) -> None:
 
             env = settings.environment()
             where = {"data_url": env.data_url, "database_url": env.database_url, "remote_url": env.dvc_remote_url}
-            made = versions.build(model, params_path=env.params, **where, home=env.home)
+            made = versions.build(model, params_path=PARAMS, **where, home=env.home)
             work = f"{runs.span(made.computed)} built, {made.reused} reused"
             text = f"version {made.version[:12]}: {made.rows:,} rows; {work}"
             return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
@@ -72,5 +74,5 @@ def features(model: str, entry: settings.Model) -> None:
         first_training(built)
 
 
-for model_name, model_entry in dag_defaults.read_params().models.items():
+for model_name, model_entry in dag_defaults.read_params(PARAMS).models.items():
     features(model_name, model_entry)

@@ -30,6 +30,8 @@ from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule, task
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
+PARAMS = dag_defaults.params_beside(__file__)
+
 
 def ingest(name: str, source: settings.Source) -> None:
     """The DAG of one source."""
@@ -53,7 +55,7 @@ def ingest(name: str, source: settings.Source) -> None:
             from include import preflight
 
             env = settings.environment()
-            return runs.checked(preflight.check(env.params, suites=env.suites), f"sources.{name}")
+            return runs.checked(preflight.check(PARAMS, suites=env.suites), f"sources.{name}")
 
         @task
         def extract(*, dag_run=None, params=None) -> dict:
@@ -102,5 +104,5 @@ def ingest(name: str, source: settings.Source) -> None:
         [checked, extracted, validated, published] >> outcome()
 
 
-for source_name, source_entry in dag_defaults.read_params().sources.items():
+for source_name, source_entry in dag_defaults.read_params(PARAMS).sources.items():
     ingest(source_name, source_entry)

@@ -29,6 +29,8 @@ from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerR
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
+PARAMS = dag_defaults.params_beside(__file__)
+
 
 def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
     """The DAG of one model's nightly check."""
@@ -53,7 +55,7 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
             from include import preflight
 
             env = settings.environment()
-            found = preflight.check(env.params, suites=env.suites)
+            found = preflight.check(PARAMS, suites=env.suites)
             return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
 
         @task
@@ -83,6 +85,6 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
         request_retraining(compared) >> runs.link(report(compared), report="Drift report")
 
 
-params = dag_defaults.read_params()
+params = dag_defaults.read_params(PARAMS)
 for model_name, model_entry in params.models.items():
     monitor(model_name, model_entry, params.time_column(model_name))

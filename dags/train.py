@@ -27,6 +27,8 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
+PARAMS = dag_defaults.params_beside(__file__)
+
 
 def train(model: str, entry: settings.Model, time_column: str | None) -> None:
     """The DAG of one model's training."""
@@ -51,7 +53,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
             from include import preflight
 
             env = settings.environment()
-            found = preflight.check(env.params, suites=env.suites)
+            found = preflight.check(PARAMS, suites=env.suites)
             return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
 
         @task
@@ -104,6 +106,6 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
         runs.link(register(fitted), run_url="MLflow run")
 
 
-params = dag_defaults.read_params()
+params = dag_defaults.read_params(PARAMS)
 for model_name, model_entry in params.models.items():
     train(model_name, model_entry, params.time_column(model_name))

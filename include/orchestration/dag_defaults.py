@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
 
 from include import settings
 from include.orchestration import alerts
+
+PARAMS = "params.yaml"
 
 
 class Tag(enum.StrEnum):
@@ -125,14 +128,20 @@ def first_training_patience(model: settings.Model) -> dt.timedelta:
     return train_timeout(model) + deploy_timeout(model)
 
 
-def read_params() -> settings.Params:
+def params_beside(dag_file: str) -> Path:
+    """The params.yaml that belongs to a DAG file: that of the version a run is pinned to, else the one in force."""
+    pinned = Path(dag_file).with_name(PARAMS)
+    return pinned if pinned.is_file() else settings.environment().params
+
+
+def read_params(path: Path) -> settings.Params:
     """params.yaml, checked; when it is wrong, Airflow's import error is our message and nothing else.
 
     Raises:
         settings.ParamsError: one line per mistake.
     """
     try:
-        return settings.load_params(settings.environment().params)
+        return settings.load_params(path)
     except settings.ParamsError as error:
         raise settings.ParamsError(f"no DAG can be made from params.yaml:\n{error}") from None
 

@@ -135,6 +135,11 @@ def airflow_environment(
         executor: `LocalExecutor`, or `CeleryExecutor` on a team's server.
         parallelism: how many tasks run at once.
     """
+    bundle = {
+        "name": "dags-folder",
+        "classpath": "include.orchestration.bundle.SnapshotBundle",
+        "kwargs": {"folder": str(root / "dags")},
+    }
     options: dict[str, dict[str, str]] = {
         "core": {
             "dags_folder": str(root / "dags"),
@@ -172,7 +177,13 @@ def airflow_environment(
         # A task outlives two minutes without an API server: 40 failed heartbeats, 5 s apart.
         "workers": {"min_heartbeat_interval": "5", "max_failed_heartbeats": "40", "execution_api_retries": "10"},
         # An edit of a DAG file or of params.yaml shows within seconds.
-        "dag_processor": {"refresh_interval": "10", "min_file_process_interval": "15", "parsing_processes": "2"},
+        "dag_processor": {
+            "refresh_interval": "10",
+            "min_file_process_interval": "15",
+            "parsing_processes": "2",
+            "dag_bundle_config_list": json.dumps([bundle]),
+            "dag_bundle_storage_path": str(airflow_home / "dag_bundles"),
+        },
         "logging": {"base_log_folder": str(airflow_home / "logs"), "colored_console_log": "False"},
     }
     return {

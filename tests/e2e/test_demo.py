@@ -92,6 +92,29 @@ def test_everything_comes_back_after_kill_9_of_everything(demo: Checkout) -> Non
     assert demo.runs("train_trip_duration")[0]["state"] == "success"
 
 
+def test_a_running_run_keeps_its_dag_file_and_a_broken_one_harms_no_other(demo: Checkout) -> None:
+    """Promise 50: `train.py` is overwritten by what is no Python while its run is at work."""
+    file = demo.folder / "dags" / "train.py"
+    shipped = file.read_text()
+    run = demo.airflow(
+        "POST", "/dags/train_tumour/dagRuns", json={"logical_date": None, "conf": {"trials": 4, "reason": "promise 50"}}
+    )["dag_run_id"]  # fmt: skip
+    try:
+        path = f"/dags/train_tumour/dagRuns/{run}"
+        until(lambda: demo.airflow("GET", path)["state"] == "running", "the run has begun", 60)
+        file.write_text("from airflow.sdk import DAG\n\nthis is no python\n")
+        errors = until(
+            lambda: demo.airflow("GET", "/importErrors")["import_errors"], "the import error is visible", 120
+        )
+        assert [Path(error["filename"]).name for error in errors] == ["train.py"]
+        until(lambda: demo.airflow("GET", path)["state"] in ("success", "failed"), "the run ends", 180)
+        assert demo.airflow("GET", path)["state"] == "success"
+        assert demo.airflow("GET", "/dags/ingest_trips")["is_stale"] is False
+    finally:
+        file.write_text(shipped)
+    until(lambda: not demo.airflow("GET", "/importErrors")["import_errors"], "the file is whole again", 120)
+
+
 def test_a_second_stack_runs_beside_the_first(demo: Checkout) -> None:
     """Another data directory, ports that nobody named: the free ones are taken, and neither disturbs the other."""
     taken = {name for name in demo.environment if re.fullmatch(r"MLOPS_\w+_PORT", name)}

@@ -120,6 +120,6 @@ def test_a_broken_params_yaml_is_one_clear_message(tmp_path: Path, monkeypatch: 
     with pytest.raises(
         settings.ParamsError, match=r"params.yaml:2: sources.t.ows_per_day: unknown key; did you mean"
     ) as found:
-        dag_defaults.read_params()
+        dag_defaults.read_params(tmp_path / "params.yaml")
     assert found.value.__cause__ is None
     assert found.value.__suppress_context__
