@@ -5,6 +5,7 @@ Import `s3_server` into a test module to use it: `from tests.s3 import s3_server
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -58,8 +59,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     master, volume, filer, port = _ports(4)
     command = [str(binary), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={home / 'data'}", "-s3"]
     command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={port}"]
-    command += [f"-s3.config={home / 's3.json'}", "-s3.port.iceberg=0", "-master.volumeSizeLimitMB=64"]
-    command += ["-volume.max=50", "-master.telemetry=false"]
+    command += [f"-s3.config={home / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ports otherwise
+    command += ["-master.volumeSizeLimitMB=64", "-volume.max=50", "-master.telemetry=false"]
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=home, start_new_session=True, env={**os.environ, "HOME": str(home)}
@@ -69,7 +70,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         _wait_for_bucket(started, server, home / "log")
         yield started
     finally:
-        os.killpg(server.pid, signal.SIGKILL)  # its data is thrown away; an orderly end takes it 15 seconds
+        with contextlib.suppress(ProcessLookupError):  # it may have died by itself, and the log says why
+            os.killpg(server.pid, signal.SIGKILL)  # its data is thrown away; an orderly end takes it 15 seconds
         server.wait(10)
 
 

@@ -170,11 +170,9 @@ def test_a_night_with_an_incident_ends_with_a_better_champion_and_nobody_at_the_
         "tuning": {"trials": 4, "time_budget": 60}, "monitoring": {"cooldown": 0},
     }  # fmt: skip
     _add_to_params(demo, yaml.safe_dump({"sources": {"night_trips": source}, "models": {"night_duration": model}}))
-    until(lambda: _known(demo, "monitor_night_duration"), "the new DAGs are parsed", 120)
-    for dag in (
-        "ingest_night_trips",
-        *(f"{step}_night_duration" for step in ("features", "train", "deploy", "monitor")),
-    ):
+    dags = {"ingest_night_trips", *(f"{step}_night_duration" for step in ("features", "train", "deploy", "monitor"))}
+    until(lambda: dags <= _known(demo), "the new DAGs are parsed", 120)
+    for dag in sorted(dags):
         demo.airflow("PATCH", f"/dags/{dag}", json={"is_paused": False})
     demo.airflow(
         "POST", "/dags/ingest_night_trips/dagRuns",
@@ -208,8 +206,8 @@ def test_make_down_leaves_no_process_behind(demo: Checkout) -> None:
     assert demo.processes() == []
 
 
-def _known(demo: Checkout, dag: str) -> bool:
-    return any(entry["dag_id"] == dag for entry in demo.airflow("GET", "/dags", params={"limit": 100})["dags"])
+def _known(demo: Checkout) -> set[str]:
+    return {entry["dag_id"] for entry in demo.airflow("GET", "/dags", params={"limit": 100})["dags"]}
 
 
 def _add_to_params(demo: Checkout, text: str) -> None:

@@ -286,7 +286,7 @@ def test_a_version_that_is_not_ready_or_does_not_exist_is_not_judged(place, mlfl
     version = place.register("first")
     client = mlflow.MlflowClient(mlflow_url, mlflow_url)
     client.set_model_version_tag(place.model, str(version), tracking.READY, "false")
-    with pytest.raises(gate.NotReady, match="is not ready: its registration was interrupted"):
+    with pytest.raises(gate.NotReady, match="its files were never checked"):
         place.judge(version)
     assert place.stored() == []
 

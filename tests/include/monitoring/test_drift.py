@@ -132,7 +132,7 @@ def test_features_that_only_tell_the_time_are_known_by_trying():
     features = feature_set(settings.Features(definition="trip_duration"), columns)
     found = drift.calendar_columns(features, columns, "pickup_datetime")
     assert {"hour", "weekday", "minute_of_day", "hour_of_week", "weekend", "rush_hour"} <= found
-    assert not found & {"distance", "log_distance", "pickup_zone", "route", "airport", "vendor", "rate_code"}
+    assert not found & {"trip_distance", "log_distance", "pickup_location_id", "route", "vendor_id", "rate_code_id"}
 
 
 def test_declared_date_parts_of_the_rows_time_are_found_too():
