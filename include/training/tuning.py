@@ -134,6 +134,7 @@ def tune(
     study = optuna.load_study(
         study_name=prepared["study"],
         storage=open_storage(optuna_url, heartbeat, grace),
+        pruner=pruner(),
     )
     data = load(prepared)
     threads = threads or cores(entry.tuning.workers)
@@ -209,16 +210,11 @@ def _run(
     estimator = estimators.load(name)
     worse = -1.0 if entry.direction == "maximize" else 1.0
 
-    reached: dict[int, float] = {}
-
     def report(step: int, loss: float) -> None:
         trial.report(worse * loss, step)
-        reached[step] = loss
-        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        rivals = [t.user_attrs["loss"] for t in others if t.params.get("estimator") == name and "loss" in t.user_attrs]
-        if entry.tuning.pruning and rivals and hopeless(reached, min(rivals)):
+        if entry.tuning.pruning and trial.should_prune():
             raise optuna.TrialPruned
-        if others and _time_is_up(study, prepared):
+        if _time_is_up(study, prepared) and study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             raise optuna.TrialPruned
 
     value: float | None = None
@@ -230,8 +226,6 @@ def _run(
         value = evaluation.score(data.metric, data.task, data.y_val, estimator.predict(fitted, data.X_val))
         if np.isfinite(value):
             state = TrialState.COMPLETE
-            if reached:
-                trial.set_user_attr("loss", min(reached.values()))
             trial.set_user_attr("settled", {"estimator": name, "params": estimator.settled(params, fitted)})
         else:
             trial.set_user_attr("error", f"the {data.metric} is {value}: a prediction is not a finite number")
@@ -243,32 +237,6 @@ def _run(
     done = study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
     LOG.info("trial %d: %s %s → %s %s", trial.number, name, data.metric, done.value, done.state.name.lower())
     return int(done.state == state)
-
-
-WARM_UP = 28
-"""The step before which nothing is judged: boosting's curve of loss bends only after a few time constants."""
-WORTHWHILE = 0.002
-"""A trial goes on while it promises to improve the best loss by this share."""
-
-
-def hopeless(reached: Mapping[int, float], best: float) -> bool:
-    """Whether a fit will end no better than the best one so far, by the limit its own curve tends to.
-
-    With steps that grow by a constant factor, each gain of a boosted model is a share r of the one before; what is
-    left to be gained is then `gain * r / (1 - r)` (A. C. Aitken's extrapolation, Proc. R. Soc. Edinburgh 46, 1926).
-    Unlike a comparison at equal iterations, this spares those that learn slowly and end well.
-
-    Args:
-        reached: step → loss, in order.
-        best: the lowest loss of the estimator's complete trials.
-    """
-    if len(reached) < 3 or max(reached) < WARM_UP:
-        return False
-    third, second, last = list(reached.values())[-3:]
-    gain, before = second - last, third - second
-    share = min(max(gain / before, 0.0), 0.9) if before > 0 else 0.9
-    left = max(gain, 0.0) * share / (1 - share)
-    return bool(last - left > best - WORTHWHILE * abs(best))
 
 
 def suggest(trial: Any, entry: Model) -> tuple[str, dict[str, Any]]:
@@ -383,6 +351,17 @@ def open_storage(url: str, heartbeat: int = HEARTBEAT, grace: int = GRACE) -> An
             grace_period=grace,
             heartbeat_stale_trial_callback=_requeue,
         )
+
+
+def pruner() -> Any:
+    """What stops a trial that is not among the best quarter at its step.
+
+    A step is not an iteration but a rung of `iterations x learning rate` (see estimators/xgboost.py), so that those
+    that learn slowly and end well are compared at equal distance from their end.
+    """
+    import optuna
+
+    return optuna.pruners.PercentilePruner(25.0, n_startup_trials=3, n_warmup_steps=13, n_min_trials=2)
 
 
 def _sampler(seed: int) -> Any:

@@ -213,12 +213,21 @@ def test_a_study_ends_with_its_time_and_has_at_least_one_result(
     assert time.monotonic() - began < 20
 
 
-def test_pruning_stops_what_its_curve_says_cannot_win() -> None:
-    tends_to_2 = {10: 4.0, 14: 3.0, 20: 2.5, 28: 2.25}
-    assert tuning.hopeless(tends_to_2, best=1.9)
-    assert not tuning.hopeless(tends_to_2, best=2.1)
-    assert not tuning.hopeless({10: 4.0, 14: 3.0, 20: 2.0, 28: 1.0}, best=0.1)  # a straight line tends nowhere yet
-    assert not tuning.hopeless({10: 9.0}, best=0.1)
+def test_a_trial_is_stopped_unless_it_is_among_the_best_quarter_at_its_step() -> None:
+    import optuna
+
+    study = optuna.create_study(pruner=tuning.pruner())
+    for loss in (2.0, 2.2, 2.4, 2.6):
+        done = study.ask()
+        done.report(loss, 20)
+        study.tell(done, loss)
+    early, slow, good = study.ask(), study.ask(), study.ask()
+    early.report(9.0, 10)
+    slow.report(2.3, 20)
+    good.report(1.9, 20)
+    assert not early.should_prune()  # too soon to tell
+    assert slow.should_prune()
+    assert not good.should_prune()
 
 
 def test_what_params_yaml_fixes_is_not_asked_of_the_study() -> None:
