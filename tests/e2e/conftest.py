@@ -54,10 +54,11 @@ class Checkout:
 
     def processes(self) -> list[psutil.Process]:
         """Every process that works on this clone's state, whoever its parent is now."""
-        found = []
+        found, home = [], self.environment["MLOPS_HOME"]
         for process in psutil.process_iter():
-            try:
-                if process.environ().get("MLOPS_HOME") == self.environment["MLOPS_HOME"] and process.pid != os.getpid():
+            try:  # PostgreSQL and the supervisor have it in their command line
+                named = any(f"{home}/" in argument for argument in process.cmdline())
+                if (named or process.environ().get("MLOPS_HOME") == home) and process.pid != os.getpid():
                     found.append(process)
             except psutil.Error:
                 continue
@@ -94,8 +95,11 @@ def until(condition: Callable[[], Any], what: str, timeout: float) -> Any:
     """Wait for a condition; what it last said is in the failure."""
     deadline, last = time.monotonic() + timeout, None
     while time.monotonic() < deadline:
-        last = condition()
-        if last:
+        try:
+            last = condition()
+        except httpx.TransportError as error:  # a part that is just starting again
+            last = error
+        if last and not isinstance(last, Exception):
             return last
         time.sleep(2)
     return pytest.fail(f"{what}: not within {timeout:.0f} s (last: {last!r})")
