@@ -61,7 +61,8 @@ def test_the_credentials_are_one_file_that_only_its_owner_reads(demo: Checkout) 
 
 
 def test_everything_listens_on_loopback_only(demo: Checkout) -> None:
-    listening = [c.laddr for process in demo.processes() for c in _connections(process) if c.status == psutil.CONN_LISTEN]
+    sockets = [connection for process in demo.processes() for connection in _connections(process)]
+    listening = [socket.laddr for socket in sockets if socket.status == psutil.CONN_LISTEN]
     assert len(listening) >= 4
     assert [address for address in listening if address.ip not in ("127.0.0.1", "::1")] == []
 
