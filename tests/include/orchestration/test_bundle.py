@@ -38,8 +38,28 @@ def test_a_run_reads_the_files_it_began_with_and_the_processor_the_newest(folder
 
     assert (pinned.path / "train.py").read_text() == "first = True\n"
     assert (pinned.path / "params.yaml").read_text() == "one: 1\n"
-    assert bundle(folder).path == folder
-    assert bundle(folder).get_current_version().version != began
+    newest = bundle(folder)
+    assert (newest.path / "train.py").read_text() == "this is no python\n"
+    assert newest.get_current_version().version != began
+
+
+def test_a_version_holds_what_is_parsed_though_the_folder_is_edited_meanwhile(folder: Path) -> None:
+    """Else a run could be pinned to a version that does not know its DAG, and never start."""
+    processor = bundle(folder)
+    (folder / "new_dag.py").write_text("new = True\n")
+    assert not (processor.path / "new_dag.py").exists()
+    before = processor.get_current_version()
+    processor.refresh()
+    assert (processor.path / "new_dag.py").exists()
+    assert processor.get_current_version() != before
+
+
+def test_another_machine_fetches_the_version_from_storage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = bundle(folder).get_current_version().version
+    monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH", str(folder.parent / "elsewhere"))
+    fetched = bundle(folder, version)
+    assert sorted(path.name for path in fetched.path.iterdir()) == ["params.yaml", "train.py"]
+    assert "elsewhere" in str(fetched.path)
 
 
 def test_equal_content_is_one_version(folder: Path) -> None:
