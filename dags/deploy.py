@@ -1,7 +1,9 @@
 """One DAG per model: a candidate is judged, packed, promoted, and seen in service.
 
 **Makes** a verdict (PROMOTE, HOLD or REJECT, with reasons and numbers); for PROMOTE a Bento, an entry in the
-ledger, and, when the service itself has answered with the new version, the asset `champion(model)`.
+ledger, and, when the service itself has answered with the new version, the asset `champion(model)`. Where
+`serving.rollout.strategy` says canary, ab or shadow, the version is first tried beside the champion: `promote`
+starts that rollout, `verify` sees it loaded, and the controller (`mlops rollout <model>`) decides later.
 
 **Runs** when `train_<model>` has registered a version (`candidate(model)`): the newest one is judged, also
 where several came while this DAG was at work. By hand for any version, with the form. HOLD and REJECT end
@@ -16,10 +18,12 @@ two days counts as no.
 - `gate`: the version's files are missing or changed, or MLflow is away. Not judged is never passed.
 - `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
 - `promote`: somebody else promoted in the meantime (*superseded*: the message says who and what). Run the DAG
-  again with this version to have it judged against the new champion.
+  again with this version to have it judged against the new champion. It is skipped, and alerted, while another
+  version is tried as a canary or in an A/B test: deploy this one again when that has ended.
 - `aliases`: MLflow is away. The ledger is the truth; clear the task to let MLflow's aliases follow.
-- `verify`: the service does not answer with the new version. The message says what it said; the last good
-  model goes on answering.
+- `verify`: the service does not answer with the new version, or could not load what is tried. The message says
+  what it said; the last good model goes on answering. It is skipped where a rollout was started and is in
+  service: the champion is who it was.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from include.orchestration import alerts, approval, assets, dag_defaults, runs
 PARAMS = dag_defaults.params_beside(__file__)
 
 
-def deploy(model: str, entry: settings.Model) -> None:
+def deploy(model: str, entry: settings.Model, workers: int) -> None:
     """The DAG of one model's deployment."""
     with DAG(
         dag_id=f"deploy_{model}",
@@ -80,11 +84,10 @@ def deploy(model: str, entry: settings.Model) -> None:
         def promote(verdict: dict, packaged: dict, *, dag_run=None) -> dict:
             from include.deployment import promotion
 
-            database_url, actor = settings.environment().database_url, runs.actor(dag_run)
-            made = promotion.promote(verdict, packaged, database_url=database_url, actor=actor)
-            return runs.result(
-                made, f"version {made.to_version} is champion, before it was {made.from_version or 'none'}"
-            )
+            who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
+            how = {"settings": entry.serving.rollout, "task": entry.task}
+            where = {"database_url": settings.environment().database_url}
+            return runs.carried_out(promotion.carry_out(verdict, packaged, **how, **where, **who), model)
 
         @task
         def aliases() -> dict:
@@ -99,8 +102,10 @@ def deploy(model: str, entry: settings.Model) -> None:
             from include.deployment import promotion
 
             env, within = settings.environment(), dag_defaults.SERVED_WITHIN
-            where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
-            seen = runs.verified(promotion.verify(promoted, **where, timeout=within), promoted, env.serving_url)
+            where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "timeout": within}
+            if "kind" in promoted:
+                raise runs.tried(promotion.see_tried(promoted, **where, workers=workers), promoted)
+            seen = runs.verified(promotion.verify(promoted, **where), promoted, env.serving_url)
             return runs.tell(outlet_events, assets.champion(model), seen)
 
         verdict = runs.link(gate(), version_url="MLflow version")
@@ -113,5 +118,6 @@ def deploy(model: str, entry: settings.Model) -> None:
         runs.link(verify(promoted), service="Prediction service")
 
 
-for model_name, model_entry in dag_defaults.read_params(PARAMS).models.items():
-    deploy(model_name, model_entry)
+params = dag_defaults.read_params(PARAMS)
+for model_name, model_entry in params.models.items():
+    deploy(model_name, model_entry, params.service.workers)

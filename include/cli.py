@@ -5,6 +5,8 @@ Imports are made inside the commands: the command line answers at once. A mistak
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import os
 import sys
 import traceback
@@ -121,7 +123,9 @@ def check() -> None:
 
 
 @app.command()
-def key(name: Annotated[str, typer.Argument(help="airflow, mlflow, serving or postgres")]) -> None:
+def key(
+    name: Annotated[str, typer.Argument(help="airflow, mlflow, serving, feedback, serving-admin, postgres")],
+) -> None:
     """Print a password or key, for use in a command: `$(mlops key serving)`."""
     typer.echo(_stack().credentials().named(name))
 
@@ -150,6 +154,89 @@ def logs(
     if part not in local.PARTS or not log.exists():
         raise local.StackError(f"there is no log of {part!r}; parts are {', '.join(local.PARTS)}")
     typer.echo(supervisor.last_lines(log, lines))
+
+
+# ---------------------------------------------------------------------------------------------- the service's keys
+
+keys_app = typer.Typer(no_args_is_help=True, help="Who may ask the prediction service for what: keys with scopes.")
+app.add_typer(keys_app, name="keys")
+
+
+def _keys_file() -> Path:
+    from include.serving import keys
+
+    return keys.file_of(_home())
+
+
+@keys_app.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="whose key it is; it stands in the logs")],
+    scope: Annotated[list[str] | None, typer.Option(help="predict (default), feedback, admin; may be repeated")] = None,
+    quota: Annotated[float | None, typer.Option(help="requests a second, to each worker")] = None,
+    days: Annotated[float | None, typer.Option(help="after which it expires; default: never", min=0)] = None,
+) -> None:
+    """Make a key and print it: the only time that it can be read. It counts within a second."""
+    import datetime as dt
+
+    from include.serving import keys
+
+    now = dt.datetime.now(dt.UTC)
+    expires = None if days is None else now + dt.timedelta(days=days)
+    made = keys.add(_keys_file(), name, scope or ["predict"], now=now, requests_per_second=quota, expires=expires)
+    typer.echo(made)
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """The service's keys, without what would let anybody in."""
+    import datetime as dt
+
+    from include.serving import keys
+
+    now = dt.datetime.now(dt.UTC)
+    typer.echo(f"{'name':<20} {'scopes':<18} {'quota':>8}  {'created':<17} expires")
+    for each in keys.read(_keys_file()):
+        quota = "-" if each.requests_per_second is None else f"{each.requests_per_second:g}/s"
+        end = "never" if each.expires is None else f"{each.expires:%Y-%m-%d %H:%M}"
+        expired = "" if each.valid(now) else " (expired)"
+        typer.echo(
+            f"{each.name:<20} {','.join(each.scopes):<18} {quota:>8}  {each.created:%Y-%m-%d %H:%M}  {end}{expired}"
+        )
+
+
+@keys_app.command("revoke")
+def revoke_key(name: str) -> None:
+    """Let a key count no more; the service refuses it within a second."""
+    from include.serving import keys
+    from include.stack import credentials
+
+    if name in credentials.SERVING_KEYS:
+        raise keys.KeysError(f"the stack needs {name!r}: `mlops keys rotate {name} --overlap 0` replaces it at once")
+    keys.revoke(_keys_file(), name)
+    typer.echo(f"{name}: revoked")
+
+
+@keys_app.command("rotate")
+def rotate_key(
+    name: str,
+    overlap: Annotated[float, typer.Option(help="hours for which the old key still counts", min=0)] = 24.0,
+) -> None:
+    """Make a new key of a name and print it; the old one counts a while longer."""
+    import datetime as dt
+
+    from include.serving import keys
+    from include.stack import credentials
+
+    own = _stack().credentials_file if name in credentials.SERVING_KEYS else None
+    hours = dt.timedelta(hours=overlap)
+    made = keys.rotate(_keys_file(), name, now=dt.datetime.now(dt.UTC), overlap=hours)
+    if own is not None:
+        credentials.replace(own, credentials.SHORT_NAMES[name], made)
+    typer.echo(made)
+    if name == "serving":
+        typer.echo(
+            f"Airflow's tasks have the old one until `mlops down` and `mlops up`: within {overlap:g} h", err=True
+        )
 
 
 # ---------------------------------------------------------------------------------------------- sources and models
@@ -193,33 +280,46 @@ def champion(model: str) -> None:
 
 @app.command()
 def history(model: str) -> None:
-    """Every change of a model's champion and every verdict, newest first."""
+    """Every change of a model's champion, every verdict, and what was tried and decided, newest first."""
     import sqlalchemy as sa
 
     from include import database
-    from include.deployment import ledger
+    from include.deployment import ledger, rollouts
 
     engine = _database()
     query = sa.select(database.verdicts).where(database.verdicts.c.model == model)
     with engine.connect() as connection:
         verdicts = connection.execute(query).mappings().all()
-    lines = [
-        (
-            entry.created_at,
-            f"{entry.action} {entry.from_version or 'nothing'} → {entry.to_version}",
-            entry.actor,
-            entry.reason,
-        )
-        for entry in ledger.history(engine, model)
-    ] + [
-        (
-            row["created_at"],
-            f"verdict {row['verdict']} on {row['version']}",
-            "gate",
-            "; ".join(map(str, row["reasons"])),
-        )
-        for row in verdicts
-    ]
+    tried = {rollout.id: rollout for rollout in rollouts.history(engine, model)}
+    lines = (
+        [
+            (
+                entry.created_at,
+                f"{entry.action} {entry.from_version or 'nothing'} → {entry.to_version}",
+                entry.actor,
+                entry.reason,
+            )
+            for entry in ledger.history(engine, model)
+        ]
+        + [
+            (
+                row["created_at"],
+                f"verdict {row['verdict']} on {row['version']}",
+                "gate",
+                "; ".join(map(str, row["reasons"])),
+            )
+            for row in verdicts
+        ]
+        + [
+            (
+                event.at,
+                f"{tried[event.rollout_id].kind} {tried[event.rollout_id].version}: {event.event}",
+                event.actor,
+                event.reason,
+            )
+            for event in rollouts.events(engine, list(tried))
+        ]
+    )
     for moment, what, actor, why in sorted(lines, reverse=True):
         typer.echo(f"{moment:%Y-%m-%d %H:%M:%S}  {what:<24} {why} (by {actor})")
 
@@ -232,15 +332,205 @@ def rollback(
         int | None, typer.Option(help="an earlier champion; default: the one before", metavar="VERSION")
     ] = None,
 ) -> None:
-    """Bring an earlier champion of a model back; the service changes within seconds."""
+    """Bring an earlier champion of a model back, and stop what is tried beside it; the service changes in seconds."""
     import getpass
 
-    from include.deployment import ledger
+    from include.deployment import ledger, rollouts
 
     engine = _database()
-    entry = ledger.rollback(engine, model, to, actor=getpass.getuser(), reason=reason)
-    ledger.project_aliases(engine, model, mlflow_url=_environment().mlflow_url)
-    typer.echo(f"{model}: version {entry.from_version} → {entry.to_version}")
+    back = rollouts.withdraw(engine, model, to, actor=getpass.getuser(), reason=reason)
+    for rollout in back.stopped:
+        typer.echo(f"{rollout} was stopped")
+    changed = f"version {back.entry.from_version} → {back.version}" if back.entry else f"version {back.version} stays"
+    typer.echo(f"{model}: {changed}")
+    _see_withdrawn(model, back.version, [rollout.id for rollout in back.stopped])
+    try:
+        ledger.project_aliases(engine, model, mlflow_url=_environment().mlflow_url)
+    except Exception as error:  # noqa: BLE001  what it is depends on MLflow's client, and the way back is done
+        typer.echo(f"MLflow's aliases follow when it answers ({' '.join(str(error).split())[:200]})", err=True)
+
+
+class Action(enum.StrEnum):
+    """What `mlops rollout` does."""
+
+    STATUS = "status"
+    START = "start"
+    STOP = "stop"
+
+
+@app.command()
+def rollout(
+    model: str,
+    action: Annotated[Action, typer.Argument(help="status, start or stop")] = Action.STATUS,
+    version: Annotated[int | None, typer.Option(help="start: the registered version to try")] = None,
+    kind: Annotated[str, typer.Option(help="shadow, canary or ab; stop: only that one")] = "",
+    share: Annotated[float | None, typer.Option(help="an A/B test's share, in per cent")] = None,
+    steps: Annotated[str, typer.Option(help="a canary's shares, in per cent: 1,5,25,100")] = "",
+    reason: Annotated[str, typer.Option(help="why; start and stop need it, it stands with the rollout")] = "",
+) -> None:
+    """Try a version beside the champion: as a shadow, a canary or in an A/B test; see how it stands; stop it."""
+    if action is Action.STATUS:
+        _show_rollouts(model)
+        return
+    if not reason:
+        raise typer.BadParameter("say why, it stands with the rollout", param_hint="--reason")
+    if action is Action.STOP:
+        _stop_rollouts(model, kind, reason)
+        return
+    if version is None:
+        raise typer.BadParameter("name the registered version to try", param_hint="--version")
+    changes = {"share": share, "steps": [float(step) for step in steps.split(",")] if steps else None}
+    _start_rollout(model, version, kind, {name: value for name, value in changes.items() if value}, reason)
+
+
+def _show_rollouts(model: str) -> None:
+    import sqlalchemy as sa
+
+    from include.deployment import arms, experiment, rollouts
+
+    engine = _database()
+    running = rollouts.running(engine, model)
+    for found in running:
+        share = "scores all requests" if found.kind == "shadow" else f"answers {found.share:.0%}"
+        since = f"since {found.changed_at:%Y-%m-%d %H:%M:%S} UTC"
+        typer.echo(f"{found.kind:<7} version {found.version} {share} beside version {found.champion_version}, {since}")
+        if found.kind != "shadow":
+            with engine.connect() as connection:
+                now = connection.execute(sa.select(sa.func.now())).scalar_one()
+                typer.echo(f"  {arms.told(arms.read(connection, found, now))}")
+        if found.kind == "ab":
+            with engine.connect() as connection:
+                counts = experiment.observed(connection, found).counts
+                typer.echo(f"  {experiment.standing(connection, found, counts)}")
+    if not running:
+        typer.echo(f"{model}: nothing is tried beside the champion")
+    known = rollouts.history(engine, model)[:5]
+    kinds = {each.id: f"{each.kind} {each.version}" for each in known}
+    for event in rollouts.events(engine, list(kinds))[:15]:
+        what = f"{kinds[event.rollout_id]}: {event.event}"
+        typer.echo(f"{event.at:%Y-%m-%d %H:%M:%S}  {what:<20} {event.reason} (by {event.actor})")
+
+
+def _stop_rollouts(model: str, kind: str, reason: str) -> None:
+    import getpass
+
+    from include.deployment import ledger, rollouts
+
+    engine = _database()
+    running = [found for found in rollouts.running(engine, model) if kind in ("", found.kind)]
+    if not running:
+        raise NothingTried(f"{model}: no {kind or 'rollout'} runs; `mlops rollout {model}` shows what was")
+    for found in running:
+        rollouts.stop(engine, found, actor=getpass.getuser(), reason=reason)
+        typer.echo(f"{found} was stopped")
+    champion = ledger.champion(engine, model)
+    if champion is not None:
+        _see_withdrawn(model, champion.version, [found.id for found in running])
+
+
+def _start_rollout(model: str, version: int, kind: str, changes: dict[str, object], reason: str) -> None:
+    import getpass
+
+    from include import settings
+    from include.deployment import gate, promotion, verification
+
+    env = _environment()
+    declared = settings.load_params(env.params)
+    if model not in declared.models:
+        raise settings.ParamsError(f"{env.params.name} has no model {model!r}; it has {', '.join(declared.models)}")
+    entry = declared.models[model]
+    changes |= {"strategy": kind} if kind else {}
+    try:
+        chosen = settings.Rollout.model_validate({**entry.serving.rollout.model_dump(), **changes})
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if chosen.strategy == "direct":
+        raise typer.BadParameter("shadow, canary or ab", param_hint="--kind")
+    verdict = gate.judge(model, version, entry=entry, database_url=env.database_url, mlflow_url=env.mlflow_url)
+    typer.echo(f"verdict {verdict.verdict} on version {version}: {'; '.join(verdict.reasons)}")
+    packaged = promotion.package(
+        model, version, mlflow_url=env.mlflow_url, data_url=env.data_url, bento_home=env.home / "bentoml", root=ROOT
+    )
+    made = promotion.begin(
+        dataclasses.asdict(verdict),
+        dataclasses.asdict(packaged),
+        kind=chosen.strategy,
+        settings=chosen,
+        task=entry.task,
+        database_url=env.database_url,
+        actor=getpass.getuser(),
+        reason=reason,
+    )
+    seen = verification.tried(
+        model,
+        made.arm,
+        version,
+        serving_url=env.serving_url,
+        serving_key=env.serving_key,
+        workers=declared.service.workers,
+        timeout=60,
+    )
+    typer.echo(
+        f"{made} runs; every worker has it after {seen.seconds:.1f} s. `mlops rollout {model}` shows how it stands"
+    )
+
+
+def _see_withdrawn(model: str, version: int, rollout_ids: list[int]) -> None:
+    """Ask the service until every worker answers with the version and without these rollouts."""
+    from include import settings
+    from include.deployment import verification
+
+    env = _environment()
+    seen = verification.withdrawn(
+        model,
+        version,
+        rollout_ids,
+        serving_url=env.serving_url,
+        serving_key=env.serving_key,
+        workers=settings.load_params(env.params).service.workers,
+        timeout=30,
+    )
+    typer.echo(f"every worker answers with version {version} after {seen.seconds:.1f} s")
+
+
+@app.command()
+def predictions(
+    model: str,
+    day: Annotated[str, typer.Option(help="only this day (UTC), YYYY-MM-DD", metavar="DAY")] = "",
+) -> None:
+    """How many predictions of a model are logged, by day, version and arm."""
+    import datetime as dt
+
+    from include.monitoring import predictions as logged
+
+    try:
+        only = dt.date.fromisoformat(day) if day else None
+    except ValueError:
+        raise typer.BadParameter(f"{day!r} is not a day as YYYY-MM-DD", param_hint="--day") from None
+    found = logged.counts(_database(), model, only, only)
+    if not found:
+        raise NothingLogged(f"no prediction of {model} is logged{f' on {day}' if day else ''}")
+    typer.echo(f"{'day':<12} {'version':>7} {'arm':<10} {'rows':>12} {'mean':>12}")
+    for each in found:
+        mean = "-" if each.mean is None else f"{each.mean:.6g}"
+        typer.echo(f"{each.day!s:<12} {each.version:>7} {each.arm:<10} {each.rows:>12,} {mean:>12}")
+
+
+@app.command()
+def forget(
+    model: str,
+    entity: Annotated[str | None, typer.Option(help="whom the rows are about")] = None,
+    prediction: Annotated[str | None, typer.Option(help="or the prediction_id of an answer", metavar="ID")] = None,
+) -> None:
+    """Delete a subject's predictions and labels of a model from PostgreSQL, for good."""
+    from include.monitoring import predictions as logged
+
+    engine = _database()
+    copied = logged.wait_until_copied(engine, _home() / "serving" / "spool", seconds=10)
+    gone = logged.forget(engine, model, entity=entity, prediction_id=prediction)
+    typer.echo(f"{model}: {gone.predictions:,} predictions and {gone.labels:,} labels were deleted")
+    if not copied:
+        raise NotAllForgotten("the service's local log is not all in PostgreSQL yet: repeat this when it is")
 
 
 @app.command()
@@ -268,6 +558,18 @@ def restore(
 
 class FileExists(FileExistsError):
     """A file that a person may have edited is not overwritten."""
+
+
+class NothingTried(LookupError):
+    """There is no such rollout to stop."""
+
+
+class NothingLogged(LookupError):
+    """A model answered nothing, or nobody wrote it down."""
+
+
+class NotAllForgotten(RuntimeError):
+    """Rows of a subject may come yet."""
 
 
 class NoChampion(LookupError):

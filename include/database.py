@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0003"
 
 metadata = sa.MetaData()
 
@@ -134,12 +134,152 @@ retraining_requests = sa.Table(
     sa.UniqueConstraint("model", "run_key"),
 )
 
+predictions = sa.Table(
+    "predictions",
+    metadata,
+    sa.Column("id", UUID(as_uuid=False), nullable=False, comment="sorts by time: 48 bits of milliseconds, then chance"),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("arm", sa.Text, nullable=False, comment="champion | canary | a | b | shadow"),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("inputs", JSONB, nullable=False, comment="the columns that params.yaml lets be written down"),
+    sa.Column("output", JSONB, nullable=False, comment="the answer"),
+    sa.Column("prediction", sa.Float, comment="the number, or the probability of the positive class"),
+    sa.Column("latency_ms", sa.REAL),
+    sa.Column("entity", sa.Text),
+    sa.Column("caller", sa.Text, comment="the name of the key"),
+    comment="what the service answered; partitioned by day (UTC), made by migration 0002 in SQL of its own",
+)
 
-def connect(url: str) -> sa.Engine:
+labels = sa.Table(
+    "labels",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("prediction_id", UUID(as_uuid=False)),
+    sa.Column("entity", sa.Text),
+    sa.Column("label", JSONB, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, comment="when it became true"),
+    sa.Column("received_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("caller", sa.Text, comment="the name of the key"),
+    sa.Column("batch", UUID(as_uuid=False), comment="the request it came with"),
+    sa.CheckConstraint("(prediction_id is null) <> (entity is null)", name="labels_of_a_prediction_or_an_entity"),
+    sa.Index("labels_prediction_id", "prediction_id", postgresql_where=sa.text("prediction_id is not null")),
+    sa.Index("labels_entity_at", "model", "entity", "at", postgresql_where=sa.text("entity is not null")),
+    sa.Index("labels_model_received_at", "model", "received_at"),
+    comment="append-only: what turned out to be true, as often as it was told",
+)
+
+spool_positions = sa.Table(
+    "spool_positions",
+    metadata,
+    sa.Column("slot", sa.Text, primary_key=True, comment="the folder's own id and the slot's name"),
+    sa.Column("segment", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False, comment="bytes of the segment that are in the tables above"),
+    comment="how far each local log was copied, in the same transaction as its rows",
+)
+
+
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False, comment="shadow | canary | ab"),
+    sa.Column("version", sa.Integer, nullable=False, comment="what is tried"),
+    sa.Column("content_hash", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False, comment="where the served form lies"),
+    sa.Column("bento", sa.Text, nullable=False, comment="the Bento's tag"),
+    sa.Column("verdict_id", sa.BigInteger, nullable=False),
+    sa.Column("champion_version", sa.Integer, nullable=False, comment="beside whom; another champion ends the rollout"),
+    sa.Column("share", sa.Double, nullable=False, comment="of the requests, 0 to 1; 0 for a shadow"),
+    sa.Column("step", sa.Integer, nullable=False, server_default="0", comment="index into settings.steps, from 0"),
+    sa.Column("settings", JSONB, nullable=False, comment="settings.Rollout as it was when the rollout was started"),
+    sa.Column("salt", sa.Text, nullable=False, comment="an entity's arm is a hash of this and the entity"),
+    sa.Column("status", sa.Text, nullable=False, comment="running | promoted | rolled_back | stopped"),
+    sa.Column("actor", sa.Text, nullable=False, comment="who started it"),
+    sa.Column("reason", sa.Text, nullable=False, comment="why it was started; its end's is in rollout_events"),
+    sa.Column("run_key", sa.Text, comment="the Airflow run; a retried task finds the rollout that it started"),
+    sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column(
+        "changed_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now(),
+        comment="since when its share is what it is",
+    ),
+    sa.Column("ended_at", sa.DateTime(timezone=True)),
+    sa.ForeignKeyConstraint(
+        ["verdict_id", "model", "version", "content_hash"],
+        ["verdicts.id", "verdicts.model", "verdicts.version", "verdicts.content_hash"],
+        name="rollouts_verdict_of_the_same_content",
+    ),
+    sa.UniqueConstraint("model", "run_key"),
+    sa.CheckConstraint("kind in ('shadow', 'canary', 'ab')", name="rollouts_kind"),
+    sa.CheckConstraint("status in ('running', 'promoted', 'rolled_back', 'stopped')", name="rollouts_status"),
+    sa.CheckConstraint("(status = 'running') = (ended_at is null)", name="rollouts_ended"),
+    sa.CheckConstraint("share >= 0 and share <= 1", name="rollouts_share"),
+    sa.Index(
+        "rollouts_one_shadow", "model", unique=True,
+        postgresql_where=sa.text("status = 'running' and kind = 'shadow'"),
+    ),
+    sa.Index(
+        "rollouts_one_challenger", "model", unique=True,
+        postgresql_where=sa.text("status = 'running' and kind <> 'shadow'"),
+    ),
+    comment="versions that are tried beside the champion; the service follows those that run",
+)  # fmt: skip
+
+rollout_events = sa.Table(
+    "rollout_events",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("rollout_id", sa.BigInteger, sa.ForeignKey("rollouts.id"), nullable=False, index=True),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column(
+        "event", sa.Text, nullable=False, comment="start | step | plan | breach | rollback | promote | stop | verdict"
+    ),
+    sa.Column("share", sa.Double, nullable=False, comment="after the event"),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("evidence", JSONB, nullable=False, server_default="{}", comment="the numbers of both arms"),
+    sa.CheckConstraint(
+        "event in ('start', 'step', 'plan', 'breach', 'rollback', 'promote', 'stop', 'verdict')",
+        name="rollout_events_event",
+    ),
+    comment="append-only: what was decided about a rollout, and on what evidence",
+)
+
+arm_windows = sa.Table(
+    "arm_windows",
+    metadata,
+    sa.Column("worker", sa.Text, primary_key=True, comment="a worker of the service"),
+    sa.Column("rollout_id", sa.BigInteger, primary_key=True),
+    sa.Column("arm", sa.Text, primary_key=True, comment="champion and canary; a (the champion) and b; shadow"),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("second", sa.DateTime(timezone=True), primary_key=True, comment="by this database's clock"),
+    sa.Column("requests", sa.Integer, nullable=False, comment="all, those that failed too"),
+    sa.Column("errors", sa.Integer, nullable=False, comment="those that failed"),
+    sa.Column("latencies", ARRAY(sa.Integer), nullable=False, comment="counts in tallies.LATENCY_MS and one beyond"),
+    sa.Column("predictions", ARRAY(sa.Integer), nullable=False, comment="counts in bins that a rollout's arms share"),
+    sa.Index("arm_windows_newest_of_an_arm", "rollout_id", "arm", "second"),
+    sa.Index("arm_windows_oldest", "second"),
+    comment="what each arm did in each second; kept for a day",
+)
+
+
+def connect(url: str | sa.URL) -> sa.Engine:
     """An engine for the platform's database; connections are checked before use and given up after 5 seconds."""
     if not url:
         raise ValueError("the platform's database is not configured: set MLOPS_DATABASE_URL, or run `make up`")
     return sa.create_engine(url, pool_pre_ping=True, pool_size=2, max_overflow=4, connect_args={"connect_timeout": 5})
+
+
+@contextlib.contextmanager
+def transaction(bind: sa.Engine | sa.Connection) -> Iterator[sa.Connection]:
+    """A transaction of its own on an engine; on a connection, the one that its caller ends."""
+    if isinstance(bind, sa.Connection):
+        yield bind
+    else:
+        with bind.begin() as connection:
+            yield connection
 
 
 class NewerSchema(RuntimeError):

@@ -147,7 +147,7 @@ class _Checker:
         from include.features.feature_set import FeatureError, compile_features
 
         try:
-            compile_features(
+            feature_set = compile_features(
                 entry.features,
                 source_columns=columns,
                 target=entry.target,
@@ -160,6 +160,26 @@ class _Checker:
             found = re.match(r"^([a-z_]+(?:\.\w+)*): (.*)$", str(error), re.DOTALL)
             key, message = (found[1], found[2]) if found else ("features.definition", str(error))
             self.say(("models", name, *key.split(".")), message)
+        else:
+            self.serving(name, entry, feature_set.inputs)
+
+    def serving(self, name: str, entry: Model, inputs: dict[str, ColumnType]) -> None:
+        """The policies, units and logged columns must be of inputs: one that is misspelt would protect nothing."""
+        where, serving = ("models", name, "serving"), entry.serving
+        logged = () if isinstance(serving.log.inputs, str) else serving.log.inputs
+        named: list[tuple[tuple[str, ...], str]] = [((*where, "fields", field), field) for field in serving.fields]
+        named += [((*where, "units", field), field) for field in serving.units if field != entry.target]
+        named += [((*where, "log", "inputs", str(n)), field) for n, field in enumerate(logged)]
+        for key, field in named:
+            if field not in inputs:
+                known = settings.did_you_mean(field, inputs) or f"; there are {', '.join(inputs)}"
+                self.say(key, f"the model has no input {field!r}{known}")
+        for field, policy in serving.fields.items():
+            kind = inputs.get(field, "string")
+            if policy.out_of_range and kind not in ("float", "int") and field in inputs:
+                self.say((*where, "fields", field, "out_of_range"), f"{field!r} is {kind}, which has no range")
+            if policy.unknown_category and kind in ("timestamp", "date", "bool"):
+                self.say((*where, "fields", field, "unknown_category"), f"{field!r} is {kind}, which has no categories")
 
     def estimators(self, name: str, entry: Model) -> None:
         from include.training import estimators

@@ -3,6 +3,8 @@
     manifest.json        what it is: model, task, inputs, output, metrics, and the SHA-256 of every other file
     preprocessing.json   what the features learned from the training part, as plain data
     model.onnx           the estimator
+    booster.ubj          an estimator of trees once more, as XGBoost keeps them: for many rows, and for explanations
+    explanation.json     how the estimator's score is taken apart into what each feature added
     definition.py        the model's Python features, where it has some: the very source that trained it
     golden.json          rows as a client sends them, with the answers that this version must give
     profile.json         the training set's distributions, with the bins that drift is measured in

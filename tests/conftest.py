@@ -14,11 +14,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TAXI_DATA = ROOT.parent / "shared" / "data" / "nyc_yellow_taxi"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests also import onnxruntime without include.serving.kernels
 
 
 def free_port() -> int:
@@ -130,3 +132,21 @@ def taxi_data() -> Path:
     if not TAXI_DATA.is_dir():
         pytest.skip(f"the real taxi data is not there ({TAXI_DATA})")
     return TAXI_DATA
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real headless Chromium; of a module, as its driver keeps an event loop running in this thread."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip(
+            "no Chromium on this machine: the page was not opened in a browser (Debian: apt-get install chromium)"
+        )
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        yield running
+        running.close()

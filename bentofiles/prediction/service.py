@@ -2,116 +2,146 @@
 
 From a checkout it follows the champions in PostgreSQL (MLOPS_DATABASE_URL) and keeps its last good copies below
 MLOPS_HOME/serving. As a Bento it also holds one model, in `served/`, and without a database it answers with that one.
-It wants a key (MLOPS_SERVING_KEY); MLOPS_SERVING_OPEN=1 says that none is wanted.
+It wants a key, or MLOPS_SERVING_OPEN=1, which says that none is wanted: see include/serving/command.py.
+
+BentoML's typed API, below, is the contract. The middleware around it costs many times what an answer costs, so an
+application in front of it all answers the same paths with the same bytes; MLOPS_SERVING_HOT_PATH=off lets the typed API
+answer, to compare. It gets there by `to_asgi`, which is BentoML's own step from a service to what its server runs, in
+the class that its decorator takes as `service_class`. Should BentoML once go another way, the service does not start.
 """
 
 from __future__ import annotations
 
-import gc
 import os
-import secrets
-import signal
-import threading
-import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import bentoml
+from starlette.requests import Request
+from starlette.responses import Response
 
-from include.serving.application import Application
-from include.serving.log import log_as_json
-from include.serving.metrics import Metrics
-from include.serving.models import Models
+from include.serving.command import CannotStart, check_keys
+from include.serving.inner import ANSWERED, CONTENT_TYPE, Inner
+from include.serving.worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BUNDLED = ROOT / "served"
+worker = Worker(os.environ, ROOT)
 
 
-def configured_models(metrics: Metrics) -> Models:
-    """The models as the environment wants them; nothing is loaded yet."""
-    database_url, home = os.environ.get("MLOPS_DATABASE_URL", ""), os.environ.get("MLOPS_HOME")
-    return Models(
-        metrics,
-        database_url=database_url,
-        copies=Path(home or ROOT / "var").absolute() / "serving" if database_url else None,
-        bundled=BUNDLED if BUNDLED.is_dir() else None,
-        default=_default_model(),
-    )
+class InFront(bentoml.Service):
+    """A BentoML service whose server runs our application, with BentoML's behind it."""
+
+    behind: ClassVar[Inner | None] = None
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """What BentoML hands to its server."""
+        InFront.behind = Inner(super().to_asgi(is_main=is_main))
+        return worker.application.in_front_of(InFront.behind)
 
 
-def _default_model() -> str:
-    """The default of params.yaml, where there is one; a Bento of one model needs none."""
-    params = Path(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
-    if not params.is_file():
-        return ""
-    from include.settings import ParamsError, load_params
+class Row(bentoml.IODescriptor, extra="allow"):
+    """An object with a field for each input of the version that answers."""
 
-    try:
-        return load_params(params).default_model or ""
-    except ParamsError:  # `mlops check` says what is wrong with it; answering does not wait for that
-        return ""
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: Any) -> Row:
+        """Nothing: the version's own schema, which BentoML cannot know, decodes and checks the body."""
+        return cls.model_construct()
 
 
-def _key() -> str | None:
-    """The key; None only where somebody asked for an open service. Without either it is one that nobody knows."""
-    key = os.environ.get("MLOPS_SERVING_KEY")
-    return key or (None if os.environ.get("MLOPS_SERVING_OPEN") == "1" else secrets.token_hex())
+class Batch(Row, json_schema_extra={"properties": {"rows": {"type": "array"}, "columns": {"type": "object"}}}):
+    """Rows, or columns of equal length; as Arrow or parquet, too."""
 
 
-def _end_with_parent(seconds: float = 1.0) -> None:
-    """End this worker when BentoML's supervisor was killed: an orphan would keep the port and answer for ever."""
-    parent = os.getppid()
+class PredictedRow(bentoml.IODescriptor, extra="allow"):
+    """A prediction and what goes with it; `probabilities` of a classification only, the last two if there are any."""
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(seconds)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+    prediction_id: str
+    prediction: float | int | bool | str
+    probabilities: dict[str, float] | None = None
+    warnings: list[dict[str, Any]] | None = None
+    explanation: dict[str, Any] | None = None
 
 
-metrics = Metrics()
-models = configured_models(metrics)
-application = Application(models, metrics, key=_key())
+class Predicted(PredictedRow):
+    """The answer to a row."""
+
+    model: str
+    version: int
+
+
+class PredictedBatch(bentoml.IODescriptor):
+    """The answer to a batch, in the order of its rows."""
+
+    model: str
+    version: int
+    predictions: list[PredictedRow]
 
 
 @bentoml.service(
     name="prediction",
-    workers=1,
+    workers=int(os.environ.get("MLOPS_SERVING_WORKERS") or 1),
     traffic={"timeout": 60},
     logging={"access": {"enabled": False}},
     metrics={"enabled": True},
     tracing={"excluded_urls": ".*"},
+    service_class=InFront,
 )
 class Prediction:
     """Answers with the champion of each model."""
 
+    @bentoml.api(route="/predict", input_spec=Row, output_spec=Predicted)
+    async def predict(self, ctx: bentoml.Context) -> Response:
+        """Predict a row by the default model."""
+        return await _answered(ctx)
+
+    @bentoml.api(route="/batch-predict", input_spec=Batch, output_spec=PredictedBatch)
+    async def batch_predict(self, ctx: bentoml.Context) -> Response:
+        """Predict several rows by the default model."""
+        return await _answered(ctx)
+
+    @bentoml.api(route="/models/{model}/predict", input_spec=Row, output_spec=Predicted)
+    async def predict_by_model(self, ctx: bentoml.Context) -> Response:
+        """Predict a row by a model."""
+        return await _answered(ctx)
+
+    @bentoml.api(route="/models/{model}/batch-predict", input_spec=Batch, output_spec=PredictedBatch)
+    async def batch_predict_by_model(self, ctx: bentoml.Context) -> Response:
+        """Predict several rows by a model."""
+        return await _answered(ctx)
+
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Refuse to listen without a key, once and clearly, before any worker starts."""
-        if not os.environ.get("MLOPS_SERVING_KEY") and os.environ.get("MLOPS_SERVING_OPEN") != "1":
-            raise SystemExit(
-                "the prediction service has no key and does not start: set MLOPS_SERVING_KEY (clients send it as"
-                " `Authorization: Bearer <key>`), or MLOPS_SERVING_OPEN=1 to answer anybody"
-            )
+        """Refuse to listen without a key, once and clearly, before `bentoml serve` starts any worker."""
+        try:
+            check_keys(os.environ, ROOT)
+        except CannotStart as error:
+            raise SystemExit(str(error)) from None
 
     @bentoml.on_startup
-    def start(self) -> None:
-        """Load what is at hand, begin to follow the ledger, and leave the garbage collector nothing to walk over."""
-        log_as_json()
-        _end_with_parent()
-        models.start()
-        gc.collect()
-        gc.freeze()
+    async def start(self) -> None:
+        """Begin, if the application is where it must be."""
+        if InFront.behind is None or not InFront.behind.reached:
+            raise RuntimeError(
+                f"BentoML {bentoml.__version__} does not run the application that `to_asgi` makes, so nobody would"
+                " check keys: the service does not start; see InFront in bentofiles/prediction/service.py"
+            )
+        await worker.start()
 
     @bentoml.on_shutdown
-    def stop(self) -> None:
-        """End the following."""
-        models.stop()
+    async def stop(self) -> None:
+        """End, with everything acknowledged on disk."""
+        await worker.stop()
 
     def __is_ready__(self) -> bool:
         """Whether there is a model that answers."""
-        return models.not_ready is None
+        return worker.ready
 
 
-Prediction.add_asgi_middleware(application.in_front_of)
+async def _answered(ctx: bentoml.Context) -> Response:
+    scope, body = ctx.request.scope, await ctx.request.body()
+    status, answer = await worker.application.answer_plainly(
+        scope["path"], scope[CONTENT_TYPE], scope["query_string"], body
+    )
+    ctx.response.status_code = status
+    return Response(answer, status, {ANSWERED: "1"}, "application/json")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -59,9 +60,9 @@ class NotProven(ValueError):
     """There is no passing verdict for exactly this version and content, so it cannot become champion."""
 
 
-def champion(engine: sa.Engine, model: str) -> Champion | None:
+def champion(bind: sa.Engine | sa.Connection, model: str) -> Champion | None:
     """The champion of a model; None before the first promotion."""
-    with engine.connect() as connection:
+    with database.transaction(bind) as connection:
         return _champion(connection, model)
 
 
@@ -74,7 +75,7 @@ def history(engine: sa.Engine, model: str) -> list[Entry]:
 
 
 def promote(
-    engine: sa.Engine,
+    bind: sa.Engine | sa.Connection,
     *,
     model: str,
     to_version: int,
@@ -92,7 +93,7 @@ def promote(
     spent once: a late retry cannot promote again what was rolled back since.
 
     Args:
-        engine: The platform's database.
+        bind: The platform's database, or a transaction that this is to be a part of.
         model: The registered model.
         to_version: The version to promote.
         expected_from: The champion that the verdict compared it with; None for a first champion.
@@ -107,13 +108,13 @@ def promote(
         Superseded: the champion is no longer `expected_from`, or this verdict was spent before.
         NotProven: the verdict is missing, is not PROMOTE, or is about another version, content or champion.
     """
-    with engine.begin() as connection:
-        database.lock_in_transaction(connection, f"champion:{model}")
+    with database.transaction(bind) as connection:
+        lock(connection, model)
         current = _champion(connection, model)
         if current and (current.version, current.content_hash) == (to_version, content_hash):
             return _entry(connection, current.ledger_id)
-        _refuse_stale(connection, model, to_version, expected_from, current, verdict_id)
-        _require_proof(connection, model, to_version, content_hash, expected_from, verdict_id)
+        refuse_stale(connection, model, to_version, expected_from, current, verdict_id)
+        require_proof(connection, model, to_version, content_hash, expected_from, verdict_id)
         return _record(
             connection,
             model=model,
@@ -129,7 +130,9 @@ def promote(
         )
 
 
-def rollback(engine: sa.Engine, model: str, to_version: int | None = None, *, actor: str, reason: str) -> Entry:
+def rollback(
+    bind: sa.Engine | sa.Connection, model: str, to_version: int | None = None, *, actor: str, reason: str
+) -> Entry:
     """Bring an earlier champion back, in one transaction; its files are the ones that served before.
 
     Without `to_version`, the champion that the present one replaced when it was promoted. What may be run again by a
@@ -138,13 +141,13 @@ def rollback(engine: sa.Engine, model: str, to_version: int | None = None, *, ac
     Raises:
         ValueError: there is no such earlier champion.
     """
-    with engine.begin() as connection:
-        database.lock_in_transaction(connection, f"champion:{model}")
+    with database.transaction(bind) as connection:
+        lock(connection, model)
         current = _champion(connection, model)
         if current is None:
             raise ValueError(f"{model} has no champion, so there is nothing to roll back")
         if to_version is None:
-            to_version = _newest(connection, model, current.version, "promote").from_version
+            to_version = before(connection, current)
             if to_version is None:
                 raise ValueError(
                     f"{model} version {current.version} is its first champion: there is none before it."
@@ -166,6 +169,16 @@ def rollback(engine: sa.Engine, model: str, to_version: int | None = None, *, ac
             actor=actor,
             reason=reason,
         )
+
+
+def before(connection: sa.Connection, current: Champion) -> int | None:
+    """The champion that this one replaced when it was promoted; None for the first."""
+    return _newest(connection, current.model, current.version, "promote").from_version
+
+
+def lock(connection: sa.Connection, model: str) -> None:
+    """Hold, until the transaction ends, the lock under which a model's champion and its rollouts change."""
+    database.lock_in_transaction(connection, f"champion:{model}")
 
 
 def challenger(engine: sa.Engine, model: str) -> int | None:
@@ -191,14 +204,20 @@ def project_aliases(engine: sa.Engine, model: str, *, mlflow_url: str) -> dict[s
 
     Returns:
         Alias to version; None where the alias was taken away.
+
+    Raises:
+        ConnectionError: MLflow does not answer; it is given up within seconds.
     """
     from include.training import tracking
 
+    tracking.check(mlflow_url)
     with database.advisory_lock(engine, f"aliases:{model}"):
         current = champion(engine, model)
         aliases = {"champion": current.version if current else None, "challenger": challenger(engine, model)}
+        known = tracking.aliases(model, mlflow_url=mlflow_url)
         for alias, version in aliases.items():
-            tracking.set_alias(model, alias, version, mlflow_url=mlflow_url)
+            if known.get(alias) != version:
+                tracking.set_alias(model, alias, version, mlflow_url=mlflow_url)
     return aliases
 
 
@@ -224,7 +243,7 @@ def _newest(connection: sa.Connection, model: str, version: int, action: str | N
     return Entry(**row._mapping)
 
 
-def _refuse_stale(
+def refuse_stale(
     connection: sa.Connection,
     model: str,
     to_version: int,
@@ -232,6 +251,12 @@ def _refuse_stale(
     current: Champion | None,
     verdict_id: int,
 ) -> None:
+    """See that the champion is still who the verdict was given against, and that the verdict was not spent.
+
+    Raises:
+        Superseded: one of them is not so; the message tells who won.
+        NotProven: there is no champion at all.
+    """
     table = database.ledger
     spent = connection.execute(
         sa.select(table).where(table.c.verdict_id == verdict_id, table.c.action == "promote")
@@ -248,31 +273,55 @@ def _refuse_stale(
         raise NotProven(f"{model} has no champion, but the verdict was given against version {expected_from}")
 
 
-def _require_proof(
+def require_proof(
     connection: sa.Connection,
     model: str,
-    to_version: int,
+    version: int,
     content_hash: str,
     expected_from: int | None,
     verdict_id: int,
+    aim: str = "promoted",
 ) -> None:
-    table = database.verdicts
-    verdict = connection.execute(sa.select(table).where(table.c.id == verdict_id)).one_or_none()
-    asked = f"{model} version {to_version} ({content_hash[:12]}…)"
-    if verdict is None:
-        raise NotProven(f"{asked} cannot be promoted: there is no verdict {verdict_id}; run the gate first")
-    if (verdict.model, verdict.version, verdict.content_hash) != (model, to_version, content_hash):
-        raise NotProven(
-            f"{asked} cannot be promoted: verdict {verdict_id} is about {verdict.model} version {verdict.version}"
-            f" ({verdict.content_hash[:12]}…); run the gate on this version"
-        )
-    if verdict.verdict != "PROMOTE":
-        raise NotProven(f"{asked} cannot be promoted: verdict {verdict_id} says {verdict.verdict}, {verdict.reasons}")
+    """See that there is a PROMOTE verdict on this very content, compared with this very champion.
+
+    Raises:
+        NotProven: there is none; it cannot be `aim`.
+    """
+    verdict = require_verdict(connection, model, version, content_hash, verdict_id, aim)
     if verdict.champion_version != expected_from:
         raise NotProven(
-            f"{asked} cannot be promoted: verdict {verdict_id} compared it with {_named(verdict.champion_version)},"
-            f" not with {_named(expected_from)}; run the gate again"
+            f"{model} version {version} ({content_hash[:12]}…) cannot be {aim}: verdict {verdict_id} compared it with"
+            f" {_named(verdict.champion_version)}, not with {_named(expected_from)}; run the gate again"
         )
+
+
+def require_verdict(
+    connection: sa.Connection,
+    model: str,
+    version: int,
+    content_hash: str,
+    verdict_id: int,
+    aim: str,
+    outcomes: tuple[str, ...] = ("PROMOTE",),
+) -> sa.Row[Any]:
+    """The verdict on this very content, if it says one of `outcomes`.
+
+    Raises:
+        NotProven: there is none; it cannot be `aim`.
+    """
+    table = database.verdicts
+    verdict = connection.execute(sa.select(table).where(table.c.id == verdict_id)).one_or_none()
+    refused = f"{model} version {version} ({content_hash[:12]}…) cannot be {aim}"
+    if verdict is None:
+        raise NotProven(f"{refused}: there is no verdict {verdict_id}; run the gate first")
+    if (verdict.model, verdict.version, verdict.content_hash) != (model, version, content_hash):
+        raise NotProven(
+            f"{refused}: verdict {verdict_id} is about {verdict.model} version {verdict.version}"
+            f" ({verdict.content_hash[:12]}…); run the gate on this version"
+        )
+    if verdict.verdict not in outcomes:
+        raise NotProven(f"{refused}: verdict {verdict_id} says {verdict.verdict}, {verdict.reasons}")
+    return verdict
 
 
 def _record(connection: sa.Connection, **values: object) -> Entry:

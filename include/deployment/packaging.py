@@ -29,16 +29,20 @@ BENTOFILE = "bentofiles/prediction/bentofile.yaml"
 REQUIREMENTS = (
     "bentoml",
     "fsspec",
+    "httptools",
     "msgspec",
     "numpy",
     "onnxruntime",
     "prometheus-client",
     "psycopg",
     "psycopg-binary",
+    "pyarrow",
     "pydantic-settings",
     "s3fs",
+    "uvicorn",
+    "uvloop",
 )
-"""What the service imports itself; the rest follows from what these require."""
+"""What the service imports itself, and what uvicorn takes if it is there; the rest follows from what these require."""
 BUILD_SECONDS = 120
 
 

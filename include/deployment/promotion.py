@@ -1,6 +1,6 @@
-"""A verdict carried out, in steps that can be killed and run again: package, promote, let the aliases follow, verify.
+"""A verdict carried out, in steps that can be killed and run again: package, promote or try, verify, and the way back.
 
-Each takes plain values, as a task of `deploy_<model>` has them.
+Each takes plain values, as a task of `deploy_<model>` or `rollback_<model>` has them.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from include import database, storage
-from include.deployment import ledger, packaging, verification
+from include.deployment import ledger, packaging, rollouts, verification
 from include.serving.predictor import GOLDEN
+from include.settings import Rollout as Settings
+from include.settings import Task
 
 
 def package(
@@ -55,6 +58,91 @@ def promote(verdict: Mapping[str, Any], packaged: Mapping[str, Any], *, database
         engine.dispose()
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A version that passed the gate, and is not tried because something else is."""
+
+    version: int
+    reason: str
+
+
+def carry_out(
+    verdict: Mapping[str, Any],
+    packaged: Mapping[str, Any],
+    *,
+    settings: Settings,
+    task: Task,
+    database_url: str,
+    actor: str,
+    run_key: str,
+) -> ledger.Entry | rollouts.Rollout | Waiting:
+    """Make the judged version champion, or try it beside the champion, as `settings.strategy` says.
+
+    A first champion is promoted directly: there is nothing to try it beside. A retry of the same run finds what it did.
+
+    Raises:
+        ledger.Superseded: the champion is no longer who it was judged against.
+    """
+    if settings.strategy == "direct" or verdict["champion_version"] is None:
+        return promote(verdict, packaged, database_url=database_url, actor=actor)
+    try:
+        return begin(
+            verdict, packaged, kind=settings.strategy, settings=settings, task=task, database_url=database_url,
+            actor=actor, reason="; ".join(verdict["reasons"]), run_key=run_key,
+        )  # fmt: skip
+    except rollouts.Underway as underway:
+        return Waiting(verdict["version"], str(underway))
+
+
+def begin(
+    verdict: Mapping[str, Any],
+    packaged: Mapping[str, Any],
+    *,
+    kind: rollouts.Kind,
+    settings: Settings,
+    task: Task,
+    database_url: str,
+    actor: str,
+    reason: str,
+    run_key: str | None = None,
+) -> rollouts.Rollout:
+    """Try the judged version beside the champion; see `rollouts.start`.
+
+    An A/B test's success metric is by the task where none is declared: the error of a regression, else the share of
+    right answers.
+    """
+    success = settings.success or ("error" if task == "regression" else "rate")
+    engine = database.connect(database_url)
+    try:
+        return rollouts.start(
+            engine,
+            kind=kind,
+            model=verdict["model"],
+            version=verdict["version"],
+            content_hash=packaged["content_hash"],
+            url=packaged["url"],
+            bento=packaged["bento"],
+            verdict_id=verdict["id"],
+            settings=settings.model_copy(update={"success": success}),
+            actor=actor,
+            reason=reason,
+            run_key=run_key,
+        )
+    finally:
+        engine.dispose()
+
+
+def withdraw(
+    model: str, to_version: int | None, *, database_url: str, actor: str, reason: str, once: bool = False
+) -> rollouts.Withdrawal:
+    """Stop what is tried, and bring an earlier champion back; see `rollouts.withdraw`."""
+    engine = database.connect(database_url)
+    try:
+        return rollouts.withdraw(engine, model, to_version, actor=actor, reason=reason, once=once)
+    finally:
+        engine.dispose()
+
+
 def follow(model: str, *, database_url: str, mlflow_url: str) -> dict[str, int | None]:
     """Let MLflow's aliases say what the ledger says; see `ledger.project_aliases`."""
     engine = database.connect(database_url)
@@ -74,4 +162,24 @@ def verify(promoted: Mapping[str, Any], *, serving_url: str, serving_key: str, t
         serving_key=serving_key,
         golden=golden,
         timeout=timeout,
+    )
+
+
+def see_tried(
+    rollout: Mapping[str, Any], *, serving_url: str, serving_key: str, workers: int, timeout: float
+) -> verification.Seen:
+    """Have every worker of the service load what a rollout tries; see `verification.tried`."""
+    where = {"serving_url": serving_url, "serving_key": serving_key}
+    return verification.tried(
+        rollout["model"], rollout["arm"], rollout["version"], **where, workers=workers, timeout=timeout
+    )
+
+
+def see_withdrawn(
+    back: Mapping[str, Any], *, serving_url: str, serving_key: str, workers: int, timeout: float
+) -> verification.Seen:
+    """Have every worker answer with the champion, and without what was stopped; see `verification.withdrawn`."""
+    where = {"serving_url": serving_url, "serving_key": serving_key}
+    return verification.withdrawn(
+        back["model"], back["version"], back["stopped"], **where, workers=workers, timeout=timeout
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from include.serving.predictor import GoldenMismatch, compare
 
 POLL_SECONDS = 0.2
+CONNECTIONS = 20
+"""For each worker, so that all of them were asked."""
 
 
 class NotServed(RuntimeError):
@@ -54,6 +57,113 @@ def verify(
             f"{model} version {version} is served, but answers otherwise than it did in training: {error}"
         ) from error
     return Verified(round(time.monotonic() - started, 2), len(answer))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was waited for was seen: after how many seconds, in how many answers."""
+
+    seconds: float
+    answers: int
+
+
+def tried(
+    model: str, arm: str, version: int, *, serving_url: str, serving_key: str, workers: int, timeout: float
+) -> Seen:
+    """Wait until every worker has loaded what a rollout tries, under the name of its arm.
+
+    Args:
+        model: the registered model's name.
+        arm: `canary`, `b` or `shadow`.
+        version: the version that is tried.
+        serving_url: the service's address.
+        serving_key: its key; empty for a service that is open.
+        workers: how many there are.
+        timeout: seconds to wait.
+
+    Raises:
+        NotServed: with what the service says about why.
+    """
+
+    def missing(entry: dict[str, Any] | None) -> str | None:
+        arms = {known["name"]: known for known in (entry or {}).get("arms", ())}
+        if arm not in arms or arms[arm]["version"] != version:
+            return f"version {version} is not its {arm} yet"
+        out: str | None = arms[arm]["out"]
+        return out and f"version {version} does not answer as {arm}: {out}"
+
+    return _everywhere(model, missing, serving_url, serving_key, workers, timeout)
+
+
+def withdrawn(
+    model: str, version: int, rollout_ids: Sequence[int], *, serving_url: str, serving_key: str, workers: int,
+    timeout: float,
+) -> Seen:  # fmt: skip
+    """Wait until every worker answers with the version, and with nothing that was tried in these rollouts.
+
+    Args:
+        model: the registered model's name.
+        version: who is champion.
+        rollout_ids: those that were stopped.
+        serving_url: the service's address.
+        serving_key: its key; empty for a service that is open.
+        workers: how many there are.
+        timeout: seconds to wait.
+
+    Raises:
+        NotServed: with what the service says about why.
+    """
+
+    def missing(entry: dict[str, Any] | None) -> str | None:
+        if entry is None or entry["version"] != version:
+            answering = f"version {entry['version']}" if entry else "no version"
+            return f"{answering} of it answers, not version {version}"
+        left = [arm["version"] for arm in entry.get("arms", ()) if arm["rollout_id"] in rollout_ids]
+        return f"version {left[0]} is still tried" if left else None
+
+    return _everywhere(model, missing, serving_url, serving_key, workers, timeout)
+
+
+def _everywhere(
+    model: str,
+    missing: Callable[[dict[str, Any] | None], str | None],
+    serving_url: str,
+    serving_key: str,
+    workers: int,
+    timeout: float,
+) -> Seen:
+    """Ask until `CONNECTIONS` new connections for each worker in a row have found nothing missing.
+
+    The kernel gives each connection to a worker by chance, so that one of `workers` is never met with a probability of
+    (1 - 1/workers) ** (CONNECTIONS * workers), at most exp(-20).
+    """
+    started, wanted, agreed, answers = time.monotonic(), CONNECTIONS * workers, 0, 0
+    with httpx.Client(
+        base_url=serving_url,
+        headers={"Authorization": f"Bearer {serving_key}"} if serving_key else {},
+        limits=httpx.Limits(max_keepalive_connections=0),
+        timeout=5,
+    ) as client:
+        while agreed < wanted:
+            try:
+                answer = client.get("/models")
+                entries = {entry["model"]: entry for entry in _models(answer)}
+                problem, answers = missing(entries.get(model)), answers + 1
+            except (httpx.HTTPError, NotServed) as error:
+                problem = str(error)
+            agreed = agreed + 1 if problem is None else 0
+            if time.monotonic() - started > timeout:
+                raise NotServed(f"{serving_url}: {model}: {problem or 'it answers too slowly'}")
+            if problem is not None:
+                time.sleep(POLL_SECONDS)
+    return Seen(round(time.monotonic() - started, 2), answers)
+
+
+def _models(answer: httpx.Response) -> list[dict[str, Any]]:
+    if answer.status_code != 200:
+        raise NotServed(f"/models answered {answer.status_code}: {answer.text[:300]}")
+    models: list[dict[str, Any]] = answer.json()["models"]
+    return models
 
 
 def _wait_for(client: httpx.Client, model: str, version: int, deadline: float) -> None:

@@ -32,6 +32,9 @@ MAXIMUM_ONE_HOT = 30
 DECLARED_ONE_HOT = 500
 """Categories above which even a declared one_hot is refused: each is a column."""
 FOLDS = 5
+FEW_ROWS = 1_024
+"""Up to here a call costs more than what it computes: fewer calls are made, at the price of a copy."""
+_TABLED_ONE_HOT = 64
 _SMOOTHING = (1.0, 1_000.0)
 
 Fitted = dict[str, Any]
@@ -64,16 +67,24 @@ def is_missing(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.isnan(values))
 
 
+class _Places(dict[Any, int]):
+    """Category → place; whatever else is asked for is unknown."""
+
+    def __missing__(self, value: Any) -> int:
+        return -1
+
+
 class Categories:
     """A fitted list of categories that finds the place of each value: -1 unknown, -2 missing and not among them."""
 
-    __slots__ = ("_keys", "_missing", "_numeric", "_order", "_places", "values")
+    __slots__ = ("_keys", "_numeric", "_order", "find", "missing", "values")
 
     def __init__(self, values: Sequence[float | str | None]) -> None:
         self.values = list(values)
-        self._missing = self.values.index(None) if None in self.values else -2
+        self.missing = self.values.index(None) if None in self.values else -2
         present = [(v, i) for i, v in enumerate(self.values) if v is not None]
-        self._places = dict(present)
+        self.find = _Places([*present, (None, self.missing)]).__getitem__
+        """The place of one value; NaN is not found."""
         self._numeric = bool(present) and not isinstance(present[0][0], str)
         if self._numeric:
             keys = np.array([v for v, _ in present], dtype=np.float64)
@@ -84,19 +95,26 @@ class Categories:
         """The place of each value, as int64."""
         count = len(values)
         if values.dtype.kind == "O":
-            find, missing = self._places.get, self._missing
-            return np.fromiter((missing if v is None else find(v, -1) for v in values), dtype=np.int64, count=count)
-        if count == 1:
-            value = values.item()
-            place = self._missing if value != value else self._places.get(value, -1)
-            return np.array([place], dtype=np.int64)
+            return np.fromiter(map(self.find, values), dtype=np.int64, count=count)
         missing_rows = np.isnan(values)
         if not self._numeric:
-            return np.where(missing_rows, self._missing, -1)
-        slots = np.searchsorted(self._keys, values)
-        slots[slots == len(self._keys)] = 0
-        places = np.where(self._keys[slots] == values, self._order[slots], -1)
-        return np.where(missing_rows, self._missing, places)
+            return np.where(missing_rows, self.missing, -1)
+        if count <= FEW_ROWS:
+            places = np.fromiter(map(self.find, values.tolist()), dtype=np.int64, count=count)
+        else:
+            slots = np.searchsorted(self._keys, values)
+            slots[slots == len(self._keys)] = 0
+            places = np.where(self._keys[slots] == values, self._order[slots], -1)
+        places[missing_rows] = self.missing
+        return places
+
+    def place(self, values: np.ndarray, column: str, unknown: str) -> int:
+        """As `checked`, of a row that is alone."""
+        value = values.item()
+        found = self.missing if value != value and values.dtype.kind != "O" else self.find(value)
+        if found == -1 and unknown == "error":
+            raise UnknownCategory(column, 0, value)
+        return found
 
     def checked(self, values: np.ndarray, column: str, unknown: str) -> np.ndarray:
         """`places`, refusing an unknown category where the policy says so.
@@ -431,18 +449,31 @@ def _distinct(values: Iterable[Any]) -> Iterable[Any]:
 
 
 class Plan:
-    """Learned values made ready to apply: the arrays and look-up tables of one `fitted`."""
+    """Learned values made ready to apply: the arrays and look-up tables of one `fitted`.
+
+    Attributes:
+        names: of the matrix's columns.
+        origins: for each of them the feature column that it is made of; a principal component is its own.
+    """
 
     def __init__(self, fitted: Fitted) -> None:
         self.entries = [_Entry(entry) for entry in fitted["columns"]]
         self.pca = [(p, np.array(p["mean"]), np.array(p["vectors"])) for p in fitted["pca"]]
         self._consumed = {column for p, _, _ in self.pca for column in p["columns"]}
         kept = [entry for entry in self.entries if entry.column not in self._consumed]
-        self.names = [n for entry in kept for n in entry.names] + [n for p, _, _ in self.pca for n in p["names"]]
+        components = [n for p, _, _ in self.pca for n in p["names"]]
+        self.names = [n for entry in kept for n in entry.names] + components
+        self.origins = [entry.column for entry in kept for _ in entry.names] + components
         self.plain = not self.pca
+        starts = itertools.accumulate((len(entry.names) for entry in self.entries), initial=0)
+        placed = list(zip(self.entries, starts, strict=False))
+        self._numbers = _Numbers([pair for pair in placed if pair[0].number])
+        self._others = [pair for pair in placed if not pair[0].number]
 
     def transform(self, columns: dict[str, np.ndarray], rows: int, unknown: str) -> np.ndarray:
         """The matrix (rows, k) in float64."""
+        if self.plain and rows <= FEW_ROWS:
+            return self._few(columns, rows, unknown) if rows != 1 else self._one(columns, unknown)
         if self.plain:
             X = np.empty((rows, len(self.names)))
             at = 0
@@ -456,6 +487,23 @@ class Plan:
             blocks.append(block)
         return self.arrange(blocks, rows)
 
+    def _one(self, columns: dict[str, np.ndarray], unknown: str) -> np.ndarray:
+        """The same bits for a row that is alone, in Python's floats: an array costs more than a number."""
+        row = [0.0] * len(self.names)
+        at = 0
+        for entry in self.entries:
+            at = entry.fill_row(row, at, columns[entry.column], unknown)
+        return np.array(row, dtype=np.float64).reshape(1, -1)
+
+    def _few(self, columns: dict[str, np.ndarray], rows: int, unknown: str) -> np.ndarray:
+        """The same bits for a few rows: all numbers are written and scaled at once."""
+        X = np.empty((rows, len(self.names)))
+        if self._numbers.columns:
+            self._numbers.fill_in(X, columns, rows)
+        for entry, at in self._others:
+            entry.fill_in(X, at, columns[entry.column], unknown)
+        return X
+
     def arrange(self, blocks: list[np.ndarray], rows: int) -> np.ndarray:
         """The columns' blocks side by side, those of a PCA replaced by their components at the end."""
         kept = [b for entry, b in zip(self.entries, blocks, strict=True) if entry.column not in self._consumed]
@@ -465,10 +513,33 @@ class Plan:
         return np.ascontiguousarray(np.concatenate(kept, axis=1)) if kept else np.empty((rows, 0))
 
 
+class _Numbers:
+    """The columns that are numbers as they are, or only scaled."""
+
+    def __init__(self, placed: list[tuple[_Entry, int]]) -> None:
+        self.columns = [entry.column for entry, _ in placed]
+        starts = [start for _, start in placed]
+        together = starts == list(range(starts[0], starts[0] + len(starts))) if starts else True
+        self._at = slice(starts[0], starts[-1] + 1) if starts and together else np.array(starts, dtype=np.intp)
+        self._scaled = any(entry.scale for entry, _ in placed)
+        scales = [entry.scale[0] if entry.scale else (0.0, 1.0) for entry, _ in placed]  # x - 0 and x / 1 are x's bits
+        self._mean, self._deviation = (np.array([scale[i] for scale in scales]).reshape(-1, 1) for i in (0, 1))
+
+    def fill_in(self, X: np.ndarray, columns: dict[str, np.ndarray], rows: int) -> None:
+        """Write them into their columns of X."""
+        values = np.concatenate([columns[name] for name in self.columns]).reshape(-1, rows)
+        if self._scaled:
+            values = (values - self._mean) / self._deviation
+        X[:, self._at] = values.T
+
+
 class _Entry:
     """One column of a plan."""
 
-    __slots__ = ("categories", "column", "edges", "encoding", "fill", "means", "names", "number", "prior", "scale")
+    __slots__ = (
+        "categories", "column", "edges", "encoding", "fill", "means", "names", "number", "prior", "scale",
+        "table", "unknown",
+    )  # fmt: skip
 
     def __init__(self, entry: dict[str, Any]) -> None:
         self.column: str = entry["column"]
@@ -478,10 +549,14 @@ class _Entry:
         self.edges = np.array(entry["edges"]) if "edges" in entry else None
         self.scale = entry.get("scale")
         self.categories = Categories(entry["categories"]) if "categories" in entry else None
+        self.unknown: str | None = entry.get("unknown")  # a field's own policy comes before the model's
         if self.encoding == "target_encoding":
             self.means = np.ascontiguousarray(np.array(entry["means"]).T)
             self.prior = np.array(entry["prior"])
         self.number = self.encoding == "number" and self.fill is None and self.edges is None
+        width = len(self.names)
+        # the last two rows are those of the places -1 and -2: neither an unknown nor a missing category has a mark
+        self.table = np.eye(width + 2, width) if self.encoding == "one_hot" and width <= _TABLED_ONE_HOT else None
 
     def fill_in(self, X: np.ndarray, at: int, values: np.ndarray, unknown: str) -> int:
         """Write this column's outputs into X from column `at`; the next free column."""
@@ -496,11 +571,9 @@ class _Entry:
         if self.categories is None:
             X[:, at] = values
         else:
-            places = self.categories.checked(values, self.column, unknown)
+            places = self.categories.checked(values, self.column, self.unknown or unknown)
             if self.encoding == "one_hot":
-                X[:, at:end] = 0.0
-                known = np.flatnonzero(places >= 0)
-                X[known, at + places[known]] = 1.0
+                self._mark(X, at, places)
             elif self.encoding == "ordinal":
                 X[:, at] = np.maximum(places, -1)
             else:
@@ -509,3 +582,34 @@ class _Entry:
             for index, (mean, deviation) in enumerate(self.scale, start=at):
                 X[:, index] = (X[:, index] - mean) / deviation
         return end
+
+    def _mark(self, X: np.ndarray, at: int, places: np.ndarray) -> None:
+        end = at + len(self.names)
+        if self.table is not None and len(places) <= FEW_ROWS:
+            X[:, at:end] = self.table[places]
+            return
+        X[:, at:end] = 0.0
+        known = np.flatnonzero(places >= 0)
+        X[known, at + places[known]] = 1.0
+
+    def fill_row(self, row: list[float], at: int, values: np.ndarray, unknown: str) -> int:
+        """As `fill_in`, for a row that is alone and 0 where nothing was written yet."""
+        if self.fill is not None:
+            values = impute(values, self.fill)
+        if self.edges is not None:
+            values = bin_index(values, self.edges)
+        if self.categories is None:
+            row[at] = values.item()
+        else:
+            place = self.categories.place(values, self.column, self.unknown or unknown)
+            if self.encoding == "one_hot":
+                if place >= 0:
+                    row[at + place] = 1.0
+            elif self.encoding == "ordinal":
+                row[at] = float(max(place, -1))
+            else:
+                row[at : at + len(self.names)] = (self.means[place] if place >= 0 else self.prior).tolist()
+        if self.scale is not None:
+            for index, (mean, deviation) in enumerate(self.scale, start=at):
+                row[index] = (row[index] - mean) / deviation
+        return at + len(self.names)

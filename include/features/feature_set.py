@@ -52,6 +52,7 @@ _FORBIDDEN_NAMES = frozenset(
 _FORBIDDEN_ATTRIBUTES = frozenset(
     {"fromfile", "genfromtxt", "load", "loadtxt", "memmap", "save", "savetxt", "savez", "tofile"}
 )
+_FLOAT64 = np.dtype(np.float64)
 _TEXT_STEPS = ("one_hot", "ordinal", "target_encoding")
 
 
@@ -127,7 +128,11 @@ class FeatureSet:
                 f"{where}: features() must return a mapping of name → array, not {type(result).__name__}"
             )
         found: dict[str, np.ndarray] = {}
+        shape = (rows,)
         for name, values in result.items():
+            if type(values) is np.ndarray and values.dtype is _FLOAT64 and values.shape == shape:
+                found[name] = values
+                continue
             array = values if isinstance(values, np.ndarray) else np.asarray(values)
             kind = array.dtype.kind
             if kind in "biu":
@@ -138,7 +143,7 @@ class FeatureSet:
                 array = array.astype(object)
             elif kind != "O":
                 raise FeatureError(f"{where}: features()[{name!r}] is {array.dtype}; return numbers or text")
-            if array.shape != (rows,):
+            if array.shape != shape:
                 raise FeatureError(f"{where}: features()[{name!r}] has shape {array.shape}, expected ({rows},)")
             found[name] = array
         return found
@@ -175,6 +180,10 @@ class FeatureSet:
     def names(self, fitted: Fitted) -> list[str]:
         """The names of the columns of X, in order."""
         return list(self._plan_of(fitted).names)
+
+    def origins(self, fitted: Fitted) -> list[str]:
+        """For each column of X the feature column that it is made of: `vendor` for `vendor=a`; PCA's are their own."""
+        return list(self._plan_of(fitted).origins)
 
     def _plan_of(self, fitted: Fitted) -> Plan:
         kept = self._plan

@@ -15,7 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from include import database, settings, storage
+from include.deployment import rollouts
 from include.deployment.gate import improvement
+from include.deployment.rollouts import Rollout
 from include.served_form import MANIFEST
 
 
@@ -65,6 +67,17 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What was decided about a version that is or was tried beside the champion."""
+
+    what: str
+    """`canary v8: step`."""
+    reason: str
+    actor: str
+    at: dt.datetime
+
+
+@dataclass(frozen=True)
 class ModelStanding:
     """All that the page tells of one model."""
 
@@ -77,6 +90,10 @@ class ModelStanding:
     """The newest feature version, its rows, since when."""
     request: tuple[str, dt.datetime] | None
     """The newest request for retraining: its reason, when."""
+    tried: list[Rollout]
+    """What runs beside the champion."""
+    decisions: list[Decision]
+    """The newest about rollouts, newest first."""
     is_default: bool
 
 
@@ -165,8 +182,18 @@ def _model(connection: sa.Connection, params: settings.Params, name: str, limit:
         ),
         features=version and (version.version, version.rows, version.created_at),
         request=request and (request.reason, request.created_at),
+        tried=rollouts.running(connection, name),
+        decisions=_decisions(connection, name, limit),
         is_default=params.default_model == name,
     )
+
+
+def _decisions(connection: sa.Connection, model: str, limit: int) -> list[Decision]:
+    known = {each.id: f"{each.kind} v{each.version}" for each in rollouts.history(connection, model)[:limit]}
+    return [
+        Decision(f"{known[event.rollout_id]}: {event.event}", event.reason, event.actor, event.at)
+        for event in rollouts.events(connection, list(known))[:limit]
+    ]
 
 
 def _newest(connection: sa.Connection, table: sa.Table, model: str, order: str = "id") -> Any:

@@ -1,20 +1,10 @@
-"""One line for each failure that somebody should see: in the log, and in <home>/logs/alerts.jsonl.
-
-Another channel (mail, Slack: apprise) is one more call in `send`.
-"""
+"""What Airflow's failures are told as: one alert for each that somebody should see; see include/alerts.py."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-import logging
-import os
-from pathlib import Path
 from typing import Any
 
-from include import settings
-
-log = logging.getLogger("mlops.alerts")
+from include import alerts, settings
 
 
 def task_failed(context: Any) -> None:
@@ -46,22 +36,8 @@ def run_failed(context: Any) -> None:
 
 
 def send(event: str, message: str, **details: Any) -> None:
-    """Tell somebody: one JSON line."""
-    line = json.dumps(
-        {"time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "event": event, "message": message, **details},
-        default=str,
-    )
-    log.error(line)
-    _append(settings.environment().home / "logs" / "alerts.jsonl", line)
-
-
-def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-    try:
-        os.write(descriptor, f"{line}\n".encode())  # one write below PIPE_BUF: lines of several processes do not mix
-    finally:
-        os.close(descriptor)
+    """Tell somebody: one JSON line below this machine's home."""
+    alerts.send(settings.environment().home, event, message, **details)
 
 
 def _one_line(error: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Tag(enum.StrEnum):
     TRAINING = "training"
     DEPLOYMENT = "deployment"
     MONITORING = "monitoring"
+    MAINTENANCE = "maintenance"
 
 
 EPOCH = dt.datetime(2009, 1, 1, tzinfo=dt.UTC)
@@ -75,6 +77,7 @@ RETRY_BY_CAUSE = ExceptionRetryPolicy(
                 "include.training.tuning.StudyFailed",
                 "include.deployment.gate.NotReady",
                 "include.deployment.ledger.Superseded",
+                "include.deployment.rollouts.Underway",
             ],
             action=RetryAction.FAIL,
             reason="decided: trying again would find the same",
@@ -97,6 +100,8 @@ INGEST_TIMEOUT = dt.timedelta(hours=2)
 FEATURES_TIMEOUT = dt.timedelta(hours=2)
 MONITOR_TIMEOUT = dt.timedelta(hours=1)
 DEPLOY_TIMEOUT = dt.timedelta(minutes=30)
+ROLLBACK_TIMEOUT = dt.timedelta(minutes=10)
+MAINTENANCE_TIMEOUT = dt.timedelta(hours=2)
 APPROVAL_TIMEOUT = dt.timedelta(days=2)
 """How long an operator may think before a promotion that nobody approved counts as refused."""
 SERVED_WITHIN = 60.0
@@ -229,6 +234,92 @@ def deploy_form() -> dict[str, Param]:
             description="The registered version to judge and promote. Empty: the newest.",
         ),
     }
+
+
+def rollback_form() -> dict[str, Param]:
+    """How far back, and why."""
+    return {
+        "version": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="To version",
+            description="An earlier champion. Empty: the one before the present one. The present one: only stop what"
+            " is tried beside it.",
+        ),
+        "reason": Param(
+            type="string",
+            minLength=1,
+            maxLength=200,
+            title="Reason",
+            description="Why; it stands in the ledger and with each rollout that is stopped.",
+        ),
+    }
+
+
+def maintenance_form() -> dict[str, Param]:
+    """Whether to delete, or only to say what would be deleted."""
+    return {
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Only say what would be deleted.",
+        ),
+    }
+
+
+def rollout_form(model: settings.Model) -> dict[str, Param]:
+    """What to try, and how; the defaults are params.yaml's."""
+    declared = model.serving.rollout
+    return {
+        "version": Param(type="integer", minimum=1, title="Version", description="The registered version to try."),
+        "kind": Param(
+            "canary" if declared.strategy == "direct" else declared.strategy,
+            type="string",
+            enum=["shadow", "canary", "ab"],
+            title="Kind",
+            description="A shadow scores every request and answers none; a canary answers a share that grows; an A/B"
+            " test answers a share until the labels tell which version is better.",
+        ),
+        "steps": Param(
+            list(declared.steps),
+            type="array",
+            items={"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            minItems=1,
+            title="Steps (per cent)",
+            description="A canary's shares, growing.",
+        ),
+        "bake_minutes": Param(
+            declared.bake_minutes,
+            type="number",
+            minimum=0,
+            title="Bake (minutes)",
+            description="How long each step must go well before the next.",
+        ),
+        "share": Param(
+            declared.share,
+            type="number",
+            exclusiveMinimum=0,
+            exclusiveMaximum=100,
+            title="Share (per cent)",
+            description="An A/B test's share for the version.",
+        ),
+        "reason": Param(
+            "by hand",
+            type="string",
+            minLength=1,
+            maxLength=200,
+            title="Reason",
+            description="Why; it stands with the rollout.",
+        ),
+    }
+
+
+def with_rollout(model: settings.Model, form: Mapping[str, Any]) -> settings.Rollout:
+    """The model's rollout settings with the form's, checked again."""
+    changed = {name: form[name] for name in ("steps", "bake_minutes", "share")}
+    return settings.Rollout.model_validate({**model.serving.rollout.model_dump(), **changed})
 
 
 def monitor_form(model: settings.Model) -> dict[str, Param]:

@@ -14,6 +14,8 @@ from typing import Any
 from airflow.sdk import Asset, BaseOperatorLink, XComArg
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from include.orchestration import alerts
+
 log = logging.getLogger("mlops")
 
 
@@ -34,6 +36,12 @@ def days(dag_run: Any, form: Mapping[str, Any]) -> tuple[dt.date | None, dt.date
         return first, last
     start, end = (moment.astimezone(dt.UTC) for moment in (dag_run.data_interval_start, dag_run.data_interval_end))
     return start.date(), max(start.date(), end.date() - dt.timedelta(days=1))
+
+
+def today(dag_run: Any) -> dt.date:
+    """The day (UTC) on which a run began; a retry after midnight has the same."""
+    day: dt.date = dag_run.run_after.astimezone(dt.UTC).date()
+    return day
 
 
 def by_hand(dag_run: Any) -> bool:
@@ -202,6 +210,45 @@ def actor(dag_run: Any) -> str:
     """Who acts: the run, and the person who started it, if one did."""
     person = getattr(dag_run, "triggering_user_name", None)
     return f"{dag_run.dag_id} {dag_run.run_id}" + (f" ({person})" if person and by_hand(dag_run) else "")
+
+
+def carried_out(made: Any, model: str) -> dict[str, Any]:
+    """The answer of `promote`: a champion, or a version that is tried beside it.
+
+    Raises:
+        AirflowSkipException: another version is being tried; that this one waits is alerted.
+    """
+    if hasattr(made, "to_version"):
+        return result(made, f"version {made.to_version} is champion, before it was {made.from_version or 'none'}")
+    if not hasattr(made, "kind"):
+        alerts.send("rollout_waits", f"{model} version {made.version} passed the gate and waits: {made.reason}")
+        raise skip(made.reason)
+    beside = f"beside version {made.champion_version}, which stays champion for now"
+    share = "scores all requests" if made.kind == "shadow" else f"answers {made.share:.0%} of the requests"
+    return result(made, f"version {made.version} {share} as {made.arm} {beside}") | {"arm": made.arm}
+
+
+def tried(seen: Any, rollout: Mapping[str, Any]) -> AirflowSkipException:
+    """The end of `verify` where nobody became champion: what is tried is in service. Raise it."""
+    return skip(
+        f"no new champion: version {rollout['version']} is in service as {rollout['arm']} after {seen.seconds:.1f} s,"
+        " and the rollout decides"
+    )
+
+
+def withdrawn(back: Any, model: str) -> dict[str, Any]:
+    """The answer of `roll_back`."""
+    stopped = "".join(f"{rollout} was stopped; " for rollout in back.stopped)
+    changed = f"version {back.entry.from_version} → {back.version}" if back.entry else f"version {back.version} stays"
+    told = {"model": model, "version": back.version, "stopped": [rollout.id for rollout in back.stopped]}
+    return result(told, f"{stopped}{model}: {changed}")
+
+
+def followed(seen: Any, back: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of `roll_back`, when the service has followed."""
+    return result(back, f"{back['summary']}; every worker answers so after {seen.seconds:.1f} s") | {
+        "seconds": seen.seconds
+    }
 
 
 def verified(seen: Any, promoted: Mapping[str, Any], serving_url: str) -> dict[str, Any]:

@@ -1,1 +1,11 @@
-"""What runs inside the prediction service: requests, the predictor, the models it follows, the application."""
+"""What runs inside the prediction service; BentoML runs it: see bentofiles/prediction/service.py.
+
+    start and end      command · launcher · worker · ending · connections · inner · log
+    a request          application → access, keys · admission · bodies → requests, fields, refusals, tables
+                       → batching → scoring → answers; inference_protocol · openapi · feedback · access_log
+    a prediction       predictor · kernels · explanation
+    which version      models ← wanted, holding, loading, copies, routes; router · tallies · shadow · metrics
+    what is kept       prediction_log · spool · durable · drain
+
+It imports none of the libraries of training, so that a service starts fast and its image is small.
+"""

@@ -1,50 +1,58 @@
 """The prediction service's ASGI application: every path a client can reach, and the one way in which it is refused.
 
     POST /models/{model}/predict         a row → {"model", "version", "prediction_id", "prediction"[, "probabilities"]}
-    POST /models/{model}/batch-predict   {"rows": [a row, …]} → {"model", "version", "predictions": [the same, …]}
-    POST /predict, /batch-predict        the same, of the default model
+    POST /models/{model}/batch-predict   rows, columns, Arrow, parquet → {"model", "version", "predictions": [such]}
+    POST /models/{model}/feedback        labels by prediction id or entity → {"accepted": n}
+    POST /predict, /batch-predict        of the default model
+    POST /v2/models/{model}/infer        the Open Inference Protocol, with its metadata and health below /v2
     GET  /models, /health                what answers, and what is wrong
     GET  /openapi.json, /docs            the contract, with examples that succeed
     GET  /livez, /readyz                 open to all; /metrics is not
 
-Every other answer is `{"error": {"code", "message", "field"}}`. It stands in front of BentoML's own application, which
-answers /livez and /metrics, and needs neither BentoML nor anything heavy: the tests call it directly.
+`?explain=true` adds what each feature contributed. Every other answer is `{"error": {"code", "message", "field"}}`. It
+stands in front of BentoML's own application, which answers /livez and /metrics, and needs neither BentoML nor anything
+heavy: the tests call it directly.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
+import datetime as dt
 import importlib.util
 import logging
-import os
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from include.features.feature_set import FeatureError, UnknownCategory
-from include.serving import openapi
+from include.serving import feedback, inference_protocol, openapi
+from include.serving.access import Access
+from include.serving.access_log import AccessLog
+from include.serving.admission import Admission
+from include.serving.batching import Recorder, Shadows, Turns
+from include.serving.bodies import Bodies
+from include.serving.inner import replayed
 from include.serving.metrics import Metrics
-from include.serving.models import Loaded, Models
-from include.serving.predictor import NotComputable
-from include.serving.requests import Refused
+from include.serving.models import Models
+from include.serving.requests import JSON, Checked, Refused
+from include.serving.router import Arm, Route
+from include.serving.scoring import Scored, is_the_arms_fault, recorded, refusal, score
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 
-LARGEST_BODY = 10 * 1024 * 1024
-BODY_SECONDS = 10.0
-"""How long a body may take to arrive."""
 INLINE_BODY = 32 * 1024
-"""Bodies up to this size are answered on the event loop; larger ones in a thread, so that they hold nobody up."""
-OPEN = frozenset({"/livez", "/healthz", "/readyz", "/health"})
+"""Batches of up to this size are answered on the event loop; larger ones in a thread, so that they hold nobody up."""
+OPEN = frozenset({"/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
 BENTOML = frozenset({"/livez", "/healthz", "/metrics"})
 ASSETS = {
     "swagger-ui.css": "text/css; charset=utf-8",
@@ -61,17 +69,83 @@ SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: t
 </body></html>"""
 
 log = logging.getLogger("mlops.serving")
-_JSON = b"application/json"
+_JSON, _AUTHORIZATION, _CONTENT_TYPE = b"application/json", b"authorization", b"content-type"
+_NO_HEADERS: Headers = []
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost; see `Service` in include/settings.py."""
+
+    max_body_bytes: int = 10 * 1024 * 1024
+    body_seconds: float = 10.0
+    request_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path that takes POST: what it does, for which model."""
+
+    does: str
+    model: str
+    scope: str
+
+
+@dataclass(slots=True)
+class Request:
+    """What of one request is needed while it is answered, and for its line in the access log."""
+
+    path: str
+    method: str
+    headers: Mapping[bytes, bytes]
+    started: float
+    id: str = ""
+    caller: str | None = None
+    """The name of the key that it came with."""
+    model: str | None = None
+    version: int | None = None
+    replied: tuple[bytes, Headers] = (_JSON, _NO_HEADERS)
+    """The answer's media type, and headers that go with it."""
 
 
 class Application:
-    """Routes, checks the key, answers. `key` None means open to everyone, which somebody must have asked for."""
+    """Routes, checks the key, answers.
 
-    def __init__(self, models: Models, metrics: Metrics, *, key: str | None) -> None:
+    Args:
+        models: what answers.
+        metrics: what is counted.
+        access: who may do what.
+        admission: how many at once.
+        recorder: the prediction log, or `Unrecorded()`.
+        shadows: who scores for shadows.
+        access_log: a line for each request.
+        limits: what one request may cost.
+        hot: whether predictions are answered here; otherwise BentoML's typed API does, by way of `answer_plainly`.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        metrics: Metrics,
+        *,
+        access: Access,
+        admission: Admission,
+        recorder: Recorder,
+        access_log: AccessLog,
+        shadows: Shadows | None = None,
+        limits: Limits = Limits(),
+        hot: bool = True,
+    ) -> None:
         self._models, self._metrics = models, metrics
-        self._key = key.encode() if key is not None else None
+        self._access, self._admission, self._access_log = access, admission, access_log
+        self._recorder, self._shadows, self._limits, self._hot = recorder, shadows, limits, hot
+        self._turns = Turns(recorder, shadows, seconds=limits.request_seconds)
         self._inner: ASGIApp = _not_found
-        self._counters: dict[tuple[str, int], tuple[Any, Any, Any]] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._generation = -1
+        self._bodies = Bodies(limits.max_body_bytes, limits.body_seconds)
+        self.draining = False
+        """Readiness says 503, and clients are asked to close their connections: the process is about to end."""
 
     def in_front_of(self, inner: ASGIApp) -> Application:
         """Stand in front of another application: it gets /livez, /healthz, /metrics, and what is not HTTP."""
@@ -83,230 +157,378 @@ class Application:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
-        path: str = scope["path"]
+        request = _request(scope)
+        request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
+        status, body, content_type, extra = 500, b"", _JSON, None
         try:
-            await self._route(scope, path, receive, send)
+            endpoint = self._endpoint(request.path)
+            if endpoint is not None and request.method == "POST":
+                request.model = endpoint.model
+                request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), endpoint.scope).name
+                if not self._admission.admits(scope.get("client")):
+                    await self._admission.refuse(send, scope.get("client"))
+                    self._note(request, 503, 0)
+                    return
+                try:
+                    body = await self._post(endpoint, request, scope, receive, send)
+                finally:
+                    self._admission.leave()
+                if not body:  # the client has gone, or BentoML has answered
+                    return
+                status = 200
+                content_type, extra = request.replied
+            else:
+                answer = await self._get(endpoint, request, scope, receive, send)
+                if answer is None:  # BentoML has answered
+                    return
+                status, body, content_type = answer
         except Refused as refused:
-            await self._refuse(refused, path, send)
+            content_type = _JSON
+            status, body, extra = self._refused(refused, request)
+            if status in (401, 403, 429):
+                await self._admission.pace()
         except Exception:
-            log.exception("internal error", extra={"fields": {"path": path}})
+            log.exception("internal error", extra={"fields": {"path": request.path, "request_id": request.id}})
             failure = Refused(500, "internal", "the service failed to answer this request; its log says why")
-            await self._refuse(failure, path, send)
+            status, body, extra = self._refused(failure, request)
+        headers = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request.id.encode()),
+        ]
+        if extra:
+            headers += extra
+        if self.draining:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+        self._note(request, status, len(body))
 
-    async def _route(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        if path not in OPEN and not self._has_key(headers):
-            raise Refused(401, "unauthorized", "send the service's key: Authorization: Bearer <MLOPS_SERVING_KEY>")
-        if path in BENTOML:
-            await self._inner(scope, receive, send)
-            return
-        model, batch = self._prediction(path)
-        if model is None:
-            await self._get(scope["method"], path, headers, send)
-            return
-        if scope["method"] != "POST":
-            raise Refused(405, "method_not_allowed", f"{path} takes POST")
-        if self._models.get(model) is None:
-            raise self._absent(model)
-        body = await self._body(headers, receive)
-        if body is not None:  # else the client has gone
-            await _respond(send, 200, await self._predict(model, body, batch=batch))
+    def _note(self, request: Request, status: int, size: int) -> None:
+        caller, seconds = request.caller, time.perf_counter() - request.started
+        self._access_log.note(
+            request.id, request.method, request.path, status, seconds, caller, request.model, request.version, size
+        )
+
+    def _endpoint(self, path: str) -> Endpoint | None:
+        if self._generation != self._models.generation:
+            self._generation = self._models.generation
+            self._endpoints = _endpoints(self._models.routes, self._models.default)
+        return self._endpoints.get(path) or self._absent(path)
 
     # ------------------------------------------------------------------------------------------- predicting
 
-    def _prediction(self, path: str) -> tuple[str | None, bool]:
-        """The model and whether it is a batch, of a path that predicts; else (None, False)."""
-        if path in ("/predict", "/batch-predict"):
-            model = self._models.default
-            if model is None:
-                raise self._absent(None)
-            return model, path == "/batch-predict"
-        parts = path.split("/")
-        if len(parts) == 4 and parts[1] == "models" and parts[3] in ("predict", "batch-predict"):
-            return parts[2], parts[3] == "batch-predict"
-        return None, False
-
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
-        content_type = headers.get(b"content-type", b"")
-        if content_type != _JSON and content_type.partition(b";")[0].strip().lower() != _JSON:
-            raise Refused(415, "unsupported_media_type", "send the body as Content-Type: application/json")
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > LARGEST_BODY:
-            raise _too_large()
+    async def _post(self, endpoint: Endpoint, request: Request, scope: Scope, receive: Receive, send: Send) -> bytes:
+        route = self._models.route(endpoint.model)
+        if route is None:
+            raise self._unloaded(endpoint.model)
+        body = await self._bodies.read(request.headers, receive)
+        if body is None:
+            return b""
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await _read(receive)
-        except TimeoutError:
-            raise Refused(408, "too_slow", f"the body did not arrive within {BODY_SECONDS:g} s") from None
+            if not self._hot and endpoint.does in ("predict", "batch"):
+                await self._inner(scope, replayed(body, receive), send)
+                return b""
+            options = _options(scope["query_string"])
+            if endpoint.does == "predict" and not options:
+                return await self._row(route, request, body)
+            if endpoint.does == "feedback":
+                return await self._feedback(route, request, body)
+            return await self._rows(endpoint, route, request, body, options)
+        finally:
+            self._bodies.done(body)
 
-    async def _predict(self, model: str, body: bytes, *, batch: bool) -> bytes:
-        started = time.perf_counter()
-        loaded = self._models.loaded[model]  # this version answers, whatever is swapped meanwhile
-        if len(body) <= INLINE_BODY:
-            answer, rows = _answer(loaded, body, batch=batch)
-        else:
-            answer, rows = await asyncio.to_thread(_answer, loaded, body, batch=batch)
-        requests, predicted, seconds = self._count(loaded)
-        requests.inc()
-        predicted.inc(rows)
-        seconds.observe(time.perf_counter() - started)
+    async def _row(self, route: Route, request: Request, body: bytes) -> bytes:
+        content_type = request.headers.get(_CONTENT_TYPE, b"")
+        if content_type != _JSON and _media_type(content_type) != JSON:
+            raise _unsupported([JSON])
+        arm = route.champion if route.challenger is None else route.choose(_entity(route, body))
+        row = arm.loaded.predictor.schema.row(body)
+        rows = self._turns.add(route, arm, row, body, request.caller, request.started)
+        n = len(rows.rows) - 1
+        failure = await rows.committed
+        if failure is not None:
+            raise self._unrecorded(failure)
+        answer = rows.answers[n]
+        if isinstance(answer, Exception):
+            raise answer
+        arm = rows.answered.get(n, arm) if rows.answered else arm
+        request.version = arm.loaded.version
+        arm.tally.answered(1, time.perf_counter() - request.started)
         return answer
 
-    def _count(self, loaded: Loaded) -> tuple[Any, Any, Any]:
-        key = (loaded.champion.model, loaded.version)
-        if key not in self._counters:
-            labels = (key[0], str(key[1]))
-            self._counters[key] = (
-                self._metrics.requests.labels(*labels),
-                self._metrics.rows.labels(*labels),
-                self._metrics.seconds.labels(key[0]),
-            )
-        return self._counters[key]
+    async def _rows(self, endpoint: Endpoint, route: Route, request: Request, body: bytes, options: Options) -> bytes:
+        if len(body) <= INLINE_BODY and options.get("explain") != "true":  # a row's explanation takes milliseconds
+            answer = self._scored(endpoint, route, request, body, options)
+        else:
+            try:
+                async with asyncio.timeout(self._limits.request_seconds):
+                    answer = await asyncio.to_thread(self._scored, endpoint, route, request, body, options)
+            except TimeoutError:
+                seconds = self._limits.request_seconds
+                message = f"the answer took longer than {seconds:g} s; send smaller batches"
+                raise Refused(503, "timeout", message) from None
+        request.version = answer.arm.loaded.version
+        if answer.lines:
+            try:
+                await self._turns.record(answer.lines, len(answer.scored.ids))
+            except Exception as error:  # noqa: BLE001  told to the client
+                raise self._unrecorded(error) from None
+        answer.arm.tally.predicted(answer.scored.predictions)
+        answer.arm.tally.answered(len(answer.scored.ids), time.perf_counter() - request.started)
+        if route.shadow is not None and self._shadows is not None:
+            self._shadows.score(route.shadow, answer.checked.columns, answer.scored.ids, self._recorder)
+        return answer.body
 
-    def _absent(self, model: str | None) -> Refused:
+    def _scored(self, endpoint: Endpoint, route: Route, request: Request, body: bytes, options: Options) -> _Answer:
+        """A whole body, answered; by the champion where a challenger fails."""
+        arm = route.champion
+        if route.challenger is not None:
+            arm = route.choose(_entity(route, body) if endpoint.does == "predict" else None)
+        try:
+            return _answer(endpoint.does, arm, request, body, options)
+        except _Failed as failed:
+            error, told = failed.error, refusal(failed.error, arm, failed.path)
+            if is_the_arms_fault(error):
+                arm.tally.failed(1)
+                if arm is not route.champion:
+                    return self._scored(endpoint, replace(route, challenger=None), request, body, options)
+            raise told from None
+
+    async def answer_plainly(self, path: str, content_type: str, query: bytes, body: bytes) -> tuple[int, bytes]:
+        """Status and body for a prediction request, without turns: what BentoML's typed API answers with."""
+        request = Request(path, "POST", {_CONTENT_TYPE: content_type.encode()}, time.perf_counter())
+        try:
+            endpoint = self._endpoint(path)
+            route = self._models.route(endpoint.model) if endpoint else None
+            if endpoint is None or route is None:
+                raise self._unloaded(endpoint.model if endpoint else "")
+            return 200, await self._rows(endpoint, route, request, body, _options(query))
+        except Refused as refused:
+            status, answer, _ = self._refused(refused, request)
+            return status, answer
+
+    async def _feedback(self, route: Route, request: Request, body: bytes) -> bytes:
+        now = dt.datetime.now(dt.UTC)
+        classes, caller = route.champion.loaded.predictor.classes, request.caller
+        labels = partial(feedback.labels, route.model, body, classes=classes, caller=caller, now=now)
+        lines, count = labels() if len(body) <= INLINE_BODY else await asyncio.to_thread(labels)
+        try:
+            await self._turns.record(lines, count, feedback.TABLE)
+        except Exception as error:  # noqa: BLE001  told to the client
+            raise self._unrecorded(error) from None
+        return b'{"accepted":%d}' % count
+
+    def _unrecorded(self, failure: Exception) -> Refused:
+        """An answer that could not be recorded is not given."""
+        if isinstance(failure, Refused):
+            return failure
+        log.error("not recorded", exc_info=failure)
+        return Refused(503, "not_recorded", "the prediction could not be recorded, so it is not given")
+
+    # ------------------------------------------------------------------------------------------- everything else
+
+    def _absent(self, path: str) -> Endpoint | None:
+        """The endpoint of a model that is not there, so that it is refused for that, and after the key's check."""
+        parts = path.split("/")
+        if path in ("/predict", "/batch-predict"):
+            return Endpoint("absent", "", "predict")
+        if len(parts) == 4 and parts[1] == "models" and parts[3] in ("predict", "batch-predict"):
+            return Endpoint("absent", parts[2], "predict")
+        if len(parts) == 4 and parts[1] == "models" and parts[3] == "feedback":
+            return Endpoint("absent", parts[2], "feedback")
+        if len(parts) == 5 and parts[1:3] == ["v2", "models"] and parts[4] == "infer":
+            return Endpoint("absent", parts[3], "predict")
+        return None
+
+    def _unloaded(self, model: str) -> Refused:
         known = sorted(entry["model"] for entry in self._models.describe())
         if self._models.not_ready or model in known:
-            return Refused(
-                503, "not_loaded", self._models.not_ready or f"no version of {model} could be loaded; see /models"
-            )
-        if model is None:
+            why = self._models.not_ready or f"no version of {model} could be loaded; see /models"
+            return Refused(503, "not_loaded", why)
+        if not model:
             return Refused(
                 404, "no_default_model", f"name a model: /models/{{model}}/predict, one of {', '.join(known)}"
             )
         return Refused(404, "unknown_model", f"there is no model {model!r}; loaded are {', '.join(known)}")
 
-    # ------------------------------------------------------------------------------------------- everything else
-
-    async def _get(self, method: str, path: str, headers: Mapping[bytes, bytes], send: Send) -> None:
-        if path.startswith("/docs/") and path.removeprefix("/docs/") in ASSETS:
-            answer = 200, _asset(path.removeprefix("/docs/")), ASSETS[path.removeprefix("/docs/")].encode()
-        elif path == "/docs":
-            answer = 200, DOCS, b"text/html; charset=utf-8"
-        elif path in ("/models", "/health", "/readyz", "/openapi.json"):
-            status, document = self._document(path, headers)
-            answer = status, msgspec.json.encode(document), _JSON
-        elif path == "/":
-            answer = 200, b'{"docs":"/docs","models":"/models","health":"/health"}', _JSON
-        else:
-            raise Refused(404, "not_found", f"there is nothing at {path}; see /docs")
-        if method not in ("GET", "HEAD"):
+    async def _get(
+        self, endpoint: Endpoint | None, request: Request, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[int, bytes, bytes] | None:
+        path = request.path
+        if path not in OPEN:
+            needed = "admin" if path == "/metrics" else endpoint.scope if endpoint else "predict"
+            request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), needed).name
+        if path in BENTOML:
+            await self._inner(scope, receive, send)
+            return None
+        if endpoint is not None:
+            raise Refused(405, "method_not_allowed", f"{path} takes POST")
+        answer = self._page(path, request)
+        if request.method not in ("GET", "HEAD"):
             raise Refused(405, "method_not_allowed", f"{path} takes GET")
-        await _respond(send, answer[0], b"" if method == "HEAD" else answer[1], answer[2])
+        return answer
 
-    def _document(self, path: str, headers: Mapping[bytes, bytes]) -> tuple[int, dict[str, Any]]:
+    def _page(self, path: str, request: Request) -> tuple[int, bytes, bytes]:
+        if path.startswith("/docs/") and path.removeprefix("/docs/") in ASSETS:
+            return 200, _asset(path.removeprefix("/docs/")), ASSETS[path.removeprefix("/docs/")].encode()
+        if path == "/docs":
+            return 200, DOCS, b"text/html; charset=utf-8"
+        if path == "/":
+            return 200, b'{"docs":"/docs","models":"/models","health":"/health"}', _JSON
+        if path == "/v2" or path.startswith("/v2/"):
+            status, document = inference_protocol.page(path, self._models, draining=self.draining)
+        else:
+            status, document = self._document(path, request)
+        return status, msgspec.json.encode(document), _JSON
+
+    def _document(self, path: str, request: Request) -> tuple[int, dict[str, Any]]:
         models = self._models
         if path == "/openapi.json":
-            return 200, openapi.document(models.loaded, models.default)
+            return 200, openapi.document(models.routes, models.default)
         if path == "/readyz":
-            if reason := models.not_ready:
+            if reason := "the service is about to end" if self.draining else models.not_ready:
                 raise Refused(503, "not_ready", reason)
             return 200, {"status": "ready"}
         if path == "/models":
             return 200, {"status": models.status, "default": models.default, "models": models.describe()}
+        if path != "/health":
+            raise Refused(404, "not_found", f"there is nothing at {path}; see /docs")
         health: dict[str, Any] = {"status": models.status}
-        if self._has_key(headers):  # whoever only watches needs no key for the one word
-            health["problems"] = models.problems()
-            health["models"] = {name: loaded.version for name, loaded in models.loaded.items()}
+        if self._access.allows(
+            request.headers.get(_AUTHORIZATION), "admin"
+        ):  # whoever only watches needs no key for the one word
+            health["problems"] = models.problems() + ([self._access.problem] if self._access.problem else [])
+            health["models"] = {name: route.champion.loaded.version for name, route in models.routes.items()}
+            health["prediction_log"] = self._recorder.state()
         return 503 if models.status == "unavailable" else 200, health
 
-    def _has_key(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether the key is there: as a bearer token, or as the password that a browser asks for on /docs."""
-        if self._key is None:
-            return True
-        scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"basic":
-            try:
-                sent = base64.b64decode(sent, validate=True).partition(b":")[2]
-            except binascii.Error:
-                return False
-        elif scheme.lower() != b"bearer":
-            return False
-        return hmac.compare_digest(sent, self._key)
-
-    async def _refuse(self, refused: Refused, path: str, send: Send) -> None:
+    def _refused(self, refused: Refused, request: Request) -> tuple[int, bytes, Headers]:
         self._metrics.refused.labels(str(refused.status), refused.code).inc()
         error = {"code": refused.code, "message": refused.message, "field": refused.field}
-        extra: list[tuple[bytes, bytes]] = []
+        extra: Headers = []
         if refused.status == 401:
+            path = request.path
             browser = path == "/" or path.startswith(("/docs", "/openapi.json"))
             extra = [(b"www-authenticate", b'Basic realm="prediction"' if browser else b"Bearer")]
-        elif refused.status == 503:
-            extra = [(b"retry-after", b"2")]
+        elif refused.status in (429, 503):
+            extra = [(b"retry-after", b"%d" % max(1, math.ceil(refused.retry_after or 2)))]
         elif refused.status == 405:
             extra = [(b"allow", b"POST" if refused.message.endswith("POST") else b"GET, HEAD")]
-        await _respond(send, refused.status, msgspec.json.encode({"error": error}), _JSON, extra)
+        elif refused.status in (408, 413):  # what is left of the body is not read
+            extra = [(b"connection", b"close")]
+        return refused.status, msgspec.json.encode({"error": error}), extra
 
 
-def _answer(loaded: Loaded, body: bytes, *, batch: bool) -> tuple[bytes, int]:
-    """The answer's JSON and its number of rows."""
-    predictor = loaded.predictor
-    columns = predictor.schema.many(body) if batch else predictor.schema.one(body)
+Options = dict[str, str]
+
+
+@dataclass(slots=True)
+class _Answer:
+    body: bytes
+    arm: Arm
+    checked: Checked
+    scored: Scored
+    lines: bytes
+
+
+class _Failed(Exception):
+    """Checked rows that could not be scored, and where each stands in the body."""
+
+    def __init__(self, error: Exception, path: Callable[[int, str | None], str | None]) -> None:
+        super().__init__(str(error))
+        self.error, self.path = error, path
+
+
+def _answer(does: str, arm: Arm, request: Request, body: bytes, options: Options) -> _Answer:
+    started = time.perf_counter()
+    loaded = arm.loaded
+    schema, answers = loaded.predictor.schema, loaded.answers
+    content_type = _media_type(request.headers.get(_CONTENT_TYPE, b""))
+    rows: Any = None
+    if does == "infer":
+        asked = inference_protocol.request(body, request.headers.get(inference_protocol.HEADER_LENGTH), loaded)
+        checked = asked.checked
+    elif does == "batch":
+        checked = schema.many(body, content_type)
+    else:
+        if content_type != JSON:
+            raise _unsupported([JSON])
+        rows = [schema.row(body)]
+        checked = schema.columns(rows, batch=False)
     try:
-        predictions = predictor.predict(columns).tolist()
-    except NotComputable as error:
-        field = f"rows[{error.row}]" if batch else None
-        raise Refused(
-            422, "not_computable", f"the model has no finite answer for {field or 'this row'}", field
-        ) from None
-    except UnknownCategory as error:
-        field = f"rows[{error.row}].{error.column}" if batch else str(error.column)
-        raise Refused(
-            422, "unknown_category", f"{field} is a category that the model was not trained on", field
-        ) from None
-    except FeatureError:  # it computed the golden rows: these rows are beyond what it was written for
-        log.exception("features failed", extra={"fields": {"model": loaded.champion.model, "version": loaded.version}})
-        raise Refused(422, "not_computable", "the model's features cannot be computed from these values") from None
-    head = {"model": loaded.champion.model, "version": loaded.version}
-    ids = _prediction_ids(len(predictions))
-    if not batch:
-        return msgspec.json.encode({**head, "prediction_id": ids[0], **openapi.answer(loaded, predictions[0])}), 1
-    answers = [{"prediction_id": i, **openapi.answer(loaded, p)} for i, p in zip(ids, predictions, strict=True)]
-    return msgspec.json.encode({**head, "predictions": answers}), len(answers)
-
-
-def _prediction_ids(count: int) -> list[str]:
-    """128 bits in hexadecimal that sort by time: 48 of milliseconds, 80 at random."""
-    moment, chance = f"{time.time_ns() // 1_000_000:012x}", os.urandom(10 * count).hex()
-    return [moment + chance[start : start + 20] for start in range(0, 20 * count, 20)]
-
-
-async def _read(receive: Receive) -> bytes | None:
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > LARGEST_BODY:
-            raise _too_large()
-        return body
-    chunks, size = [], 0
-    while message["type"] == "http.request":
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > LARGEST_BODY:
-            raise _too_large()
-        if not message.get("more_body"):
-            return b"".join(chunks)
-        message = await receive()
-    return None
-
-
-def _too_large() -> Refused:
-    return Refused(
-        413, "body_too_large", f"the body is larger than {LARGEST_BODY // 1024**2} MB; send several requests"
+        scored = score(arm, checked, explain=options.get("explain") == "true")
+    except Exception as error:  # noqa: BLE001  sorted out by whoever knows the route
+        raise _Failed(error, checked.path) from None
+    lines = recorded(
+        arm,
+        scored,
+        schema.inputs_json(rows or checked, loaded.logged),
+        callers=[request.caller] * checked.count,
+        entities=checked.entities,
+        seconds=time.perf_counter() - started,
     )
+    if does == "infer":
+        told, media_type, headers = inference_protocol.response(asked, loaded, scored)
+        request.replied = media_type.encode(), headers
+    elif does == "batch":
+        told = answers.batch(scored.ids, scored.outputs, scored.more)
+    else:
+        told = answers.row(scored.ids[0], scored.outputs[0], scored.more[0] if scored.more else None)
+    return _Answer(told, arm, checked, scored, lines)
 
 
-async def _respond(
-    send: Send, status: int, body: bytes, content_type: bytes = _JSON, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    start = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *(headers or [])]
-    await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": body})
+def _request(scope: Scope) -> Request:
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return Request(scope["path"], scope["method"], headers, time.perf_counter())
+
+
+def _endpoints(routes: Any, default: str | None) -> dict[str, Endpoint]:
+    found: dict[str, Endpoint] = {}
+    for model in routes:
+        found[f"/models/{model}/predict"] = Endpoint("predict", model, "predict")
+        found[f"/models/{model}/batch-predict"] = Endpoint("batch", model, "predict")
+        found[f"/models/{model}/feedback"] = Endpoint("feedback", model, "feedback")
+        found[f"/v2/models/{model}/infer"] = Endpoint("infer", model, "predict")
+        version = routes[model].champion.loaded.version
+        found[f"/v2/models/{model}/versions/{version}/infer"] = found[f"/v2/models/{model}/infer"]
+    if default in routes:
+        found["/predict"] = found[f"/models/{default}/predict"]
+        found["/batch-predict"] = found[f"/models/{default}/batch-predict"]
+    return found
+
+
+def _entity(route: Route, body: bytes) -> str | None:
+    return route.champion.loaded.predictor.schema.entity_of(body)
+
+
+def _options(query: bytes) -> Options:
+    """The query's options; none in the usual case."""
+    if not query:
+        return {}
+    options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    for name, value in options.items():
+        if name != "explain":
+            raise Refused(400, "unknown_parameter", f"there is no parameter {name!r}; there is explain=true", name)
+        if value not in ("true", "false"):
+            raise Refused(400, "bad_parameter", "explain must be true or false", name)
+    return options
+
+
+def _media_type(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
+
+
+def _unsupported(accepted: list[str]) -> Refused:
+    return Refused(415, "unsupported_media_type", f"send the body as Content-Type: {' or '.join(accepted)}")
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        refused = {"error": {"code": "not_found", "message": "there is nothing here", "field": None}}
-        await _respond(send, 404, msgspec.json.encode(refused))
+        body = msgspec.json.encode({"error": {"code": "not_found", "message": "there is nothing here", "field": None}})
+        headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 404, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def _asset(name: str) -> bytes:

@@ -1,94 +1,54 @@
-"""The models that the service answers with: it follows the champions in PostgreSQL and swaps by itself.
+"""The models that the service answers with: it follows PostgreSQL's champions and rollouts, and swaps by itself.
 
-A new champion is downloaded into the local copies, checked against the ledger's content hash, loaded beside the old
-one and made to answer its golden rows; only then one reference changes. Whatever fails on that way leaves the old model
-answering, and is said in /models, in the metrics and in the log. The copies and the small file that names the last good
-ones stay on disk, so that the service starts while everything behind it is down.
-
-    <home>/serving/champions.json              which version of each model answered last: replaced atomically
-    <home>/serving/<model>/<content hash>/     its served form, and the one before it
+A wanted version is downloaded into the local copies, checked against its content hash, loaded beside the old one and
+made to answer its golden rows; only then one reference changes. Whatever fails on that way leaves what answers as it
+is, and is said in /models, in the metrics, in the log and as an alert. What is tried beside a champion (a canary, an
+A/B test, a shadow) never touches it: it is loaded after it, refused where memory lacks, and taken out at once, in this
+worker, when it breaks its rollout's limits. The last good champions stay on disk: see `copies`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
-import json
 import logging
-import re
-import shutil
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from include import served_form, storage
+from include import served_form
+from include.serving import copies as on_disk
+from include.serving.copies import fetch, write_bundle
+from include.serving.holding import Holding, Refusal, key, megabytes, one_line
+from include.serving.loading import Held, Loaded, Loading, load, return_memory
 from include.serving.metrics import Metrics
-from include.serving.predictor import GoldenMismatch, Predictor
+from include.serving.predictor import GoldenMismatch
+from include.serving.router import Route, breach
+from include.serving.routes import Routes
+from include.serving.tallies import Reporter, Tally
+from include.serving.wanted import Champion, Ledger, Rollout, Version, Wanted
 
-CHAMPIONS = "champions.json"
-LOAD_SECONDS = 60.0
-"""For loading a version and replaying its golden rows; a definition that never returns must not stop the following."""
+__all__ = ["Champion", "Loaded", "Models", "fetch", "write_bundle"]
+
 SILENCE_SECONDS = 5.0
 """How long a question to PostgreSQL may stay unanswered before the service calls itself degraded."""
 FIRST_SECONDS = 4.0
 """How long the start waits for the ledger and its champions when there is no last good copy."""
-KEPT_COPIES = 2
 
 log = logging.getLogger("mlops.serving")
 
 
-@dataclass(frozen=True)
-class Champion:
-    """A row of the `champions` table."""
-
-    model: str
-    version: int
-    content_hash: str
-    url: str
-    bento: str
-    ledger_id: int
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A version in memory, that answers."""
-
-    champion: Champion
-    predictor: Predictor
-    origin: str
-    """`ledger`, `last good copy` or `bento`."""
-    loaded_at: str
-
-    @property
-    def version(self) -> int:
-        """MLflow's number of it."""
-        return self.champion.version
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A champion of the ledger that was not swapped in, and why."""
-
-    champion: Champion
-    reason: str
-    at: str
-    attempts: int
-    again: float
-    """When, on the monotonic clock, it is tried once more."""
-
-
 class Models:
-    """The loaded models, and the thread that keeps them at the ledger's champions.
+    """The loaded models, and the thread that keeps them at what the ledger wants.
 
     Args:
         database_url: the platform's PostgreSQL; empty: nothing is followed, the bundled models answer.
         copies: the folder of the last good copies; None: none are kept, which only a service without a ledger may do.
         bundled: the folder of the models packed into the Bento, of the same shape as `copies`.
         default: the model that /predict means; empty: the only one.
+        memory_megabytes: for all versions that are loaded; while one is swapped, the new one comes on top.
+        home: the platform's folder, where alerts are told; None: failures are only logged.
     """
 
     def __init__(
@@ -100,51 +60,74 @@ class Models:
         bundled: Path | None = None,
         default: str = "",
         poll_seconds: float = 0.5,
+        memory_megabytes: int = 1024,
+        home: Path | None = None,
     ) -> None:
         self._metrics, self._copies, self._bundled = metrics, copies, bundled
-        self._database_url = re.sub(r"^postgresql\+\w+://", "postgresql://", database_url)
-        self._poll_seconds = poll_seconds
-        self._declared_default = default
-        self._loaded: Mapping[str, Loaded] = {}
-        self._refused: dict[str, Refusal] = {}
-        self._champions: dict[str, Champion] = {}
+        self._poll_seconds, self._declared_default = poll_seconds, default
+        self._stop, self._wake, self._settled = threading.Event(), threading.Event(), threading.Event()
+        self._ledger = Ledger(database_url) if database_url else None
         self._ledger_error: str | None = "it was not read yet"
         self._asked_at: float | None = None
-        self._stop, self._asked_once = threading.Event(), threading.Event()
+        self._wanted = Wanted()
+
+        self._changing = threading.Lock()
+        """For all that follows: it is changed by the thread that follows, and by the one that judges."""
+        self._holding = Holding(metrics, copies, home, memory_megabytes * 1024 * 1024, self._wake.set)
+        self._champions: dict[str, Loaded] = {}
+        self._tried: dict[int, Loaded] = {}
+        self._taken_out: Mapping[int, tuple[Rollout, str]] = {}
+        self._over_budget: str | None = None
+        self._reporter = Reporter(metrics, self._judge)
+        self._routes = Routes(metrics, self._reporter)
         self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------------------------------- what answers
 
+    def route(self, model: str) -> Route | None:
+        """Who answers for `model` now."""
+        return self._routes.current.get(model)
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """All routes; never changed, only replaced."""
+        return self._routes.current
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever the routes are replaced."""
+        return self._routes.generation
+
     def get(self, model: str) -> Loaded | None:
-        """The version of `model` that answers now."""
-        return self._loaded.get(model)
+        """The champion of `model` that answers now."""
+        route = self.route(model)
+        return route.champion.loaded if route else None
 
     @property
     def loaded(self) -> Mapping[str, Loaded]:
-        """All that answer now; never changed, only replaced."""
-        return self._loaded
+        """The champions that answer now."""
+        return {model: route.champion.loaded for model, route in self.routes.items()}
 
     @property
     def default(self) -> str | None:
         """The model that /predict means: the declared one, or the only one."""
         if self._declared_default:
             return self._declared_default
-        return next(iter(self._loaded)) if len(self._loaded) == 1 else None
+        return next(iter(self.routes)) if len(self.routes) == 1 else None
 
     # ------------------------------------------------------------------------------------------- its state
 
     def problems(self) -> list[str]:
         """Why the service is degraded or unavailable: one sentence each, none when all is well."""
         problems = []
-        if self._database_url:
+        if self._ledger:
             if error := self._ledger_silence():
                 problems.append(f"the ledger in PostgreSQL cannot be read ({error}); no new champion is noticed")
-            for model, refusal in sorted(self._refused.copy().items()):
-                old = self.get(model)
-                goes_on = f"version {old.version} goes on answering" if old else "no version of it answers"
-                problems.append(
-                    f"{model} version {refusal.champion.version} was not swapped in: {refusal.reason}; {goes_on}"
-                )
+            refused = sorted(self._holding.refused.items())
+            problems += [refusal.said(arm, self.get(model)) for (model, arm), refusal in refused]
+            problems += [_taken_out(rollout, reason) for rollout, reason in self._taken_out.values()]
+        if self._over_budget:
+            problems.append(self._over_budget)
         if reason := self.not_ready:
             problems.append(reason)
         return problems
@@ -152,27 +135,46 @@ class Models:
     @property
     def not_ready(self) -> str | None:
         """Why nothing can be answered, without details of what stands behind the service; None when something can."""
-        if self._loaded:
+        if self.routes:
             return None
-        if not self._database_url:
+        if not self._ledger:
             return "no model is packed into this Bento, and no ledger is configured (MLOPS_DATABASE_URL)"
         if self._ledger_silence():
             return "the ledger in PostgreSQL cannot be read, and there is no last good copy of a model"
-        if self._champions:
+        if self._wanted.champions:
             return "no champion could be loaded, and there is no last good copy of a model; /health says why"
         return "no champion was promoted yet; run the train and deploy DAGs of a model"
 
     @property
     def status(self) -> str:
         """`ok`, `degraded` (answering, but see `problems`) or `unavailable`."""
-        if not self._loaded:
+        if not self.routes:
             return "unavailable"
         return "degraded" if self.problems() else "ok"
 
     def describe(self) -> list[dict[str, Any]]:
-        """Each model, with the version that answers and the one that was refused, for /models."""
-        loaded, refused = self._loaded, self._refused.copy()
-        return [_describe(model, loaded.get(model), refused.get(model)) for model in sorted({*loaded, *refused})]
+        """Each model, with the version that answers, the one that was refused, and its arms, for /models."""
+        routes, refused = self.routes, self._holding.refused
+        models = sorted({*routes, *(model for model, arm in refused if arm == "champion")})
+        return [
+            _described(model, routes.get(model), refused.get((model, "champion"))) | {"arms": list(self._arms(model))}
+            for model in models
+        ]
+
+    def _arms(self, model: str) -> Iterator[dict[str, Any]]:
+        """Who answers, and what a rollout wants that does not answer here, with the reason."""
+        rollouts = {rollout.id: rollout for rollout in self._rollouts() if rollout.served.model == model}
+        if route := self.route(model):
+            for arm in route.arms:
+                rollout = rollouts.pop(arm.rollout_id or 0, None)
+                since = rollout.changed_at if rollout else arm.loaded.loaded_at
+                described = {"name": arm.name, "version": arm.loaded.version, "rollout_id": arm.rollout_id}
+                yield {**described, "share": route.share_of(arm), "since": since, **arm.tally.brief, "out": None}
+        for rollout in rollouts.values():
+            refusal = self._holding.refused.get((model, rollout.arm))
+            _, reason = self._taken_out.get(rollout.id, (None, refusal.reason if refusal else "it is being loaded"))
+            described = {"name": rollout.arm, "version": rollout.served.version, "rollout_id": rollout.id}
+            yield {**described, "share": 0.0, "since": rollout.changed_at, "out": reason}
 
     def _ledger_silence(self) -> str | None:
         asked = self._asked_at
@@ -185,245 +187,228 @@ class Models:
     def start(self) -> None:
         """Load the last good copies, or what the Bento holds, and begin to follow the ledger."""
         for folder, origin in ((self._copies, "last good copy"), (self._bundled, "bento")):
-            for champion in _remembered(folder):
-                if folder is not None and champion.model not in self._loaded:
+            for champion in on_disk.remembered(folder):
+                if folder is not None and champion.model not in self._champions:
                     self._start_with(champion, folder, origin)
-        if self._database_url:
-            self._thread = threading.Thread(target=self._follow, name="follow-champions", daemon=True)
+        with self._changing:
+            self._routes.lay(self._champions, [])
+        self._reporter.start()
+        if self._ledger:
+            self._thread = threading.Thread(target=self._follow, name="follow-ledger", daemon=True)
             self._thread.start()
-            if not self._loaded:  # what could be answered while waiting?
-                self._asked_once.wait(FIRST_SECONDS)
+            if not self.routes:  # what could be answered while waiting?
+                self._settled.wait(FIRST_SECONDS)
+        else:
+            return_memory()
 
     def stop(self) -> None:
         """End the following; what is loaded goes on answering."""
+        self._reporter.stop()
         self._stop.set()
+        self._wake.set()
         if self._thread:
             self._thread.join(timeout=5)
 
     def _start_with(self, champion: Champion, folder: Path, origin: str) -> None:
+        def obtain() -> Held:
+            return load(served_form.verify(on_disk.place(folder, champion), champion.content_hash), champion)
+
         try:
-            form = served_form.verify(_copy(folder, champion), champion.content_hash)
-            self._swap(champion, _load(form, champion), origin)
+            held = Loading(obtain, self._wake.set).wait()
         except (served_form.BadServedForm, GoldenMismatch, OSError) as error:
             log.warning("copy refused", extra={"fields": {**asdict(champion), "origin": origin, "reason": str(error)}})
+        else:
+            self._holding.put(champion, held)
+            self._swap(champion, held, origin)
 
     def _follow(self) -> None:
-        connection: Any = None
         while not self._stop.is_set():
             try:
-                self._asked_at = time.monotonic()
-                connection = connection or _connect(self._database_url)
-                champions = _champions(connection)
-            except Exception as error:  # noqa: BLE001  whatever it is: the last good models go on, and it is said
-                self._asked_at = None
-                self._ledger_lost(error)
-                if connection is not None:
-                    with contextlib.suppress(Exception):
-                        connection.close()
-                connection = None
-            else:
-                self._asked_at = None
-                self._ledger_read(champions)
+                self._ask()
+                self._converge()
+            except Exception:  # whatever it is: what answers goes on answering, and the next turn tries again
+                log.exception("following failed")
             self._metrics.degraded.set(self.status != "ok")
-            self._asked_once.set()
-            self._stop.wait(self._poll_seconds)
-        if connection is not None:
-            connection.close()
+            self._wake.wait(self._poll_seconds)
+            self._wake.clear()
+        if self._ledger:
+            if self._ledger_error is None:
+                self._ask()  # once more, for what the arms did last
+            self._ledger.close()
 
-    def _ledger_lost(self, error: Exception) -> None:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    def _ask(self) -> None:
+        """Read what is wanted, and write what the arms did."""
+        assert self._ledger is not None  # noqa: S101  else nothing is followed
+        self._asked_at = time.monotonic()
+        try:
+            wanted = self._ledger.read()
+        except Exception as error:  # noqa: BLE001  whatever it is: the last good models go on, and it is said
+            self._ledger_lost(one_line(error))
+        else:
+            if self._ledger_error:
+                log.info("ledger read", extra={"fields": {"champions": len(wanted.champions)}})
+            self._ledger_error, self._wanted = None, wanted
+            self._report(self._ledger, wanted.clock)
+        finally:
+            self._asked_at = None
+
+    def _report(self, ledger: Ledger, clock: float) -> None:
+        rows = self._reporter.pending(clock)
+        try:
+            if rows:
+                ledger.report(rows)
+                self._reporter.written(rows)
+        except Exception as error:  # noqa: BLE001  they are offered again; what answers does not hang on them
+            log.warning("arm windows not written", extra={"fields": {"rows": len(rows), "reason": one_line(error)}})
+
+    def _ledger_lost(self, reason: str) -> None:
         if self._ledger_error != reason:
             log.error("ledger unreachable", extra={"fields": {"reason": reason}})
         self._ledger_error = reason
 
-    def _ledger_read(self, champions: list[Champion]) -> None:
-        if self._ledger_error:
-            log.info("ledger read", extra={"fields": {"champions": len(champions)}})
-        self._ledger_error = None
-        self._champions = {champion.model: champion for champion in champions}
-        for champion in champions:
-            self._take(champion)
-
     # ------------------------------------------------------------------------------------------- swapping
 
+    def _converge(self) -> None:
+        """One step from what answers to what is wanted; never waits for a download or a model."""
+        with self._changing:
+            self._forget()
+            for champion in self._wanted.champions:
+                self._take(champion)
+            for rollout in self._rollouts():
+                self._try(rollout)
+            self._keep_within_budget()
+            self._lay()
+            used = [loaded.served for loaded in [*self._champions.values(), *self._tried.values()]]
+            self._holding.keep(used, [*self._wanted.champions, *(rollout.served for rollout in self._rollouts())])
+        if all(self._is_settled(champion) for champion in self._wanted.champions):
+            self._settled.set()
+        self._holding.trim()
+
+    def _is_settled(self, champion: Champion) -> bool:
+        answering, refusal = self.get(champion.model), self._holding.refused.get((champion.model, "champion"))
+        return bool((answering and answering.served == champion) or (refusal and refusal.served == champion))
+
+    def _rollouts(self) -> list[Rollout]:
+        """Those that run beside the ledger's champion; what was begun beside another one is about to be ended."""
+        champions = {champion.model: champion.version for champion in self._wanted.champions}
+        return [r for r in self._wanted.rollouts if champions.get(r.served.model) == r.champion_version]
+
+    def _forget(self) -> None:
+        """Drop what is known of versions that are not wanted any more, or are wanted differently."""
+        rollouts = {rollout.id: rollout for rollout in self._rollouts()}
+        self._tried = {number: loaded for number, loaded in self._tried.items() if number in rollouts}
+        self._taken_out = {n: entry for n, entry in self._taken_out.items() if rollouts.get(n) == entry[0]}
+        wanted: dict[tuple[str, str], Version] = {(c.model, "champion"): c for c in self._wanted.champions}
+        wanted |= {(rollout.served.model, rollout.arm): rollout.served for rollout in rollouts.values()}
+        self._holding.forget_refusals(wanted)
+
     def _take(self, champion: Champion) -> None:
-        current, refusal = self.get(champion.model), self._refused.get(champion.model)
-        if current and current.champion == champion:
-            if refusal:
-                self._forget_refusal(champion.model)
+        answering = self._champions.get(champion.model)
+        if answering and answering.served == champion:
             return
-        if refusal and refusal.champion == champion and time.monotonic() < refusal.again:
+        held = self._holding.obtain(champion, "champion", answering)
+        if held is None:
             return
         try:
-            if current and current.champion.content_hash == champion.content_hash:
-                predictor = current.predictor
-            else:
-                predictor = self._fetch(champion)
             self._remember(champion)
-            self._swap(champion, predictor, "ledger")
-            self._drop_old_copies(champion)
         except Exception as error:  # noqa: BLE001  whatever it is: what answers goes on answering, and it is said
-            self._refuse(champion, error, refusal)
-
-    def _fetch(self, champion: Champion) -> Predictor:
-        if self._copies is None:
-            raise served_form.BadServedForm("there is no folder for the copies of served forms: set MLOPS_HOME")
-        return _load(fetch(champion.url, _copy(self._copies, champion), champion.content_hash), champion)
-
-    def _swap(self, champion: Champion, predictor: Predictor, origin: str) -> None:
-        old = self.get(champion.model)
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-        self._loaded = {**self._loaded, champion.model: Loaded(champion, predictor, origin, now)}
-        self._forget_refusal(champion.model)
-        self._metrics.version.labels(champion.model).set(champion.version)
-        self._metrics.swaps.labels(champion.model).inc()
-        log.info("swapped", extra={"fields": {**asdict(champion), "from": old and old.version, "origin": origin}})
-
-    def _forget_refusal(self, model: str) -> None:
-        self._refused.pop(model, None)
-        self._metrics.behind.labels(model).set(0)
-
-    def _refuse(self, champion: Champion, error: Exception, before: Refusal | None) -> None:
-        attempts = before.attempts + 1 if before and before.champion == champion else 1
-        reason = " ".join(str(error).split()) or type(error).__name__
-        again = time.monotonic() + min(60.0, 2.0 ** min(attempts, 6))
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        self._refused = {**self._refused, champion.model: Refusal(champion, reason, now, attempts, again)}
-        self._metrics.behind.labels(champion.model).set(1)
-        self._metrics.not_swapped.labels(champion.model).inc()
-        log.error("not swapped", extra={"fields": {**asdict(champion), "reason": reason, "attempt": attempts}})
+            self._holding.refuse(champion, "champion", error, answering)
+        else:
+            self._swap(champion, held, "ledger")
 
     def _remember(self, champion: Champion) -> None:
         if self._copies is not None:
-            known = {entry.model: entry for entry in _remembered(self._copies)} | {champion.model: champion}
-            text = json.dumps([asdict(entry) for entry in known.values()], indent=1)
-            storage.write_bytes(str(self._copies / CHAMPIONS), text.encode())
+            answering = {model: loaded.served for model, loaded in self._champions.items()} | {champion.model: champion}
+            on_disk.remember(self._copies, [entry for entry in answering.values() if isinstance(entry, Champion)])
 
-    def _drop_old_copies(self, champion: Champion) -> None:
-        if self._copies is None:
+    def _swap(self, champion: Champion, held: Held, origin: str) -> None:
+        old = self._champions.get(champion.model)
+        self._champions[champion.model] = Loaded(champion, held, origin)
+        self._holding.accept(champion, "champion")
+        self._metrics.swaps.labels(champion.model).inc()
+        log.info("swapped", extra={"fields": {**asdict(champion), "from": old and old.version, "origin": origin}})
+
+    def _try(self, rollout: Rollout) -> None:
+        """Load what is to be tried: one version after the other, and none before a champion."""
+        champion = self._champions.get(rollout.served.model)
+        if champion is None or rollout.id in self._tried:
             return
-        copies = [
-            p for p in (self._copies / champion.model).iterdir() if p.is_dir() and p.name != champion.content_hash
-        ]
-        copies.sort(key=lambda p: p.stat().st_mtime, reverse=True)
-        for old in copies[KEPT_COPIES - 1 :]:
-            shutil.rmtree(old, ignore_errors=True)
+        if self._holding.knows(rollout.served) or not self._holding.is_loading:
+            shadows = [r.id for r in self._rollouts() if r.arm == "shadow"] if rollout.arm != "shadow" else ()
+            room = self._holding.budget - self._bytes(without=shadows)  # they make room for what answers
+            held = self._holding.obtain(rollout.served, rollout.arm, champion, room)
+            if held is not None:
+                self._tried[rollout.id] = Loaded(rollout.served, held, "ledger")
+                self._holding.accept(rollout.served, rollout.arm)
+                log.info("loaded", extra={"fields": {**asdict(rollout.served), "arm": rollout.arm}})
 
+    def _keep_within_budget(self) -> None:
+        """Let tried versions go, shadows first, until the rest fits; a champion is loaded whatever it takes."""
+        for rollout in sorted(self._rollouts(), key=lambda rollout: rollout.arm != "shadow"):
+            if rollout.id in self._tried and self._bytes() > self._holding.budget:
+                needed = self._tried.pop(rollout.id).predictor.nbytes
+                error = self._holding.over_budget(needed, self._holding.budget - self._bytes())
+                champion = self._champions[rollout.served.model]
+                self._holding.refuse(rollout.served, rollout.arm, error, champion)
+        used, before = self._bytes(), self._over_budget
+        self._metrics.bytes.set(used)
+        self._over_budget = self._too_much(used) if used > self._holding.budget else None
+        if self._over_budget and not before:
+            log.error("over budget", extra={"fields": {"bytes": used, "budget": self._holding.budget}})
+            self._holding.tell("models_over_budget", self._over_budget, bytes=used, budget=self._holding.budget)
 
-def write_bundle(folder: Path, form: served_form.ServedForm, champion: Champion) -> None:
-    """Lay a served form down as a Bento bundles it: what `Models(bundled=folder)` starts with."""
-    shutil.copytree(form.directory, _copy(folder, champion))
-    (folder / CHAMPIONS).write_text(json.dumps([asdict(champion)], indent=1), encoding="utf-8")
-
-
-def fetch(url: str, directory: Path, content_hash: str) -> served_form.ServedForm:
-    """The served form at `url` as a verified local folder; a whole copy that is there already is used.
-
-    Only the files that the manifest names are read, each by its hash; nothing else that lies at `url` is touched.
-
-    Raises:
-        StorageError: a file is missing or is not the one of its hash.
-        BadServedForm: the manifest is of another version, or names a file outside the folder.
-    """
-    with contextlib.suppress(served_form.BadServedForm):
-        return served_form.verify(directory, content_hash)
-    raw = storage.read_bytes(storage.join(url, served_form.MANIFEST), content_hash)
-    files: dict[str, str] = json.loads(raw)["files"]
-    for name in files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise served_form.BadServedForm(f"{url}: the manifest names {name!r}, which lies outside its folder")
-    temporary = directory.with_name(f".{directory.name[:16]}.{uuid.uuid4().hex[:8]}")
-    try:
-        for name, sha256 in files.items():
-            storage.write_bytes(str(temporary / name), storage.read_bytes(storage.join(url, name), sha256))
-        storage.write_bytes(str(temporary / served_form.MANIFEST), raw)
-        served_form.verify(temporary, content_hash)
-        if directory.exists():
-            shutil.rmtree(directory)
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return served_form.verify(directory, content_hash)
-
-
-def _load(form: served_form.ServedForm, champion: Champion, seconds: float = LOAD_SECONDS) -> Predictor:
-    """Load and replay in a thread of its own, so that a definition that never returns is given up."""
-    if form.manifest.get("model") != champion.model:
-        raise served_form.BadServedForm(f"this is a form of {form.manifest.get('model')}, not of {champion.model}")
-    outcome: list[Predictor | Exception] = []
-
-    def load() -> None:
-        try:
-            predictor = Predictor.load(form)
-            predictor.replay_golden()
-            outcome.append(predictor)
-        except Exception as error:  # noqa: BLE001  raised again below, in the caller's thread
-            outcome.append(error)
-
-    thread = threading.Thread(target=load, name="load-model", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise GoldenMismatch(f"too slow: loading and answering the golden rows took more than {seconds:g} s")
-    if isinstance(outcome[0], Exception):
-        raise outcome[0]
-    return outcome[0]
-
-
-def _copy(folder: Path, champion: Champion) -> Path:
-    return folder / champion.model / champion.content_hash
-
-
-def _remembered(folder: Path | None) -> Iterator[Champion]:
-    if folder is None or not (folder / CHAMPIONS).is_file():
-        return
-    try:
-        entries = [Champion(**entry) for entry in json.loads((folder / CHAMPIONS).read_bytes())]
-    except (OSError, ValueError, TypeError) as error:
-        log.warning(
-            "last good copies unreadable", extra={"fields": {"file": str(folder / CHAMPIONS), "reason": str(error)}}
+    def _too_much(self, used: int) -> str:
+        return (
+            f"the champions take {megabytes(used)} of memory, {megabytes(self._holding.budget)} are declared:"
+            " raise service.memory_megabytes in params.yaml, or serve fewer models here"
         )
-        return
-    yield from entries
+
+    def _bytes(self, without: Collection[int] = ()) -> int:
+        tried = [loaded for number, loaded in self._tried.items() if number not in without]
+        used = {key(loaded.served): loaded.predictor.nbytes for loaded in [*self._champions.values(), *tried]}
+        return sum(used.values())
+
+    def _lay(self) -> None:
+        tried = [(r, self._tried[r.id]) for r in self._rollouts() if r.id in self._tried]
+        self._routes.lay(self._champions, [one for one in tried if one[0].id not in self._taken_out])
+
+    def _judge(self, tally: Tally) -> None:
+        """Take an arm out at once, in this worker, that has broken its limits; until its rollout changes or ends."""
+        reason = breach(tally.recent, tally.limits) if tally.limits else None
+        if reason is None:
+            return
+        with self._changing:
+            rollout_id = self._routes.rollout_of(tally)
+            rollout = next((rollout for rollout in self._rollouts() if rollout.id == rollout_id), None)
+            if rollout is None:
+                return
+            self._taken_out = {**self._taken_out, rollout.id: (rollout, reason)}
+            self._lay()
+        self._metrics.taken_out.labels(tally.model, tally.arm).inc()
+        fields = {"model": tally.model, "version": tally.version, "arm": tally.arm, "rollout_id": rollout.id}
+        log.error("arm taken out", extra={"fields": {**fields, "reason": reason}})
+        self._holding.tell("arm_taken_out", _taken_out(rollout, reason), **fields, reason=reason)
 
 
-def _connect(url: str) -> Any:
-    import psycopg
-
-    return psycopg.connect(
-        url,
-        autocommit=True,
-        connect_timeout=3,
-        application_name="mlops-serving",
-        options="-c statement_timeout=3000",
-        keepalives_idle=5,
-        tcp_user_timeout=5000,
-    )
+def _taken_out(rollout: Rollout, reason: str) -> str:
+    named = f"{rollout.served.model} version {rollout.served.version}"
+    return f"{named} was taken out as {rollout.arm} in this worker: {reason}; the champion answers alone"
 
 
-def _champions(connection: Any) -> list[Champion]:
-    rows = connection.execute(
-        "select model, version, content_hash, url, bento, ledger_id from champions order by model"
-    )
-    return [Champion(*row) for row in rows]
-
-
-def _describe(model: str, loaded: Loaded | None, refusal: Refusal | None) -> dict[str, Any]:
+def _described(model: str, route: Route | None, refusal: Refusal | None) -> dict[str, Any]:
     described: dict[str, Any] = {"model": model, "version": None, "refused": None}
-    if loaded:
-        manifest = loaded.predictor.manifest
-        described |= asdict(loaded.champion) | {"origin": loaded.origin, "loaded_at": loaded.loaded_at}
+    if route:
+        loaded = route.champion.loaded
+        described |= asdict(loaded.served) | {"origin": loaded.origin, "loaded_at": loaded.loaded_at}
         del described["url"]
-        described |= {
-            key: manifest.get(key) for key in ("task", "target", "estimator", "metric", "metrics", "created_at")
-        }
+        keys = ("task", "target", "estimator", "metric", "metrics", "created_at")
+        described |= {name: loaded.predictor.manifest.get(name) for name in keys}
     if refusal:
-        described["refused"] = {
-            "version": refusal.champion.version,
-            "content_hash": refusal.champion.content_hash,
-            "ledger_id": refusal.champion.ledger_id,
+        described["refused"] = asdict(refusal.served) | {
             "reason": refusal.reason,
             "at": refusal.at,
             "attempts": refusal.attempts,
         }
+        for name in ("model", "url", "bento"):
+            del described["refused"][name]
     return described

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from include.serving import inference_protocol
 from include.serving.models import Loaded
+from include.serving.requests import BATCH_TYPES, JSON
+from include.serving.router import Route
 
 _TYPES: dict[str, dict[str, Any]] = {
     "float": {"type": "number"},
@@ -16,32 +18,59 @@ _TYPES: dict[str, dict[str, Any]] = {
     "timestamp": {"type": "string", "format": "date-time"},
     "date": {"type": "string", "format": "date"},
 }
-_ERRORS = {
-    "400": "The body is not JSON.",
-    "401": "The key is missing or wrong.",
-    "404": "There is no such model.",
-    "408": "The body did not arrive in time.",
-    "413": "The body is too large, or the batch has too many rows.",
-    "415": "The content type is not application/json.",
-    "422": "A field is wrong; `field` is its path.",
-    "503": "The model is not loaded yet.",
+_ERRORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "400": ("The body is not what its media type says, or a parameter is not known.", {
+        "code": "malformed_json", "message": "the body is not JSON: Expecting value at line 1 column 1",
+        "field": None}),
+    "401": ("The key is missing or wrong.", {
+        "code": "unauthorized", "message": "send a key of the service: Authorization: Bearer <key>", "field": None}),
+    "403": ("The key lacks the scope.", {
+        "code": "forbidden", "message": "this key may not do this; it needs the scope feedback", "field": None}),
+    "404": ("There is no such model.", {
+        "code": "unknown_model", "message": "there is no model 'fares'; loaded are trip_duration", "field": None}),
+    "408": ("The body did not arrive in time.", {
+        "code": "too_slow", "message": "the body did not arrive within 10 s", "field": None}),
+    "413": ("The body is too large, or the batch has too many rows.", {
+        "code": "too_many_rows", "message": "the batch has 20000 rows; this model takes 10000: send several requests",
+        "field": "rows"}),
+    "415": ("The content type is not one of the request body's.", {
+        "code": "unsupported_media_type", "message": "send the body as Content-Type: application/json", "field": None}),
+    "422": ("A field is wrong; `field` is its path.", {
+        "code": "wrong_type", "message": "rows[3].x must be a number, not a string", "field": "rows[3].x"}),
+    "429": ("The key's quota is used up; Retry-After says when to come again.", {
+        "code": "quota", "message": "this key may send 100 requests a second", "field": None}),
+    "503": ("Overloaded, about to end, or no version of the model is loaded; Retry-After says when to come again.", {
+        "code": "overloaded", "message": "the service has more requests than it can answer in time; come again",
+        "field": None}),
+}  # fmt: skip
+_EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "required": False,
+    "description": "Adds what each feature contributed to each prediction: exact TreeSHAP for tree models.",
+    "schema": {"type": "boolean", "default": False},
 }
-_ERROR_EXAMPLE = {
-    "error": {"code": "wrong_type", "message": "rows[3].x must be a number, not a string", "field": "rows[3].x"}
-}
+_LIMIT = {"429", "503"}
+_GET = {"401", "403", "429"}
 
 
-def document(models: Mapping[str, Loaded], default: str | None) -> dict[str, Any]:
+def document(routes: Mapping[str, Route], default: str | None) -> dict[str, Any]:
     """OpenAPI 3.0, with a request and the answer it gets for each model."""
     paths: dict[str, Any] = {}
-    schemas: dict[str, Any] = {"Error": _error_schema()}
-    for name, loaded in sorted(models.items()):
+    schemas: dict[str, Any] = {"Error": _error_schema(), "Accepted": _accepted_schema()}
+    for name, route in sorted(routes.items()):
+        loaded = route.champion.loaded
         schemas[name] = _row_schema(loaded)
+        schemas[f"{name}_prediction"] = _prediction_schema(loaded)
         paths |= _paths(f"/models/{name}", name, loaded)
-    if default in models:
-        paths |= _paths("", str(default), models[str(default)])
-    paths["/models"] = {"get": _get("The loaded models, and which champion was refused and why.")}
-    paths["/health"] = {"get": _get("`ok`, `degraded` (answering, but see `problems`) or `unavailable` (503).")}
+        paths[f"/models/{name}/feedback"] = _feedback(loaded)
+        paths |= _protocol_paths(name, loaded)
+    if default in routes:
+        paths |= _paths("", str(default), routes[str(default)].champion.loaded)
+    paths["/models"] = {"get": _get("The loaded models, their arms, and which version was refused and why.", _GET)}
+    paths["/health"] = {
+        "get": _get("`ok`, `degraded` (answering; with the admin key, see `problems`) or `unavailable`.", {"503"})
+    }
     return {
         "openapi": "3.0.3",
         "info": {
@@ -61,63 +90,148 @@ def document(models: Mapping[str, Loaded], default: str | None) -> dict[str, Any
     }
 
 
-def answer(loaded: Loaded, prediction: Any) -> dict[str, Any]:
-    """How one prediction, a number or probabilities in the order of the classes, is told to a client."""
-    classes = loaded.predictor.classes
-    if classes is None:
-        return {"prediction": prediction}
-    likeliest = max(range(len(classes)), key=prediction.__getitem__)
-    return {
-        "prediction": classes[likeliest],
-        "probabilities": dict(zip(map(class_key, classes), prediction, strict=True)),
-    }
-
-
-def class_key(label: Any) -> str:
-    """A class label as a JSON object's key."""
-    return label if isinstance(label, str) else json.dumps(label)
+# ------------------------------------------------------------------------------------------------ paths
 
 
 def _paths(prefix: str, name: str, loaded: Loaded) -> dict[str, Any]:
     golden = loaded.predictor.golden
     rows, expected = golden["rows"][:2], golden["expected"][:2]
-    answers = [{"prediction_id": "0190f3c2a1b4" + f"{n:020x}", **answer(loaded, e)} for n, e in enumerate(expected)]
+    answers = [
+        {"prediction_id": "0190f3c2a1b4" + f"{n:020x}", **loaded.answers.told(e)} for n, e in enumerate(expected)
+    ]
     head = {"model": name, "version": loaded.version}
+    manifest = loaded.predictor.manifest
+    unit = f" in {manifest['target_unit']}" if manifest.get("target_unit") else ""
+    what = f"{manifest.get('target')}{unit} ({manifest.get('task')}), by version {loaded.version} of {name}"
     row = {"$ref": f"#/components/schemas/{name}"}
-    batch = {
+    one = {"application/json": {"schema": row, "example": rows[0]}}
+    told = {"$ref": f"#/components/schemas/{name}_prediction"}
+    whole = {
         "type": "object",
-        "required": ["rows"],
-        "additionalProperties": False,
+        "required": ["model", "version", "predictions"],
         "properties": {
-            "rows": {"type": "array", "minItems": 1, "maxItems": loaded.predictor.schema.max_batch, "items": row}
+            "model": {"type": "string"},
+            "version": {"type": "integer"},
+            "predictions": {"type": "array", "items": told},
         },
     }
-    target, task = loaded.predictor.manifest.get("target"), loaded.predictor.manifest.get("task")
-    what = f"{target} ({task}), by version {loaded.version} of {name}"
     return {
-        f"{prefix}/predict": _post(f"Predict {what}: one row.", row, rows[0], head | answers[0]),
+        f"{prefix}/predict": _post(f"Predict {what}: one row.", one, told, head | answers[0], [_EXPLAIN]),
         f"{prefix}/batch-predict": _post(
-            f"Predict {what}: several rows.", batch, {"rows": rows}, head | {"predictions": answers}
+            f"Predict {what}: several rows.",
+            _batch_bodies(name, loaded, rows),
+            whole,
+            head | {"predictions": answers},
+            [_EXPLAIN],
         ),
     }
 
 
-def _post(summary: str, schema: dict[str, Any], example: Any, answered: dict[str, Any]) -> dict[str, Any]:
-    body = {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
-    good = {"description": "The prediction.", "content": {"application/json": {"example": answered}}}
-    return {"post": {"summary": summary, "requestBody": body, "responses": {"200": good, **_error_responses(_ERRORS)}}}
+def _batch_bodies(name: str, loaded: Loaded, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    limit = loaded.predictor.schema.max_batch
+    row = {"$ref": f"#/components/schemas/{name}"}
+    inputs = loaded.predictor.schema.inputs
+    columns = {
+        field: {"type": "array", "maxItems": limit, "items": _property(entry)} for field, entry in inputs.items()
+    }
+    required = [field for field, entry in inputs.items() if entry.get("required", True)]
+    as_rows = {
+        "type": "object",
+        "required": ["rows"],
+        "additionalProperties": False,
+        "properties": {"rows": {"type": "array", "minItems": 1, "maxItems": limit, "items": row}},
+    }
+    as_columns = {
+        "type": "object",
+        "required": ["columns"],
+        "additionalProperties": False,
+        "properties": {"columns": {"type": "object", "required": required, "properties": columns}},
+    }
+    example_columns = {field: [r.get(field) for r in rows] for field in inputs}
+    examples = {"rows": {"value": {"rows": rows}}, "columns": {"value": {"columns": example_columns}}}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    json_body = {"schema": {"oneOf": [as_rows, as_columns]}, "examples": examples}
+    return {kind: json_body if kind == JSON else binary for kind in sorted(BATCH_TYPES)}
 
 
-def _get(summary: str) -> dict[str, Any]:
+def _feedback(loaded: Loaded) -> dict[str, Any]:
+    label = _label_schema(loaded)
+    moment = {"type": "string", "format": "date-time", "description": "When it became true; default: now."}
+    by_id = {
+        "type": "object",
+        "required": ["prediction_id", "label"],
+        "properties": {"prediction_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "label": label, "at": moment},
+    }
+    by_entity = {
+        "type": "object",
+        "required": ["entity", "label"],
+        "properties": {"entity": {"type": "string", "minLength": 1}, "label": label, "at": moment},
+    }
+    one = {"oneOf": [by_id, by_entity]}
+    many = {"type": "object", "required": ["labels"], "properties": {"labels": {"type": "array", "items": one}}}
+    expected = loaded.predictor.golden["expected"][0]
+    example = {"prediction_id": "0190f3c2a1b4" + "0" * 20, "label": loaded.answers.told(expected)["prediction"]}
+    body = {"application/json": {"schema": {"oneOf": [by_id, by_entity, many]}, "example": example}}
+    accepted = {"$ref": "#/components/schemas/Accepted"}
+    return _post("Tell what came true: needs a key with the scope feedback.", body, accepted, {"accepted": 1}, [])
+
+
+def _protocol_paths(name: str, loaded: Loaded) -> dict[str, Any]:
+    inputs = inference_protocol.metadata(loaded)["inputs"]
+    row = loaded.predictor.golden["rows"][0]
+    example = {
+        "inputs": [
+            {"name": i["name"], "datatype": i["datatype"], "shape": [1], "data": [row.get(i["name"])]} for i in inputs
+        ]
+    }
+    anything = {"type": "object"}
+    body = {"application/json": {"schema": {"type": "object", "required": ["inputs"]}, "example": example}}
+    ready = _get("Whether it answers.", _GET | {"404"})
     return {
-        "summary": summary,
-        "responses": {"200": {"description": "JSON."}, **_error_responses({"401": _ERRORS["401"]})},
+        f"/v2/models/{name}": {"get": _get("Open Inference Protocol: the model's tensors.", _GET | {"404"})},
+        f"/v2/models/{name}/ready": {"get": ready},
+        f"/v2/models/{name}/infer": _post(
+            "Open Inference Protocol: infer.", body, anything, {"model_name": name, "outputs": []}, []
+        ),
     }
 
 
-def _error_responses(errors: dict[str, str]) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "example": _ERROR_EXAMPLE}}
-    return {status: {"description": description, "content": content} for status, description in errors.items()}
+def _post(
+    summary: str, content: dict[str, Any], schema: dict[str, Any], answered: dict[str, Any], parameters: list[Any]
+) -> dict[str, Any]:
+    good = {
+        "description": "As asked.",
+        "content": {"application/json": {"schema": schema, "example": answered}},
+    }
+    return {
+        "post": {
+            "summary": summary,
+            "parameters": parameters,
+            "requestBody": {"required": True, "content": content},
+            "responses": {"200": good, **_error_responses(set(_ERRORS))},
+        }
+    }
+
+
+def _get(summary: str, errors: set[str]) -> dict[str, Any]:
+    good = {"description": "JSON.", "content": {"application/json": {"schema": {"type": "object"}}}}
+    return {"summary": summary, "responses": {"200": good, **_error_responses(errors)}}
+
+
+def _error_responses(statuses: set[str]) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {
+        status: {
+            "description": description,
+            "content": {"application/json": {"schema": schema, "example": {"error": example}}},
+            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status in _LIMIT else {}),
+        }
+        for status, (description, example) in _ERRORS.items()
+        if status in statuses
+    }
+
+
+# ------------------------------------------------------------------------------------------------ schemas
 
 
 def _error_schema() -> dict[str, Any]:
@@ -130,27 +244,69 @@ def _error_schema() -> dict[str, Any]:
     }
 
 
+def _accepted_schema() -> dict[str, Any]:
+    return {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer"}}}
+
+
+def _prediction_schema(loaded: Loaded) -> dict[str, Any]:
+    classes = loaded.predictor.classes
+    properties: dict[str, Any] = {
+        "model": {"type": "string"},
+        "version": {"type": "integer"},
+        "prediction_id": {"type": "string"},
+        "prediction": _label_schema(loaded),
+        "warnings": {"type": "array", "items": {"type": "object"}},
+        "explanation": {"type": "object"},
+    }
+    if classes is not None:
+        properties["probabilities"] = {"type": "object", "additionalProperties": {"type": "number"}}
+    return {"type": "object", "required": ["prediction_id", "prediction"], "properties": properties}
+
+
+def _label_schema(loaded: Loaded) -> dict[str, Any]:
+    classes = loaded.predictor.classes
+    if classes is None:
+        unit = loaded.predictor.manifest.get("target_unit")
+        return {"type": "number", **({"description": f"In {unit}."} if unit else {})}
+    return {"enum": classes}
+
+
 def _row_schema(loaded: Loaded) -> dict[str, Any]:
     inputs = loaded.predictor.schema.inputs
+    properties = {name: _property(entry) for name, entry in inputs.items()}
+    if entity := loaded.predictor.manifest.get("entity"):
+        properties.setdefault(entity, {"description": "Whom or what the row is about; kept with the prediction."})
     return {
         "type": "object",
-        "additionalProperties": False,
-        "required": [name for name, entry in inputs.items() if entry.get("required", True)],
-        "properties": {name: _property(entry, loaded) for name, entry in inputs.items()},
+        "additionalProperties": loaded.predictor.manifest.get("extra_field") == "ignore",
+        "required": [name for name, entry in inputs.items() if _required(entry)],
+        "properties": properties,
     }
 
 
-def _property(entry: dict[str, Any], loaded: Loaded) -> dict[str, Any]:
+def _required(entry: dict[str, Any]) -> bool:
+    missing = entry.get("missing", "auto")
+    return bool(entry.get("required", True)) if missing == "auto" else missing == "error"
+
+
+def _property(entry: dict[str, Any]) -> dict[str, Any]:
     described = dict(_TYPES[entry["type"]])
+    said = [f"In {entry['unit']}."] if entry.get("unit") else []
     if entry.get("example") is not None:
         described["example"] = entry["example"]
-    if not entry.get("required", True):
+    if not _required(entry):
         described["nullable"] = True
     if categories := entry.get("categories"):
-        if loaded.predictor.manifest.get("unknown_category") == "error":
+        if entry.get("unknown_category") == "error":
             described["enum"] = categories
         else:
-            described["description"] = "Seen in training: " + ", ".join(map(str, categories[:20]))
+            said.append("Seen in training: " + ", ".join(map(str, categories[:20])) + ".")
     elif entry.get("minimum") is not None and entry.get("maximum") is not None:
-        described["description"] = f"Seen in training: {entry['minimum']} to {entry['maximum']}."
+        policy = entry.get("out_of_range", "warn")
+        if policy == "error" and entry["type"] in ("int", "float"):
+            described |= {"minimum": entry["minimum"], "maximum": entry["maximum"]}
+        beyond = {"warn": "beyond it the answer carries a warning", "clip": "what is beyond is clipped"}.get(policy)
+        said.append(f"Seen in training: {entry['minimum']} to {entry['maximum']}{'; ' + beyond if beyond else ''}.")
+    if said:
+        described["description"] = " ".join(said)
     return described

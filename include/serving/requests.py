@@ -1,268 +1,631 @@
-"""A request's JSON → columns, or a refusal that names the field: what a client sends is checked here, nowhere else.
+"""A request's body → columns, or a refusal that names the field: what a client sends is checked here, nowhere else.
 
-The hot path is one msgspec decode into a type made from the model's own inputs, and one array for all numbers. Only a
-refused body is looked at again, field by field, to say where it is wrong and what was expected.
+The hot path is one msgspec decode into a type made from the model's own inputs, and one array for all numbers of all
+rows, which is compared with the bounds at once. Only what is refused or unusual is looked at again, value by value.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import difflib
-import json
-import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
+
+from include.serving import refusals
+from include.serving.fields import (
+    DECODED,
+    EARLIEST,
+    LARGEST_NUMBER,
+    LATEST,
+    LONGEST_ENTITY,
+    NAT,
+    NUMERIC,
+    ORDER,
+    Field,
+    Fields,
+    path,
+)
+from include.serving.refusals import Refused
+
+__all__ = ["ARROW", "BATCH_TYPES", "JSON", "PARQUET", "Checked", "Columns", "Refused", "Row", "Schema", "Warning"]
 
 Columns = dict[str, np.ndarray]
+Row = Any
+"""An instance of the type that a Schema makes of its inputs: a msgspec.Struct."""
+Logged = Literal["all", "none"] | tuple[str, ...]
 
-LARGEST_NUMBER = float(np.finfo(np.float32).max)
-"""Estimators compute in 32 or 64 bits: what the smaller cannot hold is refused instead of becoming infinite."""
+JSON = "application/json"
+ARROW = "application/vnd.apache.arrow.stream"
+PARQUET = "application/vnd.apache.parquet"
+BATCH_TYPES = frozenset({JSON, ARROW, PARQUET})
+"""The content types of a batch; a single row is always JSON."""
 
-_EXPECTED = {
-    "float": "a number",
-    "int": "a whole number",
-    "bool": "true or false",
-    "string": "a string",
-    "timestamp": 'an ISO 8601 timestamp such as "2018-01-31T08:30:00"',
-    "date": 'an ISO 8601 date such as "2018-01-31"',
-}
-_DECODED: dict[str, Any] = {
-    "float": float,
-    "int": float,  # 3 and 3.0 are the same number in JSON; that it is whole is checked on the column
-    "bool": bool,
-    "string": str,
-    "timestamp": dt.datetime,
-    "date": dt.date,
-}
-_ORDER = ("int", "float", "bool", "string", "timestamp", "date")
-_NUMERIC = ("int", "float", "bool")
+MOST_WARNINGS = 1_000
+"""Warnings that one answer holds: a batch in other units than the model's would be answered with nothing else."""
+_Entity = Annotated[str, msgspec.Meta(max_length=LONGEST_ENTITY)]
+_Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_PIECE = 1 << 16
+_NUMBERS, _TICKS, _TIMES = np.dtype(np.float64), np.dtype(np.int64), np.dtype("datetime64[us]")
+_EPOCH = dt.datetime(1970, 1, 1)
+_EPOCH_UTC = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
+_MICROSECOND = dt.timedelta(microseconds=1)
+_encoder = msgspec.json.Encoder()
 
 
-class Refused(Exception):
-    """A request that gets a 4xx: `status`, a `code` for programs, a `message` for people, the `field`'s path."""
+class Warning(msgspec.Struct, frozen=True, gc=False):
+    """Something unusual in a row that was predicted nevertheless."""
 
-    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.field = status, code, message, field
+    code: str
+    field: str
+    message: str
+
+    def told(self) -> dict[str, str]:
+        """As the answer holds it."""
+        return {"code": self.code, "field": self.field, "message": self.message}
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a body became: columns that the model can be asked about, one entry a row."""
+
+    columns: Columns
+    count: int
+    warnings: list[Sequence[Warning]] | None
+    """For each row; None when there is none at all."""
+    entities: list[str | None] | None
+    """What each row is about; None where the model declares no entity."""
+    form: str
+    """`row`, `rows` or `columns`: how the body was written."""
+    rows: Sequence[Row] | None
+    """The decoded rows, where the body had rows."""
+    received: Columns
+    """The columns before numbers were clipped."""
+
+    def path(self, row: int, column: str | None = None) -> str | None:
+        """Where a row, or its value in a column, stands in the body: `rows[3].vendor`; None: it is the body."""
+        if column is None:
+            return None if self.form == "row" else f"{self.form}[{row}]"
+        return path(self.form, column, row)
 
 
 class Schema:
-    """What one version of a model takes: compiled once from its manifest's `inputs`."""
+    """What one version of a model takes: compiled once from its manifest.
 
-    def __init__(self, inputs: Sequence[dict[str, Any]], max_batch: int) -> None:
-        unknown = sorted({entry["type"] for entry in inputs} - set(_DECODED))
-        if unknown:
-            raise ValueError(f"inputs: no column is of type {unknown[0]!r}; there are {', '.join(_DECODED)}")
+    Args:
+        inputs: `manifest["inputs"]`.
+        max_batch: rows of a batch, at most.
+        extra_field: `error` or `ignore`: what a field is that the model does not know.
+        entity: a field that names what a row is about, whether or not it is an input.
+    """
+
+    def __init__(
+        self, inputs: Sequence[dict[str, Any]], max_batch: int, *, extra_field: str = "error", entity: str | None = None
+    ) -> None:
         self.inputs = {str(entry["name"]): entry for entry in inputs}
-        self.max_batch = max_batch
-        ordered = sorted(self.inputs.values(), key=lambda entry: _ORDER.index(entry["type"]))
-        self._names = [str(entry["name"]) for entry in ordered]
-        self._types = [str(entry["type"]) for entry in ordered]
-        self._whole = self._types.count("int")
-        self._numeric = sum(kind in _NUMERIC for kind in self._types)
-        required = {str(e["name"]) for e in inputs if e.get("required", True)}
-        fields: list[Any] = [
-            (f"f{n}", _DECODED[kind])
-            if name in required
-            else (f"f{n}", _DECODED[kind] | None, msgspec.field(default=None))
-            for n, (name, kind) in enumerate(zip(self._names, self._types, strict=True))
-        ]
-        row = msgspec.defstruct(
-            "Row",
-            fields,
-            rename={f"f{n}": name for n, name in enumerate(self._names)},
-            forbid_unknown_fields=True,
-            kw_only=True,
-            gc=False,
-        )
-        rows = msgspec.defstruct("Rows", [("rows", list[row])], forbid_unknown_fields=True)  # type: ignore[valid-type]
-        self._row = msgspec.json.Decoder(row)
-        self._rows = msgspec.json.Decoder(rows)
+        self.max_batch, self.entity = max_batch, entity
+        known = {str(entry["name"]): Field.of(entry) for entry in inputs}
+        self._known = Fields(known, entity, extra=extra_field == "ignore")
+        self._fields = sorted(known.values(), key=lambda field: ORDER.index(field.kind))
+        self._names = [field.name for field in self._fields]
+        self._numeric = sum(field.kind in NUMERIC for field in self._fields)
+        self._whole = sum(field.kind == "int" for field in self._fields)
+        self._texts = [n for n, field in enumerate(self._fields) if field.kind == "string"]
+        self._others = list(enumerate(self._fields))[self._numeric :]
+        self._closed = [field for field in self._fields if field.categories is not None]
+        self._set_bounds()
+        self._make_decoders()
+        self._writers: dict[Logged, Callable[[Sequence[Row]], list[bytes]]] = {}
 
-    def one(self, body: bytes) -> Columns:
-        """The columns of a body that is one row: `{"trip_distance": 2.1, …}`.
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Schema:
+        """The schema of a version; policies that an older manifest does not name are the defaults."""
+        return cls(
+            manifest["inputs"],
+            int(manifest["max_batch"]),
+            extra_field=manifest.get("extra_field", "error"),
+            entity=manifest.get("entity"),
+        )
+
+    def _set_bounds(self) -> None:
+        numbers = self._fields[: self._numeric]
+
+        def column(values: Sequence[Any], dtype: type) -> np.ndarray:
+            return np.array(values, dtype=dtype).reshape(-1, 1)
+
+        self._low = column([-LARGEST_NUMBER if f.minimum is None else f.minimum for f in numbers], float)
+        self._high = column([LARGEST_NUMBER if f.maximum is None else f.maximum for f in numbers], float)
+        self._erring = column([f.out_of_range == "error" for f in numbers], bool)
+        self._clipping = column([f.out_of_range == "clip" for f in numbers], bool)
+        self._errs, self._clips = bool(self._erring.any()), bool(self._clipping.any())
+
+    def _make_decoders(self) -> None:
+        """Types with one attribute a field: `f0`, `f1` … in our order, as names in JSON need not be Python's."""
+        names = {f"f{n}": name for n, name in enumerate(self._names)}
+        apart = self.entity is not None and self.entity not in self._known.inputs
+        self._entity_at = None if self.entity is None else len(self._names) if apart else self._names.index(self.entity)
+        fields: list[Any] = []
+        self._lists: list[Callable[[Any], list[Any]]] = []
+        for n, field in enumerate(self._fields):
+            kind = _Entity if field.name == self.entity and field.kind == "string" else DECODED[field.kind]
+            fields.append((f"f{n}", kind) if field.required else (f"f{n}", kind | None, None))
+            self._lists.append(msgspec.json.Decoder(list[kind if field.required else kind | None]).decode)  # type: ignore[misc]
+        if apart:
+            names[f"f{len(names)}"] = str(self.entity)
+            fields.append((f"f{len(fields)}", _Entity | _Number | None, None))
+            self._lists.append(msgspec.json.Decoder(list[_Entity | _Number | None]).decode)
+        strict: dict[str, Any] = {"forbid_unknown_fields": not self._known.extra, "kw_only": True, "gc": False}
+        row = msgspec.defstruct("Row", fields, rename=names, **strict)
+        raw = [(attribute, msgspec.Raw | UnsetType, UNSET) for attribute in names]
+        columns = msgspec.defstruct("Columns", raw, rename=names, **strict)
+        batch = msgspec.defstruct(
+            "Batch",
+            [("rows", list[row] | UnsetType, UNSET), ("columns", columns | UnsetType, UNSET)],  # type: ignore[valid-type]
+            forbid_unknown_fields=True,
+        )
+        subject = [("subject", str | int | float | None, None)]
+        self._row_names = names
+        self._decode_row = msgspec.json.Decoder(row).decode
+        self._decode_batch: Callable[[bytes], Any] = msgspec.json.Decoder(batch).decode
+        self._decode_subject: Callable[[bytes], Any] = msgspec.json.Decoder(
+            msgspec.defstruct("Subject", subject, rename={"subject": self.entity or "subject"}, gc=False)
+        ).decode
+
+    # --------------------------------------------------------------------------------------------- one row
+
+    def row(self, body: bytes) -> Row:
+        """A body that is one row, `{"trip_distance": 2.1, …}`, checked for names and types only; see `columns`.
 
         Raises:
             Refused: with the path of the first field that is wrong, such as `trip_distance`.
         """
         try:
-            row = self._row.decode(body)
-        except (ValueError, RecursionError) as error:  # both of msgspec's errors are ValueErrors
-            raise self._explain(body, error, batch=False) from None
-        return self._columns([row], batch=False)
+            row = self._decode_row(body)
+        except (ValueError, RecursionError) as error:  # all that msgspec raises are ValueErrors
+            raise refusals.of_row(body, error, self._known) from None
+        if b"\\" in body and b"\\u0000" in body:
+            self._refuse_null_characters([row], "row")
+        return row
 
-    def many(self, body: bytes) -> Columns:
-        """The columns of a body that is a batch: `{"rows": [{"trip_distance": 2.1, …}, …]}`.
+    def entity_of(self, body: bytes) -> str | None:
+        """What a row is about, before it is checked: None where it does not say, or where it is no row."""
+        if self.entity is None:
+            return None
+        try:
+            return _entity_text(self._decode_subject(body).subject)
+        except (ValueError, RecursionError):
+            return None
+
+    def entities(self, rows: Sequence[Row]) -> list[str | None] | None:
+        """What each row is about; None where the model declares no entity."""
+        if self._entity_at is None:
+            return None
+        attribute = f"f{self._entity_at}"
+        return [_entity_text(getattr(row, attribute)) for row in rows]
+
+    def columns(self, rows: Sequence[Row], *, batch: bool) -> Checked:
+        """Rows → columns, with the values checked: whole, finite, in range, of a known category.
+
+        Args:
+            rows: from `row`, at least one; those of several requests may be answered together.
+            batch: whether they are one request's; then paths are `rows[3].trip_distance`, else `trip_distance`.
 
         Raises:
-            Refused: with the path of the first field that is wrong, such as `rows[3].trip_distance`.
+            Refused: with the path of the first value that is wrong.
         """
-        rows = self._decode_rows(body)
-        self._check_length(len(rows))
-        return self._columns(rows, batch=True)
+        return self._of_rows(rows, "rows" if batch else "row", judged=True)
+
+    # --------------------------------------------------------------------------------------------- many rows
+
+    def many(self, body: bytes, content_type: str = JSON) -> Checked:
+        """The columns of a batch.
+
+        Args:
+            body: `{"rows": [{…}, …]}` or `{"columns": {"trip_distance": [2.1, …], …}}`, or a table as an Arrow IPC
+                stream or parquet.
+            content_type: one of `BATCH_TYPES`.
+
+        Raises:
+            Refused: with the path of what is wrong: `rows[3].trip_distance`, or `columns.trip_distance[3]`.
+        """
+        if content_type == JSON:
+            return self._of_json(body, self.max_batch, judged=True)
+        if content_type in BATCH_TYPES:
+            return self._of_table(body, content_type)
+        message = f"send a batch as Content-Type: {', '.join(sorted(BATCH_TYPES))}"
+        raise Refused(415, "unsupported_media_type", message)
+
+    def one(self, body: bytes) -> Columns:
+        """The columns of one of our own golden rows: as `unlimited`."""
+        return self._of_rows([self.row(body)], "row", judged=False).columns
 
     def unlimited(self, body: bytes) -> Columns:
-        """As `many`, for our own golden rows: without the limit on their number."""
-        return self._columns(self._decode_rows(body), batch=True)
+        """The columns of our own golden rows: without the limit on their number, and whatever the policies say."""
+        return self._of_json(body, None, judged=False).columns
 
-    def _decode_rows(self, body: bytes) -> list[Any]:
+    def _of_json(self, body: bytes, limit: int | None, *, judged: bool) -> Checked:
+        if limit is not None and len(body) > 3 * limit:  # a row takes three bytes at least
+            self._count_first(body, limit)
         try:
-            return cast(list[Any], cast(Any, self._rows.decode(body)).rows)
+            batch = self._decode_batch(body)
         except (ValueError, RecursionError) as error:
-            raise self._explain(body, error, batch=True) from None
+            raise refusals.of_batch(body, error, self._known) from None
+        if batch.columns is not UNSET:
+            if batch.rows is not UNSET:
+                raise Refused(422, "ambiguous", "send rows or columns, not both", "columns")
+            return self._of_lists(batch.columns, limit, judged=judged)
+        if batch.rows is UNSET:
+            raise refusals.of_batch(body, ValueError("neither rows nor columns"), self._known)
+        self._check_length(len(batch.rows), limit, "rows")
+        if b"\\" in body and b"\\u0000" in body:
+            self._refuse_null_characters(batch.rows, "rows")
+        return self._of_rows(batch.rows, "rows", judged=judged)
 
-    def _check_length(self, rows: int) -> None:
+    def _count_first(self, body: bytes, limit: int) -> None:
+        """Refuse too many rows before there are any: a million empty ones are 3 MB to send and 100 MB to hold."""
+        if body.count(b"{") - 1 > limit and (found := _rows_in(body)) > limit:
+            raise self._too_many(found, "rows")
+
+    def _check_length(self, rows: int, limit: int | None, field: str) -> None:
         if not rows:
-            raise Refused(422, "empty_batch", "the batch has no rows; send at least one", "rows")
-        if rows > self.max_batch:
-            raise Refused(
-                413,
-                "too_many_rows",
-                f"the batch has {rows} rows; this model takes {self.max_batch}: send several requests",
-                "rows",
-            )
+            raise Refused(422, "empty_batch", "the batch has no rows; send at least one", field)
+        if limit is not None and rows > limit:
+            raise self._too_many(rows, field)
 
-    def _columns(self, rows: list[Any], *, batch: bool) -> Columns:
-        if not self._names:
-            return {}
-        by_column = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
-        columns: Columns = {}
+    def _too_many(self, rows: int, field: str) -> Refused:
+        message = f"the batch has {rows} rows; this model takes {self.max_batch}: send several requests"
+        return Refused(413, "too_many_rows", message, field)
+
+    def _of_rows(self, rows: Sequence[Row], form: str, *, judged: bool) -> Checked:
+        if len(rows) == 1:
+            by_column: list[Sequence[Any]] = list(zip(msgspec.structs.astuple(rows[0]), strict=True))
+        else:
+            by_column = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
+        checked = self._of_values(by_column, len(rows), form, judged=judged)
+        checked.rows = rows
+        return checked
+
+    def _of_lists(self, columns: Any, limit: int | None, *, judged: bool) -> Checked:
+        """The lists of `{"columns": …}`, each decoded by itself, all of one length."""
+        lists: list[Sequence[Any] | None] = []
+        count, first = 0, ""
+        for attribute, name in self._row_names.items():
+            raw = getattr(columns, attribute)
+            values = None if raw is UNSET else self._list(len(lists), raw, limit)
+            lists.append(values)
+            if values is None:
+                field = self._known.inputs.get(name)
+                if field is not None and field.required:
+                    raise refusals.missing(field, f"columns.{name}")
+            elif not first:
+                count, first = len(values), name
+            elif len(values) != count:
+                message = f"columns.{name} has {len(values)} values and columns.{first} {count}; each row needs one"
+                raise Refused(422, "wrong_length", message, f"columns.{name}")
+        self._check_length(count, limit, "columns")
+        return self._of_values([[None] * count if v is None else v for v in lists], count, "columns", judged=judged)
+
+    def _list(self, n: int, raw: msgspec.Raw, limit: int | None) -> list[Any]:
+        text = bytes(raw)
+        name = self._row_names[f"f{n}"]
+        field = self._known.inputs.get(name) or Field(name, "entity", required=False)
+        if limit is not None and text.count(b",") >= limit and (count := _commas_in(text)) >= limit:
+            raise self._too_many(count + 1, f"columns.{name}")
+        try:
+            values = self._lists[n](text)
+        except (ValueError, RecursionError) as error:
+            raise refusals.of_column(text, error, field) from None
+        if b"\\u0000" in text:
+            _refuse_null_character(values, name, "columns")
+        return values
+
+    def _of_table(self, body: bytes, content_type: str) -> Checked:
+        from include.serving import tables  # and with it pyarrow, which most services never need
+
+        kinds = {
+            name: self._known.inputs[name].kind if name in self._known.inputs else "entity"
+            for name in self._row_names.values()
+        }
+        found, count = tables.read(body, content_type, kinds, self.max_batch, self._check_names)
+        self._check_length(count, self.max_batch, "columns")
+        return self._of_table_columns(found, count)
+
+    # --------------------------------------------------------------------------------------------- values
+
+    def _of_values(self, by_column: Sequence[Sequence[Any]], count: int, form: str, *, judged: bool) -> Checked:
+        """Checked columns of decoded values, in our order; beyond the inputs there may be an entity."""
+        numbers = self._numbers(by_column[: self._numeric], count, form)
+        others = {}
+        for n, field in self._others:
+            others[field.name] = _array(field, by_column[n], form)
+        checked = self._judge(numbers, others, count, form, judged=judged)
+        if self._entity_at is not None:
+            checked.entities = list(map(_entity_text, by_column[self._entity_at]))
+        return checked
+
+    def _numbers(self, by_column: Sequence[Sequence[Any]], count: int, form: str) -> np.ndarray:
+        """All numbers of all rows, (columns, rows); NaN is missing."""
+        try:
+            if count == 1:  # half the time of the general way
+                return np.array([value for (value,) in by_column], dtype=_NUMBERS)[:, None]
+            return np.array(by_column, dtype=_NUMBERS).reshape(self._numeric, count)
+        except OverflowError:  # JSON knows whole numbers of any length
+            for row in range(count):
+                for name, values in zip(self._names, by_column, strict=False):
+                    if isinstance(values[row], int) and abs(values[row]) > LARGEST_NUMBER:
+                        raise refusals.not_finite(path(form, name, row)) from None
+            raise
+
+    def _judge(self, numbers: np.ndarray, others: Columns, count: int, form: str, *, judged: bool) -> Checked:
+        """Hold all values against the bounds, and against the categories where they are closed."""
+        received, warnings = numbers, None
         if self._numeric:
-            numbers = np.array(by_column[: self._numeric], dtype=np.float64)
-            with np.errstate(invalid="ignore"):
-                large = np.abs(numbers) > LARGEST_NUMBER
-                whole = numbers[: self._whole]
-                broken = np.modf(whole)[0] != 0 if self._whole else large[:0]
-            if large.any() or (broken & ~np.isnan(whole)).any():
-                wrong, bad = (large, True) if large.any() else (broken & ~np.isnan(whole), False)
-                row, column = min((int(r), int(c)) for c, r in np.argwhere(wrong))
-                raise self._out_of_type(row, column, float(numbers[column, row]), large=bad, batch=batch)
-            columns = dict(zip(self._names, numbers, strict=False))
-        for n in range(self._numeric, len(self._names)):
-            columns[self._names[n]] = self._array(n, by_column[n], batch=batch)
-        return columns
+            outside = (numbers < self._low) | (numbers > self._high)
+            if np.count_nonzero(outside):
+                numbers, warnings = self._weigh(numbers, outside, form, judged=judged)
+        if self._whole:
+            whole = received[: self._whole]
+            if np.count_nonzero(np.floor(whole) != whole):
+                self._refuse_broken(whole, form)
+        columns = dict(zip(self._names, numbers, strict=False))
+        columns.update(others)
+        if judged:
+            for field in self._closed:
+                _check_categories(field, columns[field.name], form)
+        kept = columns if received is numbers else {**columns, **dict(zip(self._names, received, strict=False))}
+        return Checked(columns, count, warnings, None, form, None, kept)
 
-    def _array(self, n: int, values: tuple[Any, ...], *, batch: bool) -> np.ndarray:
-        kind = self._types[n]
-        if kind == "string":
-            return np.array(values, dtype=object)
-        if kind == "timestamp":
-            values = tuple(
-                self._naive(value, _path(self._names[n], row, batch=batch))
-                if value is not None and value.tzinfo
-                else value
-                for row, value in enumerate(values)
-            )
-        return np.array(values, dtype="datetime64[us]")
+    def _weigh(
+        self, numbers: np.ndarray, outside: np.ndarray, form: str, *, judged: bool
+    ) -> tuple[np.ndarray, list[Sequence[Warning]] | None]:
+        """What is done with numbers outside of what training saw, by the policy of their fields."""
+        refused = (numbers < -LARGEST_NUMBER) | (numbers > LARGEST_NUMBER)
+        if judged and self._errs:
+            refused |= outside & self._erring
+        if np.count_nonzero(refused):
+            row, column = np.argwhere(refused.T)[0].tolist()
+            raise self._out_of_range(column, row, float(numbers[column, row]), form)
+        if not judged:
+            return numbers, None
+        warned = outside
+        if self._clips:
+            warned = outside & ~self._clipping
+            numbers = np.where(self._clipping, np.clip(numbers, self._low, self._high), numbers)
+        return numbers, self._warnings(numbers, warned, form) if np.count_nonzero(warned) else None
 
-    @staticmethod
-    def _naive(value: dt.datetime, path: str) -> dt.datetime:
-        try:
-            return value.astimezone(dt.UTC).replace(tzinfo=None)
-        except OverflowError:
-            raise Refused(422, "out_of_range", f"{path} is a time before the year 1 or after 9999", path) from None
+    def _out_of_range(self, column: int, row: int, value: float, form: str) -> Refused:
+        field, where = self._fields[column], path(form, self._names[column], row)
+        if np.isinf(value):
+            return refusals.not_finite(where)
+        if abs(value) > LARGEST_NUMBER:
+            limits = f"±{LARGEST_NUMBER:.2g}; {value:g} cannot be computed with"
+            return Refused(422, "out_of_range", f"{where} must lie between {limits}", where)
+        message = f"{where} must lie between {_seen(field, ' and ')}, as in training; it is {value:.15g}"
+        return Refused(422, "out_of_range", message, where)
 
-    def _out_of_type(self, row: int, column: int, value: float, *, large: bool, batch: bool) -> Refused:
-        path = _path(self._names[column], row, batch=batch)
-        if large:
-            return Refused(
-                422,
-                "out_of_range",
-                f"{path} must lie between ±{LARGEST_NUMBER:.2g}; {value:g} cannot be computed with",
-                path,
-            )
-        return Refused(422, "wrong_type", f"{path} must be a whole number, not {value:g}", path)
+    def _warnings(self, numbers: np.ndarray, warned: np.ndarray, form: str) -> list[Sequence[Warning]]:
+        """For each row what was unusual in it, as far as one answer can hold."""
+        rows = np.flatnonzero(warned.any(axis=0))[: MOST_WARNINGS + 1]
+        found: dict[int, list[Warning]] = {}
+        for n, (place, column) in enumerate(np.argwhere(warned[:, rows].T)[: MOST_WARNINGS + 1].tolist()):
+            row = int(rows[place])
+            field, where = self._fields[column], path(form, self._names[column], row)
+            message = f"{where} is {numbers[column, row]:.15g}; training saw {_seen(field, ' to ')}"
+            if n == MOST_WARNINGS:
+                more = np.count_nonzero(warned) - MOST_WARNINGS
+                message = f"from {where} on {more} more values are outside of what training saw"
+            found.setdefault(row, []).append(Warning("out_of_range", where, message))
+        return [found.get(row, ()) for row in range(numbers.shape[1])]
 
-    # ------------------------------------------------------------------------------- why a body is refused
+    def _refuse_broken(self, whole: np.ndarray, form: str) -> None:
+        broken = np.argwhere(((whole != np.floor(whole)) & ~np.isnan(whole)).T)
+        for row, column in broken[:1].tolist():
+            where = path(form, self._names[column], row)
+            message = f"{where} must be a whole number, not {whole[column, row]:.15g}"
+            raise Refused(422, "wrong_type", message, where)
 
-    def _explain(self, body: bytes, error: Exception, *, batch: bool) -> Refused:
-        try:
-            document = json.loads(
-                body.decode(), parse_int=float
-            )  # unlike JSON, takes NaN and Infinity, so that they have a path
-        except RecursionError:
-            return Refused(400, "too_deep", "the JSON is nested too deeply; a row is a flat object")
-        except json.JSONDecodeError as malformed:
-            return Refused(
-                400,
-                "malformed_json",
-                f"the body is not JSON: {malformed.msg} at line {malformed.lineno} column {malformed.colno}",
-            )
-        except ValueError:
-            return Refused(400, "malformed_json", "the body is not JSON in UTF-8")
-        found = self._explain_batch(document) if batch else self._explain_row(document, "")
-        if found is None and not isinstance(error, msgspec.ValidationError):
-            return Refused(400, "malformed_json", f"the body is not JSON: {error}")
-        return found or Refused(422, "invalid", str(error).replace(" - at `$.", " - at `").removesuffix(" - at `$`"))
+    def _refuse_null_characters(self, rows: Sequence[Row], form: str) -> None:
+        texts = [*self._texts, *([] if self._entity_at in (None, *self._texts) else [self._entity_at])]
+        for n in texts:
+            _refuse_null_character([getattr(row, f"f{n}") for row in rows], self._row_names[f"f{n}"], form)
 
-    def _explain_batch(self, document: Any) -> Refused | None:
-        if not isinstance(document, dict):
-            return Refused(422, "wrong_type", f'the body must be {{"rows": [...]}}, not {_named(document)}')
-        if "rows" not in document:
-            return Refused(422, "missing", 'rows is missing: the body is {"rows": [{...}, ...]}', "rows")
-        if extra := next((key for key in document if key != "rows"), None):
-            return Refused(422, "unknown_field", f'{extra} is not known here; the body is {{"rows": [...]}}', extra)
-        rows = document["rows"]
-        if not isinstance(rows, list):
-            return Refused(422, "wrong_type", f"rows must be a list of rows, not {_named(rows)}", "rows")
-        try:
-            self._check_length(len(rows))
-        except Refused as refused:
-            return refused
-        return next((found for n, row in enumerate(rows) if (found := self._explain_row(row, f"rows[{n}]"))), None)
+    # --------------------------------------------------------------------------------------------- tables
 
-    def _explain_row(self, row: Any, path: str) -> Refused | None:
-        if not isinstance(row, dict):
-            return Refused(
-                422, "wrong_type", f"{path or 'the body'} must be an object, not {_named(row)}", path or None
-            )
-        for name, entry in self.inputs.items():
-            field = f"{path}.{name}" if path else name
-            if name not in row:
-                if entry.get("required", True):
-                    close = difflib.get_close_matches(name, [key for key in row if key not in self.inputs], n=1)
-                    hint = f" (you sent {close[0]!r})" if close else f"; it must be {_EXPECTED[entry['type']]}"
-                    return Refused(422, "missing", f"{field} is missing{hint}", field)
-            elif found := _explain_value(row[name], entry, field):
-                return found
-        for name in row:
-            if name not in self.inputs:
-                close = difflib.get_close_matches(name, self.inputs, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                field = f"{path}.{name}" if path else name
-                return Refused(422, "unknown_field", f"{field} is not an input of this model{hint}", field)
+    def _check_names(self, names: Sequence[str]) -> None:
+        """Refuse a table by its columns' names, before anything else of it is read."""
+        for name in names:
+            if not self._known.extra and not self._known.knows(name):
+                raise refusals.extra_field(name, f"columns.{name}", self._known)
+        for field in self._known.inputs.values():
+            if field.required and field.name not in names:
+                sent = [name for name in names if not self._known.knows(name)]
+                raise refusals.missing(field, f"columns.{field.name}", sent)
+
+    def _of_table_columns(self, found: Columns, count: int) -> Checked:
+        for field in self._fields:
+            values = found.setdefault(field.name, _nothing(field, count))
+            if field.required and (absent := _absent(values)).any():
+                raise refusals.null(field, path("columns", field.name, int(absent.argmax())))
+        for n in self._texts:
+            _refuse_null_character(found[self._names[n]].tolist(), self._names[n], "columns")
+        numbers = np.array([found[name] for name in self._names[: self._numeric]]).reshape(self._numeric, count)
+        others = {name: found[name] for name in self._names[self._numeric :]}
+        checked = self._judge(numbers, others, count, "columns", judged=True)
+        if self.entity is not None:
+            subjects = found.get(self.entity, np.full(count, None)).tolist()
+            checked.entities = _checked_entities(list(map(_entity_text, subjects)), self.entity)
+        return checked
+
+    # --------------------------------------------------------------------------------------------- the log
+
+    def inputs_json(self, given: Checked | Sequence[Row], logged: Logged) -> list[bytes]:
+        """For each row the JSON object of its inputs as they were received, as far as they may be logged.
+
+        Args:
+            given: rows, or what a batch became.
+            logged: `all`, `none`, or the names of inputs; names that this version does not know are passed over.
+        """
+        rows = given.rows if isinstance(given, Checked) else given
+        if logged == "none":
+            return [b"{}"] * (given.count if isinstance(given, Checked) else len(given))
+        if rows is None:
+            assert isinstance(given, Checked)  # noqa: S101  only a table has none
+            return self._columns_json(given, logged)
+        return (self._writers.get(logged) or self._writer(logged))(rows)
+
+    def _logged_names(self, logged: Logged) -> list[str]:
+        return [name for name in self._names if logged == "all" or name in logged]
+
+    def _writer(self, logged: Logged) -> Callable[[Sequence[Row]], list[bytes]]:
+        names = self._logged_names(logged)
+        if names == list(self._row_names.values()):
+            self._writers[logged] = _encoded
+            return _encoded
+        kept = _holder(names)
+        places = [self._names.index(name) for name in names]
+        pick: Callable[[Any], Any] = itemgetter(*places) if len(places) > 1 else lambda row: [row[n] for n in places]
+        values = msgspec.structs.astuple
+
+        def write(rows: Sequence[Row]) -> list[bytes]:
+            return _encoded([kept(*pick(values(row))) for row in rows])
+
+        self._writers[logged] = write
+        return write
+
+    def _columns_json(self, given: Checked, logged: Logged) -> list[bytes]:
+        names = self._logged_names(logged)
+        if not names:
+            return [b"{}"] * given.count
+        kept = _holder(names)
+        values = [_as_json(given.received[name], self._known.inputs[name].kind) for name in names]
+        return _encoded([kept(*row) for row in zip(*values, strict=True)])
+
+
+def _outside_strings(body: bytes) -> Iterator[np.ndarray]:
+    """JSON's bytes piece by piece, with a zero for each that stands in a string: to count without making anything."""
+    data = np.frombuffer(body.replace(rb"\\", b"").replace(rb"\"", b""), dtype=np.uint8)
+    quotes = 0
+    for start in range(0, len(data), _PIECE):
+        piece = data[start : start + _PIECE]
+        before = quotes + np.cumsum(piece == ord('"'))
+        quotes = int(before[-1])
+        yield np.where(before & 1, 0, piece)
+
+
+def _rows_in(body: bytes) -> int:
+    """How many objects stand on a body's third level, as rows do."""
+    count, depth = 0, 0
+    for piece in _outside_strings(body):
+        braces = piece == ord("{")
+        opening, closing = braces | (piece == ord("[")), (piece == ord("}")) | (piece == ord("]"))
+        depths = depth + np.cumsum(opening.astype(np.int64) - closing)
+        count, depth = count + int(np.count_nonzero(braces & (depths == 3))), int(depths[-1])
+    return count
+
+
+def _commas_in(text: bytes) -> int:
+    return sum(int(np.count_nonzero(piece == ord(","))) for piece in _outside_strings(text))
+
+
+def _array(field: Field, values: Sequence[Any], form: str) -> np.ndarray:
+    """The column of decoded strings, timestamps or dates. (NumPy itself takes eight times as long for times.)"""
+    if field.kind == "string":
+        return np.array(values, dtype=object)
+    if field.kind == "date":
+        ticks = [NAT if day is None else (day.toordinal() - _EPOCH_DAY) * 86_400_000_000 for day in values]
+        return np.array(ticks, dtype=_TICKS).view(_TIMES)
+    try:
+        return np.array([(time - _EPOCH) // _MICROSECOND for time in values], dtype=_TICKS).view(_TIMES)
+    except TypeError:  # one is missing, or has a zone
+        return _zoned(values, field.name, form)
+
+
+def _zoned(values: Sequence[dt.datetime | None], name: str, form: str) -> np.ndarray:
+    """Times with and without a zone, in UTC; with one they may lie in a year that UTC does not have."""
+    ticks = [
+        NAT if time is None else (time - (_EPOCH if time.tzinfo is None else _EPOCH_UTC)) // _MICROSECOND
+        for time in values
+    ]
+    for row, tick in enumerate(ticks):
+        if tick != NAT and not EARLIEST <= tick <= LATEST:
+            raise refusals.no_such_year(path(form, name, row))
+    return np.array(ticks, dtype=_TICKS).view(_TIMES)
+
+
+def _check_categories(field: Field, values: np.ndarray, form: str) -> None:
+    assert field.categories is not None  # noqa: S101  else it is not among the closed ones
+    sent = values.tolist()
+    if field.categories.issuperset(sent):
+        return
+    for row, value in enumerate(sent):
+        if value is not None and value == value and value not in field.categories:
+            raise refusals.unknown_category(field, value, path(form, field.name, row))
+
+
+def _refuse_null_character(values: Sequence[Any], name: str, form: str) -> None:
+    for row, value in enumerate(values):
+        if isinstance(value, str) and "\0" in value:
+            raise refusals.null_character(path(form, name, row))
+
+
+def _entity_text(value: str | float | None) -> str | None:
+    """7 and 7.0 are one entity; NaN is none."""
+    if value is None or isinstance(value, str):
+        return value
+    if value != value:
         return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _path(name: str, row: int, *, batch: bool) -> str:
-    return f"rows[{row}].{name}" if batch else name
+def _checked_entities(entities: list[str | None], name: str) -> list[str | None]:
+    for row, entity in enumerate(entities):
+        if entity is not None and len(entity) > LONGEST_ENTITY:
+            where = path("columns", name, row)
+            raise Refused(422, "too_long", f"{where} has more than {LONGEST_ENTITY} characters", where)
+    _refuse_null_character(entities, name, "columns")
+    return entities
 
 
-def _explain_value(value: Any, entry: dict[str, Any], field: str) -> Refused | None:
-    kind = entry["type"]
-    if value is None:
-        if entry.get("required", True):
-            return Refused(422, "missing", f"{field} must not be null; it must be {_EXPECTED[kind]}", field)
-        return None
-    if kind in ("int", "float") and isinstance(value, float):
-        if not math.isfinite(value):
-            return Refused(422, "not_finite", f"{field} must be a finite number", field)
-        return None
-    if kind == "bool" and isinstance(value, bool):
-        return None
-    if isinstance(value, str) and kind in ("string", "timestamp", "date"):
-        try:
-            msgspec.convert(value, _DECODED[kind])
-            value.encode()
-        except ValueError:
-            return Refused(422, "wrong_type", f"{field} must be {_EXPECTED[kind]}", field)
-        return None
-    return Refused(422, "wrong_type", f"{field} must be {_EXPECTED[kind]}, not {_named(value)}", field)
+def _seen(field: Field, between: str) -> str:
+    unit = f" {field.unit}" if field.unit else ""
+    return f"{field.minimum:.15g}{between}{field.maximum:.15g}{unit}"
 
 
-def _named(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", float: "a number"}
-    return "null" if value is None else names.get(type(value), "something else")
+def _nothing(field: Field, count: int) -> np.ndarray:
+    """A column of missing values."""
+    if field.kind in NUMERIC:
+        return np.full(count, np.nan)
+    return np.full(count, None) if field.kind == "string" else np.full(count, "NaT", dtype="datetime64[us]")
+
+
+def _absent(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "O":
+        return np.asarray(values == None, dtype=bool)  # noqa: E711  (elementwise)
+    return np.asarray(np.isnat(values) if values.dtype.kind == "M" else np.isnan(values))
+
+
+def _holder(names: Sequence[str]) -> Callable[..., Any]:
+    """A type that is written as an object of these names."""
+    attributes = [f"f{n}" for n in range(len(names))]
+    return msgspec.defstruct("Inputs", attributes, rename=dict(zip(attributes, names, strict=True)), gc=False)
+
+
+def _encoded(objects: Sequence[Any]) -> list[bytes]:
+    if len(objects) < 8:
+        return [_encoder.encode(one) for one in objects]
+    return _encoder.encode_lines(objects).split(b"\n")[:-1]  # a line holds no line break: JSON writes it as \n
+
+
+def _as_json(values: np.ndarray, kind: str) -> list[Any]:
+    """A column's values as JSON knows them; NaN is written as null."""
+    if kind == "date":
+        return list(values.astype("datetime64[D]").tolist())
+    sent: list[Any] = values.tolist()
+    if kind == "int":
+        return [int(v) if v == v else None for v in sent]
+    return [v != 0 if v == v else None for v in sent] if kind == "bool" else sent

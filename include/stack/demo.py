@@ -394,7 +394,7 @@ def _ask(stack: Stack, engine: sa.Engine, model: str) -> _Answer:
     deadline, said = time.monotonic() + 60, ""
     while time.monotonic() < deadline:
         try:
-            answer = httpx.post(url, json=golden["rows"][0], headers=headers, timeout=10)
+            answer = httpx.post(url, json=golden["rows"][0], headers=headers, timeout=10, verify=stack.trusted)
             said = f"{answer.status_code}: {answer.text[:300]}"
             if answer.status_code == 200 and answer.json()["version"] == champion.version:
                 return _Answer(champion, manifest, golden["rows"][0], answer.json()["prediction"])
@@ -511,8 +511,9 @@ def command(stack: Stack) -> str:
 
 def curl(stack: Stack, model: str, row: Mapping[str, Any]) -> str:
     """A line that asks the service for a prediction when it is pasted into a shell."""
+    trusted = f"--cacert {shlex.quote(stack.certificate)} " if stack.certificate else ""
     return (
-        f"curl -s {stack.address('serving')}/models/{model}/predict"
+        f"curl -s {trusted}{stack.address('serving')}/models/{model}/predict"
         f' -H "Authorization: Bearer $({command(stack)} key serving)" -H "Content-Type: application/json"'
         f" -d {shlex.quote(json.dumps(row))}"
     )

@@ -18,6 +18,7 @@ TELEMETRY_OFF = {
     "BENTOML_DO_NOT_TRACK": "True",
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 
 PRELOADED = (
@@ -246,9 +247,9 @@ def mlflow_auth_config(database_url: str) -> str:
 
 
 def serving_environment(
-    *, root: Path, home: Path, database_url: str, serving_url: str, serving_key: str, data_url: str
+    *, root: Path, home: Path, database_url: str, serving_url: str, data_url: str
 ) -> dict[str, str]:
-    """What the prediction service reads: none of the other parts' secrets."""
+    """What the prediction service reads: none of the other parts' secrets, and its keys from <home>/serving."""
     return {
         **TELEMETRY_OFF,
         "PYTHONPATH": str(root),
@@ -256,7 +257,6 @@ def serving_environment(
         "MLOPS_DATA_URL": data_url,
         "MLOPS_DATABASE_URL": database_url,
         "MLOPS_SERVING_URL": serving_url,
-        "MLOPS_SERVING_KEY": serving_key,
         "BENTOML_HOME": str(home / "bentoml"),
         "OMP_NUM_THREADS": "1",
         "SPT_NOENV": "1",

@@ -7,12 +7,14 @@ running stack it starts what is missing, after a `kill -9` it first removes what
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import fcntl
 import importlib.metadata
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -23,16 +25,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import certifi
 import psutil
 
 from include import settings, storage
-from include.serving.command import serve_command
+from include.serving import keys as serving_keys
+from include.serving.command import STOP_SECONDS, CannotStart, certificate, serve_command
 from include.stack import credentials, environment, ports, postgres, processes, supervisor
 from include.stack.progress import Progress
 
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-PARTS = ("postgres", "mlflow", "prediction", *AIRFLOW_PARTS)
+PARTS = ("postgres", "mlflow", "prediction", "rollouts", *AIRFLOW_PARTS)
 MINIMUM_FREE_BYTES = 2 * 1024**3
+ROLLOUTS_BEAT = Path("run", "rollouts.beat")
+"""Touched by the controller after each look; see include/deployment/controller.py."""
+TRUSTED = "trusted.pem"
+"""In the folder `run`: the public certificates and the service's own, which may be nobody else's."""
 LONGEST_START = 180.0
 """Seconds after which a part that lives, but does not become ready, is given up."""
 
@@ -49,6 +57,8 @@ class Stack:
     home: Path
     stack_id: str
     ports: dict[str, int]
+    certificate: str | None = None
+    """The service's certificate: with one it speaks TLS."""
 
     @property
     def run(self) -> Path:
@@ -71,7 +81,13 @@ class Stack:
 
     def address(self, part: str) -> str:
         """Where a part answers: `airflow`, `mlflow` or `serving`."""
-        return f"http://{ports.HOST}:{self.ports[part]}"
+        scheme = "https" if part == "serving" and self.certificate else "http"
+        return f"{scheme}://{ports.HOST}:{self.ports[part]}"
+
+    @property
+    def trusted(self) -> ssl.SSLContext | bool:
+        """What a client of ours trusts: the service's certificate, beside those that everybody trusts."""
+        return ssl.create_default_context(cafile=str(self.run / TRUSTED)) if self.certificate else True
 
 
 @dataclass(frozen=True)
@@ -96,7 +112,8 @@ def load(root: Path, home: Path) -> Stack:
     """
     try:
         saved = json.loads((home / "stack.json").read_text(encoding="utf-8"))
-        return Stack(root, home, str(saved["id"]), {part: int(saved["ports"][part]) for part in ports.DEFAULTS})
+        known = {part: int(saved["ports"][part]) for part in ports.DEFAULTS}
+        return Stack(root, home, str(saved["id"]), known, saved.get("certificate"))
     except FileNotFoundError as error:
         raise StackError(f"no stack was started in {home} yet: run `make up`, or set MLOPS_HOME") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -104,7 +121,8 @@ def load(root: Path, home: Path) -> Stack:
 
 
 def _save(stack: Stack) -> None:
-    text = json.dumps({"id": stack.stack_id, "ports": stack.ports}, indent=1)
+    saved = {"id": stack.stack_id, "ports": stack.ports, "certificate": stack.certificate}
+    text = json.dumps(saved, indent=1)
     storage.write_bytes(str(stack.home / "stack.json"), text.encode())
 
 
@@ -151,6 +169,8 @@ def platform_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, 
         threads=settings.cores(shared_by=2),
     )
     passed_on = ("MLOPS_PARAMS", "MLOPS_DATA_URL", "MLOPS_DVC_REMOTE_URL", "MLOPS_S3_ENDPOINT_URL", "MLOPS_SUITES")
+    if stack.certificate:
+        variables["SSL_CERT_FILE"] = str(stack.run / TRUSTED)
     return {**variables, **{name: inherited[name] for name in passed_on if inherited.get(name)}}
 
 
@@ -200,9 +220,10 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         data_url=platform.get("MLOPS_DATA_URL") or str(stack.home / "data"),
         database_url=platform["MLOPS_DATABASE_URL"],
         serving_url=stack.address("serving"),
-        serving_key=keys.serving_key,
     )
     serving |= {name: platform[name] for name in ("MLOPS_PARAMS", "MLOPS_S3_ENDPOINT_URL") if name in platform}
+    if files := certificate(inherited):
+        serving |= {"MLOPS_SERVING_CERTIFICATE": str(files[0]), "MLOPS_SERVING_CERTIFICATE_KEY": str(files[1])}
     address = ("--host", ports.HOST, "--port")
     commands: dict[str, tuple[str, ...]] = {
         "api-server": ("api-server", *address, str(stack.ports["airflow"]), "--workers", "1"),
@@ -230,8 +251,12 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
             stop_seconds=4,  # it holds no state, and waits for idle connections
         ),
         supervisor.Program(
-            "prediction", tuple(serve_command(stack.ports["serving"], stack.root)), serving, stop_seconds=15
+            "prediction",
+            tuple(serve_command(stack.ports["serving"], stack.root)),
+            serving,
+            stop_seconds=STOP_SECONDS,
         ),
+        supervisor.Program("rollouts", (python, "-m", "include.deployment.controller"), platform, stop_seconds=4),
         *(
             supervisor.Program(
                 name,
@@ -287,11 +312,12 @@ def up(
     began = time.monotonic()
     _prepare_home(home, minimum_free)
     with _alone(home):
-        stack, control = _find(root, home, ports.explicit(inherited), progress)
+        stack, control = _find(root, home, inherited, progress)
         fresh = control is None
         try:
             if control is None:
                 control = _start_supervisor(stack, inherited)
+            _keep_serving_keys(stack)
             started = _bring_up(stack, control, inherited, progress)
         except BaseException:
             if fresh:
@@ -305,11 +331,14 @@ def up(
 
 
 def _find(
-    root: Path, home: Path, asked: Mapping[str, int], progress: Progress
+    root: Path, home: Path, inherited: Mapping[str, str], progress: Progress
 ) -> tuple[Stack, supervisor.Control | None]:
     """The stack of this home, and its supervisor if one runs; what a killed one left behind is removed."""
+    asked = ports.explicit(inherited)
     known = load(root, home) if (home / "stack.json").exists() else None
     if known is not None:
+        if known.credentials_file.exists():  # an older version of the platform needed fewer
+            credentials.read_or_create(known.credentials_file)
         control = _control(known)
         if control is not None:
             for part, port in asked.items():
@@ -327,10 +356,29 @@ def _find(
     choice = ports.choose(asked, known.ports if known else {})
     for notice in choice.notices:
         progress.line(f"  {notice}")
-    stack = Stack(root, home, known.stack_id if known else uuid.uuid4().hex, choice.ports)
+    own = _certificate(home / "run", inherited)
+    stack = Stack(root, home, known.stack_id if known else uuid.uuid4().hex, choice.ports, own)
     credentials.read_or_create(stack.credentials_file)
     _save(stack)
     return stack, None
+
+
+def _keep_serving_keys(stack: Stack) -> None:
+    """Let the prediction service know the stack's own keys; one that runs reads them within a second."""
+    serving_keys.keep(serving_keys.file_of(stack.home), stack.credentials().serving_keys(), now=dt.datetime.now(dt.UTC))
+
+
+def _certificate(run: Path, inherited: Mapping[str, str]) -> str | None:
+    """The service's certificate, if it is given one; it is laid beside the public ones, for our own clients."""
+    try:
+        files = certificate(inherited)
+    except CannotStart as error:
+        raise StackError(str(error)) from None
+    if files is None:
+        return None
+    texts = (Path(certifi.where()).read_text(encoding="utf-8"), files[0].read_text(encoding="utf-8"))
+    storage.write_bytes(str(run / TRUSTED), "\n".join(texts).encode())
+    return str(files[0])
 
 
 def _control(stack: Stack) -> supervisor.Control | None:
@@ -342,11 +390,11 @@ def _control(stack: Stack) -> supervisor.Control | None:
 def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.Control:
     keys = stack.credentials()
     postgres.prepare(stack.home / "postgres", keys.postgres_password)
-    credentials.write_private(
+    storage.write_private(
         stack.home / "airflow" / "passwords.json", environment.simple_auth_passwords(keys.airflow_admin_password)
     )
     mlflow_url = postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"])
-    credentials.write_private(stack.run / "mlflow-auth.ini", environment.mlflow_auth_config(mlflow_url))
+    storage.write_private(stack.run / "mlflow-auth.ini", environment.mlflow_auth_config(mlflow_url))
     socket = supervisor.socket_path(stack.run)
     text = supervisor.configuration(
         programs(stack, inherited),
@@ -389,7 +437,7 @@ def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str,
     jobs = _start_migrations(stack, inherited, migrated)
     start(*({"mlflow"} - jobs.keys()))
     _migrate_platform(stack, migrated)
-    start("prediction")
+    start("prediction", "rollouts")
     if "airflow" not in jobs:
         start(*AIRFLOW_PARTS)
     followers = {"mlflow": ("mlflow",), "airflow": AIRFLOW_PARTS}
@@ -523,7 +571,9 @@ def _is_ready(stack: Stack, name: str, airflow_health: Mapping[str, Any], since:
     if name == "mlflow":
         return _answers(f"{stack.address('mlflow')}/health")
     if name == "prediction":
-        return _answers(f"{stack.address('serving')}/livez")
+        return _answers(f"{stack.address('serving')}/livez", stack.trusted)
+    if name == "rollouts":
+        return _beats(stack.home / ROLLOUTS_BEAT, since)
     if name == "api-server":
         return bool(airflow_health)
     key = name.replace("-", "_")
@@ -532,15 +582,24 @@ def _is_ready(stack: Stack, name: str, airflow_health: Mapping[str, Any], since:
     return info.get("status") == "healthy" and bool(beat) and _timestamp(str(beat)) >= since
 
 
+def _beats(file: Path, since: float) -> bool:
+    """Whether the controller has looked at the rollouts since then, and lately."""
+    try:
+        return file.stat().st_mtime >= max(since, time.time() - 15)
+    except OSError:
+        return False
+
+
 def _timestamp(text: str) -> float:
     import datetime as dt
 
     return dt.datetime.fromisoformat(text).timestamp()
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, trusted: ssl.SSLContext | bool = True) -> bool:
+    context = trusted if isinstance(trusted, ssl.SSLContext) else None
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  (an http URL of ours)
+        with urllib.request.urlopen(url, timeout=2, context=context) as answer:  # noqa: S310  (a URL of ours)
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.stack.credentials import write_private
 from include.stack.environment import database_url
 from include.stack.ports import HOST
+from include.storage import write_private
 
 if TYPE_CHECKING:
     import pwd

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from include.stack.credentials import write_private
+from include.storage import write_private
 
 LONGEST_SOCKET_PATH = 95
 """Of the 107 bytes that a socket's path may have; supervisord adds its process id while it makes the file."""

@@ -14,11 +14,13 @@ from include import served_form
 from include.features.columns import from_rows
 from include.features.feature_set import FeatureSet
 from include.served_form import ServedForm
+from include.serving.explanation import Explanation
 from include.serving.predictor import Predictor
 
 TOLERANCE = 1e-5
 """Relative; the golden rows are held against the same."""
 CHECKED_ROWS = 5_000
+EXPLAINED_ROWS = 3
 
 
 class NotEqual(RuntimeError):
@@ -36,8 +38,12 @@ def export(
     golden_rows: list[dict[str, Any]],
     manifest: Mapping[str, Any],
     real: Mapping[str, np.ndarray],
+    booster: bytes | None = None,
+    explanation: Mapping[str, Any] | None = None,
 ) -> ServedForm:
     """Write the served form, load it with the code that serves, and compare its answers with the trained model's.
+
+    Each kernel's answers are compared, and what the first explanations add up to.
 
     Args:
         into: a folder; what is in it is replaced.
@@ -49,9 +55,11 @@ def export(
         golden_rows: rows as a client sends them.
         manifest: see include/served_form.py.
         real: raw columns of held-out rows that the service would answer; at most the first `CHECKED_ROWS` are compared.
+        booster: the same trees as XGBoost's binary model, which answers many rows faster and explains.
+        explanation: how a score is taken apart; see include/serving/explanation.py.
 
     Raises:
-        NotEqual: an answer differs by more than the tolerance.
+        NotEqual: an answer differs by more than the tolerance, or an explanation adds up to something else.
     """
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
@@ -61,23 +69,46 @@ def export(
 
     expected = trained(from_rows(golden_rows, feature_set.inputs))
     golden = {"rows": golden_rows, "expected": expected.tolist(), "tolerance": TOLERANCE}
-    documents = {"preprocessing.json": preprocessing, "profile.json": profile, "golden.json": golden}
+    documents: dict[str, Any] = {"preprocessing.json": preprocessing, "profile.json": profile, "golden.json": golden}
+    if explanation is not None:
+        documents["explanation.json"] = dict(explanation)
     for name, document in documents.items():
         (into / name).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
     (into / "model.onnx").write_bytes(onnx)
+    if booster is not None:
+        (into / "booster.ubj").write_bytes(booster)
     if feature_set.definition is not None:
         (into / "definition.py").write_text(feature_set.definition, encoding="utf-8")
     form = served_form.seal(into, {**manifest, "features": feature_set.spec})
 
     predictor = Predictor.load(form)
+    if predictor.without_booster:
+        raise NotEqual(f"the estimator's to_booster cannot be used: {predictor.without_booster}. Nothing is registered")
     checked = {name: values[:CHECKED_ROWS] for name, values in real.items()}
-    compare(predictor.predict(checked), trained(checked))
+    answers = trained(checked)
+    for kernel, served in predictor.predict_by_each(checked).items():
+        compare(served, answers, kernel)
+    if explanation is not None:
+        for row in range(min(EXPLAINED_ROWS, len(answers))):
+            alone = slice(row, row + 1)
+            explained = predictor.explain({name: values[alone] for name, values in real.items()})
+            _check_explanation(explained, answers[alone])
     predictor.replay_golden()
     return form
 
 
-def compare(served: np.ndarray, trained: np.ndarray) -> None:
-    """Hold the served answers against the trained model's.
+def _check_explanation(explanation: Explanation, trained: np.ndarray) -> None:
+    added = explanation.predictions()
+    size = np.abs(explanation.base).max() + np.abs(explanation.contributions).sum(axis=2).max()  # what float32 rounds
+    if not np.allclose(added, trained, rtol=1e-4, atol=TOLERANCE * size):
+        raise NotEqual(
+            f"an explanation adds up to {added.tolist()}, but the trained model answers {trained.tolist()}."
+            " Nothing is registered. The estimator's explanation and its predict must do the same"
+        )
+
+
+def compare(served: np.ndarray, trained: np.ndarray, kernel: str = "onnxruntime") -> None:
+    """Hold the answers of one of the served form's kernels against the trained model's.
 
     Raises:
         NotEqual: naming how many differ, the first of them and the largest difference.
@@ -86,7 +117,8 @@ def compare(served: np.ndarray, trained: np.ndarray) -> None:
         raise NotEqual(
             f"the served form answers {served.shape}, the trained model {trained.shape}; nothing is registered"
         )
-    scale = np.maximum(np.abs(trained), 1e-2 if trained.ndim == 2 else 1e-6)
+    # of probabilities in 32 bits, the smaller one is only as exact as the larger one that it is the rest of
+    scale = np.maximum(np.abs(trained), 1e-1 if trained.ndim == 2 else 1e-6)
     difference = np.abs(served - trained) / scale
     wrong = ~(difference <= TOLERANCE)
     if wrong.any():
@@ -94,6 +126,6 @@ def compare(served: np.ndarray, trained: np.ndarray) -> None:
         raise NotEqual(
             f"the served form differs from the trained model in {int(wrong.sum())} of {wrong.size} answers by up to"
             f" {np.nanmax(difference):.2g} (relative; {TOLERANCE:g} is allowed): row {row} is {served[row]},"
-            f" not {trained[row]}."
-            " Nothing is registered. The estimator's to_onnx and its predict must do the same"
+            f" not {trained[row]}, by {kernel}."
+            " Nothing is registered. The estimator's to_onnx, its to_booster and its predict must do the same"
         )

@@ -129,6 +129,8 @@ def _fit(
     form = export.export(
         work / tracking.SERVED,
         onnx=estimator.to_onnx(chosen),
+        booster=estimator.to_booster(chosen),
+        explanation=estimator.explanation(chosen),
         predict=lambda X: estimator.predict(chosen, X),
         feature_set=feature_set,
         preprocessing=preprocessing,
@@ -142,6 +144,8 @@ def _fit(
             "model": model,
             "task": entry.task,
             "target": entry.target,
+            "target_unit": entry.serving.units.get(entry.target),
+            "entity": entry.entity,
             "description": entry.description,
             "estimator": name,
             "classes": classes,
@@ -157,6 +161,8 @@ def _fit(
             "code_version": code_version,
             "created_at": dt.datetime.fromtimestamp(best.ended, dt.UTC).isoformat(timespec="seconds"),
             "max_batch": entry.serving.max_batch,
+            "extra_field": entry.serving.extra_field,
+            "logged": entry.serving.log.inputs,
         },
         real={column: values[rows] for column, values in held.items()},
     )

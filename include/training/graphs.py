@@ -7,13 +7,21 @@ here every number that goes into one is visible.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 Link = Literal["identity", "exp", "sigmoid", "softmax", "probabilities"]
 """How a score becomes a prediction: `sigmoid` gives two columns, 1 - p and p; `probabilities` takes it as it is."""
+SCALES: dict[Link, str] = {
+    "identity": "prediction",
+    "exp": "log",
+    "sigmoid": "log_odds",
+    "softmax": "log_odds",
+    "probabilities": "prediction",
+}
+"""What a score is called where it is explained."""
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 
@@ -32,6 +40,8 @@ class Tree:
     """bool: whether NaN takes the left child."""
     values: np.ndarray
     """What a node adds to each target when it is a leaf: float32 (nodes, targets)."""
+    cover: np.ndarray
+    """The weight of the training rows that reached it: explanations take expectations by it."""
 
 
 def constant(values: np.ndarray, features: int) -> bytes:
@@ -52,7 +62,7 @@ def linear(weights: np.ndarray, bias: np.ndarray, fill: np.ndarray, link: Link) 
         _node("IsNaN", ["X"], "missing"),
         _node("Where", ["missing", "fill", "X"], "filled"),
         _node("MatMul", ["filled", "weights"], "product"),
-        _node("Add", ["product", "bias"], "score"),
+        _node("Add", ["product", "bias"], _score(link)),
     ]
     initial = {"fill": fill.astype(np.float64), "weights": weights.astype(np.float64), "bias": bias.astype(np.float64)}
     links, more, width = _link(link, weights.shape[1], np.float64)
@@ -78,7 +88,8 @@ def trees(
         features: k.
         width: the number of targets.
         mode: whether a row goes left when it is less than the threshold, or at most equal to it.
-        base: the score before the first tree, (width,).
+        base: the score before the first tree, (width,). It goes into the first tree's leaves: float32 then adds up in
+            the very order in which XGBoost adds, to the same bits.
         link: how the score becomes the prediction.
         fill: what stands in for a missing value of each feature; None: the trees know the missing's way.
     """
@@ -89,18 +100,28 @@ def trees(
     ensemble = _node(
         "TreeEnsembleRegressor",
         [entry],
-        "sum",
+        _score(link),
         domain="ai.onnx.ml",
         n_targets=width,
         aggregate_function="SUM",
         post_transform="NONE",
-        base_values=base.astype(np.float32).tolist(),
-        **_ensemble(forest, targets, mode),
+        **_ensemble(_with_base(forest, targets, base.astype(np.float32)), targets, mode),
     )
     links, more, columns = _link(link, width, np.float32)
-    links[0].input[0] = "sum"
     initial = more if fill is None else {**more, "fill": fill.astype(np.float32)}
     return _model([*nodes, ensemble, *links], initial, features, np.float32, columns)
+
+
+def _with_base(forest: Sequence[Tree], targets: Sequence[int] | None, base: np.ndarray) -> list[Tree]:
+    """The forest with each target's base added to the leaves of its first tree."""
+    trees, known = list(forest), set()
+    for number, tree in enumerate(forest):
+        target = None if targets is None else targets[number]
+        if target not in known:
+            known.add(target)
+            added = base if target is None else base[target]
+            trees[number] = replace(tree, values=(tree.values + added).astype(np.float32))
+    return trees
 
 
 def _ensemble(forest: Sequence[Tree], targets: Sequence[int] | None, mode: str) -> dict[str, Any]:
@@ -137,15 +158,17 @@ def _ensemble(forest: Sequence[Tree], targets: Sequence[int] | None, mode: str) 
     }
 
 
-def _link(link: Link, width: int, dtype: type) -> tuple[list[Any], dict[str, np.ndarray], int | None]:
-    """Nodes from `score` to `prediction`, their constants, and the output's columns (None: one number a row)."""
-    flat = {"flat": np.array([-1], np.int64)}
-    if link == "identity":
-        return [_node("Reshape", ["score", "flat"], "prediction")], flat, None
+def _score(link: Link) -> str:
+    """What the score's node puts out: the prediction itself, where nothing is to be done (a node costs a row 3 µs)."""
+    return "prediction" if link in ("identity", "probabilities") else "score"
+
+
+def _link(link: Link, width: int, dtype: type) -> tuple[list[Any], dict[str, np.ndarray], int]:
+    """Nodes from `score` to `prediction`, their constants, and the output's columns."""
+    if link in ("identity", "probabilities"):
+        return [], {}, width
     if link == "exp":
-        return [_node("Exp", ["score"], "mean"), _node("Reshape", ["mean", "flat"], "prediction")], flat, None
-    if link == "probabilities":
-        return [_node("Identity", ["score"], "prediction")], {}, width
+        return [_node("Exp", ["score"], "prediction")], {}, width
     if link == "softmax":
         return [_node("Softmax", ["score"], "prediction", axis=1)], {}, width
     nodes = [

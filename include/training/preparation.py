@@ -29,7 +29,7 @@ from include import storage
 from include.features.columns import ColumnType, from_arrow, types_of
 from include.features.feature_set import FeatureSet, UnknownCategory
 from include.features.profile import profile
-from include.settings import Model, Split
+from include.settings import FieldPolicy, Model, Serving, Split
 from include.training import evaluation, tracking, tuning
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ def lay_down(
         matrices[f"X_{name}"] = feature_set.transform(fitted, _take(computed, part == name), unknown="other")
     for name in ("train", "validation", "test"):
         matrices[f"y_{name}"] = y[part == name]
+    tolerate(fitted, entry.serving)
     names = feature_set.names(fitted)
     _check_finite(model, matrices, names)
 
@@ -206,8 +207,20 @@ def lay_down(
     )
     seen = _take({**raw, **computed}, ~held)
     _write_json(work / "profile.json", {"rows": int((~held).sum()), "columns": profile(seen)})
-    _write_json(work / "inputs.json", describe_inputs(_take(raw, ~held), feature_set.inputs))
-    golden = golden_rows(_take(raw, held), feature_set, fitted)
+    inputs = describe_inputs(
+        _take(raw, ~held),
+        feature_set.inputs,
+        serving=entry.serving,
+        learned=_categories(fitted),
+        unknown_category=feature_set.unknown_category,
+    )
+    _write_json(work / "inputs.json", inputs)
+    golden = golden_rows(_take(raw, held), feature_set, fitted, inputs)
+    if not golden:
+        raise Untrainable(
+            f"{model}: by its own policies the service would refuse every held-out row; look at serving and"
+            " features.unknown_category"
+        )
     _write_json(work / "golden_rows.json", as_rows(_take(raw, held), feature_set.inputs, golden))
     kept = [*feature_set.inputs, *(c for c in (time_column, entry.entity) if c), entry.target]
     table = table.select([c for c in dict.fromkeys(kept) if c in table.column_names])
@@ -494,34 +507,86 @@ def _write_evidence(
 # ---------------------------------------------------------------------------------------------- requests
 
 
-def describe_inputs(raw: Mapping[str, np.ndarray], types: Mapping[str, ColumnType]) -> list[dict[str, Any]]:
-    """What a request must carry: a field may be left out when training has seen rows without it."""
+def tolerate(fitted: dict[str, Any], serving: Serving) -> None:
+    """Note with what was learned which columns take an unknown category although the model does not."""
+    for column in fitted["columns"]:
+        policy = serving.fields.get(column["column"])
+        if policy is not None and policy.unknown_category == "other" and "categories" in column:
+            column["unknown"] = "other"
+
+
+def _categories(fitted: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The columns that are categories as they are, not by their bins, with those that were learned."""
+    return {
+        column["column"]: [value for value in column["categories"] if value is not None]
+        for column in fitted["columns"]
+        if "categories" in column and "edges" not in column
+    }
+
+
+def describe_inputs(
+    raw: Mapping[str, np.ndarray],
+    types: Mapping[str, ColumnType],
+    *,
+    serving: Serving | None = None,
+    learned: Mapping[str, list[Any]] | None = None,
+    unknown_category: str = "other",
+) -> list[dict[str, Any]]:
+    """What a request must carry, and what is done with what is unusual in it.
+
+    Args:
+        raw: the rows that training has seen.
+        types: the inputs.
+        serving: the model's policies; a field's own come before them. None: the defaults.
+        learned: column → its categories, where it is used as one.
+        unknown_category: the model's policy for these.
+    """
+    serving, learned = serving or Serving(), learned or {}
     described = []
     for name, kind in types.items():
-        values = raw[name]
+        values, policy = raw[name], serving.fields.get(name, FieldPolicy())
         missing = _missing(values)
         present = values[~missing]
+        missed = policy.missing or serving.missing
+        if missed == "auto":
+            missed = "impute" if missing.any() else "error"
+        unknown = policy.unknown_category or (unknown_category if name in learned else None)
         entry: dict[str, Any] = {
             "name": name,
             "type": kind,
-            "required": not missing.any(),
+            "required": missed == "error",
+            "missing": missed,
+            "unknown_category": unknown or ("other" if kind == "string" else None),
+            "out_of_range": None,
+            "unit": serving.units.get(name),
             "example": _json(present[len(present) // 2], kind) if len(present) else None,
             "categories": None,
             "minimum": None,
             "maximum": None,
         }
-        if kind == "string":
+        if unknown == "error":
+            known = learned.get(name) or sorted(set(present.tolist()))
+            entry["categories"] = known if kind == "string" else [_json(value, kind) for value in known]
+        elif kind == "string":
             categories = sorted(set(present.tolist()))
             entry["categories"] = categories if len(categories) <= MANY_CATEGORIES else None
-        elif kind in ("float", "int", "timestamp", "date") and len(present):
+        if kind in ("float", "int", "timestamp", "date") and len(present):
             entry["minimum"], entry["maximum"] = _json(present.min(), kind), _json(present.max(), kind)
+        if kind in ("float", "int"):
+            entry["out_of_range"] = policy.out_of_range or serving.out_of_range
         described.append(entry)
     return described
 
 
-def golden_rows(raw: Mapping[str, np.ndarray], feature_set: FeatureSet, fitted: dict[str, Any]) -> list[int]:
-    """About twenty held-out rows that together show what is unusual: missing values, rare categories, extremes."""
+def golden_rows(
+    raw: Mapping[str, np.ndarray], feature_set: FeatureSet, fitted: dict[str, Any], inputs: list[dict[str, Any]]
+) -> list[int]:
+    """About twenty held-out rows that together show what is unusual: missing values, rare categories, extremes.
+
+    Those that are answered without a warning come first. What the service would refuse, or clip, shows nothing.
+    """
     rows = len(next(iter(raw.values())))
+    taken = np.all([accepted(raw[entry["name"]], entry) for entry in inputs], axis=0)
     wanted: list[int] = []
     for name in raw:
         values = raw[name]
@@ -540,9 +605,29 @@ def golden_rows(raw: Mapping[str, np.ndarray], feature_set: FeatureSet, fitted: 
     unusual = list(dict.fromkeys(wanted))[: GOLDEN_ROWS // 2]
     chosen: list[int] = []
     for row in dict.fromkeys([*unusual, *ordinary]):
-        if len(chosen) < GOLDEN_ROWS and answerable(raw, feature_set, fitted, np.array([row])).all():
+        if len(chosen) < GOLDEN_ROWS and taken[row] and answerable(raw, feature_set, fitted, np.array([row])).all():
             chosen.append(row)
-    return chosen
+    warned = np.any([_outside(raw[entry["name"]], entry) for entry in inputs], axis=0)
+    return sorted(chosen, key=lambda row: bool(warned[row]))
+
+
+def accepted(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """Which values of an input the service takes as they are, by the policies of its description."""
+    missing = _missing(values)
+    taken = ~missing if entry["missing"] == "error" else np.ones(len(values), dtype=bool)
+    if entry["out_of_range"] in ("error", "clip"):
+        taken &= ~_outside(values, entry)
+    if entry["unknown_category"] == "error":
+        known = set(entry["categories"])
+        taken &= missing | np.array([value in known for value in values.tolist()], dtype=bool)
+    return taken
+
+
+def _outside(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    """Which numbers are beyond what training saw."""
+    if entry["out_of_range"] is None or entry["minimum"] is None:
+        return np.zeros(len(values), dtype=bool)
+    return np.asarray((values < entry["minimum"]) | (values > entry["maximum"]))
 
 
 def answerable(

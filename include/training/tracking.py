@@ -393,14 +393,13 @@ def _log_flavour(client: Any, mlflow_url: str, form: ServedForm, run_id: str) ->
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
     names = form.manifest["feature_names"]
-    classes = form.manifest["classes"]
     proto = onnx.load_from_string((form.directory / "model.onnx").read_bytes())
     single = proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     kind = DataType.float if single else DataType.double
     dtype = np.dtype(np.float32 if single else np.float64)
+    shape = (-1, *(d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim[1:]))
     signature = ModelSignature(
-        Schema([ColSpec(kind, name) for name in names]),
-        Schema([TensorSpec(dtype, (-1,) if classes is None else (-1, len(classes)), "prediction")]),
+        Schema([ColSpec(kind, name) for name in names]), Schema([TensorSpec(dtype, shape, "prediction")])
     )
     example = pd.DataFrame(
         np.load(form.directory.parent / "example.npy", allow_pickle=False).astype(dtype), columns=names

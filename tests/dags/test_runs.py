@@ -1,4 +1,4 @@
-"""Whole runs of the five DAGs, with `dag.test()`, on small generated data."""
+"""Whole runs of the DAGs, with `dag.test()`, on small generated data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from include import database
 from include.serving.command import serve_command, serve_environment
 from tests.conftest import ROOT, free_port
 from tests.dags.conftest import PARAMS, Night
@@ -101,6 +103,44 @@ def test_a_source_becomes_a_served_and_watched_model(complete: Night) -> None:
         assert all(text and "\n" not in text for text in said)
 
 
+def test_a_version_is_tried_before_it_may_be_champion_and_taken_back_by_a_form(complete: Night) -> None:
+    """As params.yaml declares it, by a deployment; once more, as a shadow, by a form; the way back stops both."""
+    both = "{linear: {}, xgboost: {n_estimators: 60, max_depth: [3, 6, int], learning_rate: [0.1, 0.3, log]}}"
+    complete.params(PARAMS.replace(both, "{linear: {}}"))
+    *_, first = complete.run(
+        {"dag": "ingest_trips", "conf": HISTORY},
+        {"dag": "features_trip_duration"},
+        {"dag": "train_trip_duration"},
+        {"dag": "deploy_trip_duration"},
+    )
+    champion = first["answers"]["promote"]["return_value"]["to_version"]  # MLflow is shared, and has counted on
+    complete.params(PARAMS + "    serving: {rollout: {strategy: canary, steps: [10, 100]}}\n")
+    train, deploy, shadow, back = complete.run(
+        {"dag": "train_trip_duration"},
+        {"dag": "deploy_trip_duration"},
+        {"dag": "rollout_trip_duration", "conf": {"version": champion + 1, "kind": "shadow", "reason": "look"}},
+        {"dag": "rollback_trip_duration", "conf": {"reason": "seen enough"}},
+    )
+    for run in (train, deploy, shadow, back):
+        assert run["state"] == "success", run
+    tried = deploy["answers"]["promote"]["return_value"]
+    assert tried["summary"] == (
+        f"version {champion + 1} answers 10% of the requests as canary beside version {champion},"
+        " which stays champion for now"
+    )
+    assert deploy["tasks"]["verify"] == "skipped"
+    assert "champion.trip_duration" not in deploy["events"]
+    watched = shadow["answers"]["start"]["return_value"]
+    assert watched["summary"].startswith(
+        f"version {champion + 1} scores all requests as shadow beside version {champion}"
+    )
+    assert shadow["tasks"]["verify"] == "success"
+    told = back["answers"]["roll_back"]["return_value"]
+    assert told["stopped"] == [tried["id"], watched["id"]]
+    assert f"trip_duration: version {champion} stays; every worker answers so after" in told["summary"]
+    print(f"rollback_trip_duration took {back['seconds']} s")
+
+
 def test_a_refused_day_is_red_and_the_good_days_are_published(night: Night) -> None:
     """Promises 4 to 6 as an operator sees them: red at once, nothing downstream sees the day, the others go on."""
     (run,) = night.run({"dag": "ingest_trips", "conf": {"from": "2026-03-19", "to": "2026-03-21"}})
@@ -119,6 +159,29 @@ def test_a_refused_day_is_red_and_the_good_days_are_published(night: Night) -> N
     alerts = (night.folder / "var" / "logs" / "alerts.jsonl").read_text()
     assert "2026-03-20" in alerts
     assert "task_failed" in alerts
+
+
+def test_the_prediction_log_has_partitions_ahead_and_no_days_that_nobody_keeps(night: Night) -> None:
+    """As often as it runs; by hand, it can be asked what it would delete."""
+    engine = database.connect(night.environment["MLOPS_DATABASE_URL"])
+    row = "gen_random_uuid(), 'trip_duration', 1, 'champion', now() - '{} days'::interval, '{{}}', '{{}}'"
+    with engine.begin() as connection:
+        for age in (1, 89, 91):
+            connection.execute(sa.text(f"select make_prediction_partition((now() at time zone 'UTC')::date - {age})"))
+            connection.execute(sa.text(f"insert into predictions values ({row.format(age)})"))
+    asked, done, again = night.run(
+        {"dag": "maintenance", "conf": {"dry_run": True}}, {"dag": "maintenance"}, {"dag": "maintenance"}
+    )
+    for run in (asked, done, again):
+        assert run["state"] == "success", run
+    said = [run["answers"]["delete_old"]["return_value"] for run in (asked, done, again)]
+    assert [len(answer["dropped"]) for answer in said] == [1, 1, 0]
+    assert said[0]["summary"].startswith("would delete, older than is kept: 1 days")
+    assert len(asked["answers"]["make_partitions"]["return_value"]["made"]) == 8
+    assert done["answers"]["settle"]["return_value"]["summary"].endswith("vacuumed")
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("select count(*) from predictions")).scalar_one() == 2
+    engine.dispose()
 
 
 def test_a_backfilled_day_is_its_data_interval_and_a_second_run_writes_the_same_bytes(night: Night) -> None:

@@ -89,6 +89,14 @@ def test_everything_comes_back_after_kill_9_of_everything(demo: Checkout) -> Non
     assert demo.runs("train_trip_duration")[0]["state"] == "success"
 
 
+def test_the_serving_pages_lines_work_when_pasted(demo: Checkout) -> None:
+    """docs/serving.md, from calling to keys; what needs a second version is tried further below."""
+    done = demo.run("set -euo pipefail\n" + "\n".join(_blocks(demo, without=("Go back", "Try a version"))))
+    assert done.count('"prediction"') >= 50
+    assert '"explanation"' in done
+    assert done.count('{"accepted":1}') == 2
+
+
 def test_a_running_run_keeps_its_dag_file_and_a_broken_one_harms_no_other(demo: Checkout) -> None:
     """Promise 50. Airflow lets a run rest while its file is broken; it ends, as it began, when the file is whole."""
     file = demo.folder / "dags" / "train.py"
@@ -193,9 +201,16 @@ def test_a_night_with_an_incident_ends_with_a_better_champion_and_nobody_at_the_
 
 
 def test_an_operator_rolls_back_and_the_service_follows(demo: Checkout) -> None:
+    """docs/serving.md's lines, for the model that has had two champions."""
     version = demo.models()["night_duration"]["version"]
-    demo.mlops("rollback night_duration --reason 'tried in a test'")
-    until(lambda: demo.models()["night_duration"]["version"] < version, "the earlier champion answers", 30)
+    back = "\n".join(_blocks(demo, only=("Go back",))).replace("trip_duration", "night_duration")
+    demo.run("set -euo pipefail\n" + back)
+    assert demo.models()["night_duration"]["version"] < version
+
+    tried = "\n".join(_blocks(demo, only=("Try a version",))).replace("trip_duration", "night_duration")
+    done = demo.run("set -euo pipefail\n" + tried.replace("--version 2", f"--version {version}"))
+    assert "canary" in done
+    assert "was stopped" in done
 
 
 def test_make_down_leaves_no_process_behind(demo: Checkout) -> None:
@@ -224,3 +239,12 @@ def _add_to_params(demo: Checkout, text: str) -> None:
 
 def _replace_in_params(demo: Checkout, source: str, entry: dict[str, Any]) -> None:
     _add_to_params(demo, yaml.safe_dump({"sources": {source: entry}}))
+
+
+def _blocks(demo: Checkout, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> list[str]:
+    """The shell lines of docs/serving.md, of some sections; the first, which sets variables, always, with our port."""
+    page = (demo.folder / "docs" / "serving.md").read_text()
+    first, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    chosen = [s for s in sections if (not only or s.startswith(only)) and not s.startswith(without or ("\0",))]
+    blocks = [block for text in (first, *chosen) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+    return [block.replace("http://127.0.0.1:3000", demo.address("serving")) for block in blocks]

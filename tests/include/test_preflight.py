@@ -49,6 +49,8 @@ def test_the_shipped_file_is_right():
 
 def test_a_file_without_mistakes_has_no_findings(folder):
     assert check(folder, "    features: {one_hot: [plan], exclude: [joined]}") == []
+    policies = "serving: {fields: {age: {out_of_range: clip}}, units: {churned: '', fee: EUR}, log: {inputs: [fee]}}"
+    assert check(folder, f"    features: {{exclude: [joined]}}\n    {policies}") == []
     assert preflight.require(folder / "params.yaml", suites=folder / "suites").models["churn"].target == "churned"
 
 
@@ -78,6 +80,36 @@ def test_a_file_without_mistakes_has_no_findings(folder):
             12,
             "features.definition",
             "there is no file include/features/definitions",
+        ),
+        (
+            "    features: {exclude: [joined]}\n    serving:\n      fields:\n        agee: {out_of_range: clip}",
+            15,
+            "serving.fields.agee",
+            "the model has no input 'agee'; did you mean 'age'?",
+        ),
+        (
+            "    features: {exclude: [joined]}\n    serving:\n      fields:\n        plan: {out_of_range: clip}",
+            15,
+            "serving.fields.plan.out_of_range",
+            "'plan' is string, which has no range",
+        ),
+        (
+            "    features: {date_parts: {joined: [month]}}\n    serving: {fields: {joined: {unknown_category: error}}}",
+            13,
+            "serving.fields.joined.unknown_category",
+            "'joined' is date, which has no categories",
+        ),
+        (
+            "    features: {exclude: [joined]}\n    serving:\n      units: {fees: EUR}",
+            14,
+            "serving.units.fees",
+            "the model has no input 'fees'; did you mean 'fee'?",
+        ),
+        (
+            "    features: {columns: [age]}\n    serving:\n      log: {inputs: [\n        age,\n        plan]}",
+            16,
+            "serving.log.inputs.1",
+            "the model has no input 'plan'; there are age",
         ),
         (
             "    features: {columns: [age]}\n    estimators:\n      xgboost:\n        max_dept: 3",

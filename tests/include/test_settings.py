@@ -168,6 +168,13 @@ def test_ordinal_columns_may_be_a_list():
         ("    estimators: {}", 11, "estimators", "name at least one of dummy, linear"),
         ("    estimators: {linear: 3}", 11, "estimators.linear", "expected a mapping, not 3"),
         ("    metric: roc_auc", 11, "metric", "'roc_auc' is not a metric of regression; choose from"),
+        (
+            "    serving:\n      rollout: {success: rate}",
+            12,
+            "serving.rollout.success",
+            "a regression has no share of right answers; say error",
+        ),
+        ("    serving: {rollout: {steps: [5, 1]}}", 11, "serving.rollout.steps", "must grow, not [5.0, 1.0]"),
         ("    split: {train: 0.5}", 11, "split", "train + validation + test must be 1, not 0.8"),
     ],
 )

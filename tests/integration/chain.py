@@ -84,12 +84,8 @@ class Platform:
         tuning.tune(
             model, entry, prepared, worker=0, optuna_url=self.optuna_url, database_url=self.database_url, threads=2
         )
-        fitted = fitting.fit(
-            model, entry, prepared, optuna_url=self.optuna_url, mlflow_url=self.mlflow_url, root=ROOT
-        )
-        return tracking.register(
-            dataclasses.asdict(fitted), mlflow_url=self.mlflow_url, database_url=self.database_url
-        )
+        fitted = fitting.fit(model, entry, prepared, optuna_url=self.optuna_url, mlflow_url=self.mlflow_url, root=ROOT)
+        return tracking.register(dataclasses.asdict(fitted), mlflow_url=self.mlflow_url, database_url=self.database_url)
 
     def deploy(self, candidate: tracking.Candidate) -> ledger.Champion:
         """Judge, publish and promote; the Bento itself is built in the tests of packaging."""
@@ -123,6 +119,4 @@ class Platform:
         return champion
 
     def predictor(self, candidate: tracking.Candidate, into: Path) -> Predictor:
-        return Predictor.load(
-            tracking.download(candidate.model, candidate.version, into, mlflow_url=self.mlflow_url)
-        )
+        return Predictor.load(tracking.download(candidate.model, candidate.version, into, mlflow_url=self.mlflow_url))

@@ -46,9 +46,7 @@ def tlc_files(taxi_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def platform(
-    tlc_files: Path, tmp_path: Path, database_url: str, optuna_url: str, mlflow_url: str
-) -> Platform:
+def platform(tlc_files: Path, tmp_path: Path, database_url: str, optuna_url: str, mlflow_url: str) -> Platform:
     readme = (ROOT / "README.md").read_text()
     edit = re.search(r"^## Use the real TLC data.*?```yaml\n(.*?)```", readme, re.DOTALL | re.MULTILINE)
     assert edit

@@ -10,9 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from include import database, storage
+from include.deployment import rollouts
 from tests.conftest import new_database
 from tests.dags import airflow_home
 from tests.dags.conftest import airflow_template  # noqa: F401
+from tests.include.deployment import trials
 
 PARAMS = """
 sources:
@@ -95,5 +97,9 @@ def server(
     folder, platform = tmp_path_factory.mktemp("page"), new_database(postgres_url, template_database)
     (folder / "params.yaml").write_text(PARAMS)
     fill(platform, folder / "var" / "data")
+    engine = database.connect(platform)
+    canary = trials.start(engine, 9, model="trip_duration", against=7, steps=(1, 5))
+    rollouts.step(engine, canary, actor="<i>ann</i>", reason="1% went well", evidence={})
+    engine.dispose()
     with airflow_home.api_server(folder, new_database(postgres_url, airflow_template), platform) as found:
         yield found

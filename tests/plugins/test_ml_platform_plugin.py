@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -47,6 +45,13 @@ def test_the_page_tells_each_models_champion_and_each_sources_quality(server: Se
         assert text in page, text
 
 
+def test_the_page_tells_what_is_tried_and_what_was_decided(server: Server, token: str) -> None:
+    page = server.get("/ml-platform/", token).text
+    for text in ("canary v9 on 5 %", "canary v9 beside v7", "canary v9: step", "1% went well", "&lt;i&gt;ann",
+                 "/dags/rollback_trip_duration"):  # fmt: skip
+        assert text in page, text
+
+
 def test_it_answers_while_mlflow_and_the_service_are_down(server: Server, token: str) -> None:
     """The fixture starts neither."""
     assert server.get("/ml-platform/", token).elapsed.total_seconds() < 5
@@ -84,23 +89,6 @@ def test_no_other_file_can_be_read(server: Server, token: str, path: str) -> Non
     answer = server.get(f"/ml-platform/files/{path}", token)
     assert answer.status_code == 404, answer.text[:200]
     assert "root:" not in answer.text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip(
-            "no Chromium on this machine: the page was not opened in a browser (Debian: apt-get install chromium)"
-        )
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=quiet)
-        yield running
-        running.close()
 
 
 @pytest.mark.browser

@@ -76,6 +76,12 @@ class Estimator(Protocol):
     def to_onnx(self, fitted: Any) -> bytes:
         """One graph from `X` (n, k) to `prediction`, equal to `predict`."""
 
+    def to_booster(self, fitted: Any) -> bytes | None:
+        """The same trees as XGBoost's binary model, with their covers; None where it has none."""
+
+    def explanation(self, fitted: Any) -> dict[str, Any]:
+        """How a score is taken apart, as plain data: see include/serving/explanation.py."""
+
     def importance(self, fitted: Any) -> np.ndarray | None:
         """A share of each feature (k,), adding up to 1; None where the algorithm knows none."""
 

@@ -53,5 +53,15 @@ def to_onnx(fitted: Fitted) -> bytes:
     return graphs.constant(fitted.answer, fitted.features)
 
 
+def to_booster(fitted: Fitted) -> None:
+    """It has no trees."""
+
+
+def explanation(fitted: Fitted) -> dict[str, Any]:
+    """No feature adds anything to the answer; of two classes it is the second one's."""
+    answer = fitted.answer[1:] if fitted.answer.size == 2 else fitted.answer
+    return {"method": "constant", "scale": "prediction", "base": answer.tolist()}
+
+
 def importance(fitted: Fitted) -> None:
     """It looks at no feature."""

@@ -20,6 +20,8 @@ class Fitted:
     weights: np.ndarray
     bias: np.ndarray
     fill: np.ndarray
+    mean: np.ndarray
+    """Of the training rows, imputed."""
     scale: np.ndarray
     link: graphs.Link
 
@@ -54,7 +56,7 @@ def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, repor
         coefficients, intercept = _every_class(model, data.classes)
         link = "sigmoid" if data.classes == 2 else "softmax"
     weights = coefficients.T / scale[:, None]
-    return Fitted(weights, intercept - mean @ weights, fill, scale, link)
+    return Fitted(weights, intercept - mean @ weights, fill, mean, scale, link)
 
 
 def _every_class(model: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +102,22 @@ def predict(fitted: Fitted, X: np.ndarray) -> np.ndarray:
 def to_onnx(fitted: Fitted) -> bytes:
     """A double-precision matrix product."""
     return graphs.linear(fitted.weights, fitted.bias, fitted.fill, fitted.link)
+
+
+def to_booster(fitted: Fitted) -> None:
+    """It has no trees."""
+
+
+def explanation(fitted: Fitted) -> dict[str, Any]:
+    """Each feature's weight times its distance from the training rows' mean."""
+    return {
+        "method": "linear",
+        "scale": graphs.SCALES[fitted.link],
+        "base": (fitted.bias + fitted.mean @ fitted.weights).tolist(),
+        "weights": fitted.weights.tolist(),
+        "mean": fitted.mean.tolist(),
+        "fill": fitted.fill.tolist(),
+    }
 
 
 def importance(fitted: Fitted) -> np.ndarray:

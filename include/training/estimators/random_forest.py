@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from include.settings import Range, Task
-from include.training import graphs
+from include.training import boosters, graphs
 from include.training.estimators import Data, Parameter, Report
 
 
@@ -79,7 +79,7 @@ def to_onnx(fitted: Fitted) -> bytes:
     """The trees as they are, thresholds rounded towards the side on which no float32 changes its way."""
     width = max(fitted.classes, 1)
     return graphs.trees(
-        [_tree(e.tree_, fitted, width) for e in fitted.forest.estimators_],
+        _trees(fitted),
         None,
         features=len(fitted.fill),
         width=width,
@@ -88,6 +88,22 @@ def to_onnx(fitted: Fitted) -> bytes:
         link="identity" if not fitted.classes else "probabilities",
         fill=fitted.fill,
     )
+
+
+def to_booster(fitted: Fitted) -> bytes:
+    """The same trees; of two classes the second one's probability alone."""
+    targets = range(1, 2) if fitted.classes == 2 else range(max(fitted.classes, 1))
+    return boosters.of_forest(_trees(fitted), features=len(fitted.fill), targets=targets, fill=fitted.fill)
+
+
+def explanation(fitted: Fitted) -> dict[str, Any]:
+    """By its trees, whose sum is the prediction itself."""
+    return {"method": "trees", "scale": "prediction"}
+
+
+def _trees(fitted: Fitted) -> list[graphs.Tree]:
+    width = max(fitted.classes, 1)
+    return [_tree(estimator.tree_, fitted, width) for estimator in fitted.forest.estimators_]
 
 
 def _tree(tree: Any, fitted: Fitted, width: int) -> graphs.Tree:
@@ -102,7 +118,13 @@ def _tree(tree: Any, fitted: Fitted, width: int) -> graphs.Tree:
     values /= len(fitted.forest.estimators_)
     never = np.zeros(tree.node_count, bool)
     return graphs.Tree(
-        tree.children_left, tree.children_right, tree.feature, threshold, never, values.astype(np.float32)
+        left=tree.children_left,
+        right=tree.children_right,
+        feature=tree.feature,
+        threshold=threshold,
+        missing_left=never,
+        values=values.astype(np.float32),
+        cover=tree.weighted_n_node_samples,
     )
 
 

@@ -167,6 +167,16 @@ def to_onnx(fitted: Fitted) -> bytes:
     )
 
 
+def to_booster(fitted: Fitted) -> bytes:
+    """The booster as it is."""
+    return bytes(fitted.booster.save_raw("ubj"))
+
+
+def explanation(fitted: Fitted) -> dict[str, Any]:
+    """By its trees, on the scale on which they are added up."""
+    return {"method": "trees", "scale": graphs.SCALES[LINKS[fitted.objective]]}
+
+
 def _base(text: str, link: graphs.Link, width: int) -> np.ndarray:
     """The score before the first tree; XGBoost keeps it on the scale of the prediction."""
     value = np.broadcast_to(np.atleast_1d(np.asarray(json.loads(text.lower()), np.float64)), (width,))
@@ -183,6 +193,7 @@ def _tree(tree: dict[str, Any]) -> graphs.Tree:
         threshold=np.asarray(tree["split_conditions"], np.float32),
         missing_left=np.asarray(tree["default_left"], bool),
         values=np.asarray(tree["split_conditions"], np.float32)[:, None],
+        cover=np.asarray(tree["sum_hessian"]),
     )
 
 

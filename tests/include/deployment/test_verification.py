@@ -14,20 +14,21 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from include.deployment.verification import NotServed, verify
-from include.serving.application import Application
+from include.serving.loading import Loaded
 from include.serving.metrics import Metrics
 from include.serving.models import Models, write_bundle
 from tests.conftest import free_port
 from tests.include.serving.crafted import champion_of, craft
+from tests.include.serving.test_application import around
 
 
 @contextmanager
-def serving(folder: Path | None, *, key: str = "secret") -> Iterator[tuple[str, Models]]:
+def serving(folder: Path | None) -> Iterator[tuple[str, Models]]:
     metrics = Metrics(CollectorRegistry())
     models = Models(metrics, bundled=folder)
     models.start()
     port = free_port()
-    config = uvicorn.Config(Application(models, metrics, key=key), port=port, log_level="error", lifespan="off")
+    config = uvicorn.Config(around(models, metrics), port=port, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -66,8 +67,8 @@ def test_it_waits_for_the_version(tmp_path: Path) -> None:
     with serving(tmp_path / "served") as (url, models):
         loaded = models.get("trips")
         assert loaded
-        changed = {"trips": replace(loaded, champion=replace(champion, version=8))}
-        threading.Timer(0.6, lambda: setattr(models, "_loaded", changed)).start()
+        newer = Loaded(replace(loaded.served, version=8), loaded.held, "ledger")
+        threading.Timer(0.6, lambda: models._routes.lay({"trips": newer}, [])).start()
         golden = crafted.form.json("golden.json")
         verified = verify("trips", 8, serving_url=url, serving_key="secret", golden=golden, timeout=10)
         assert verified.seconds >= 0.5

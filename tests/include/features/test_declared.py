@@ -7,8 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from include.features.declared import Categories, FitError, Plan, Steps, UnknownCategory, fit_target_encoding
+from include.features.declared import (
+    FEW_ROWS,
+    Categories,
+    FitError,
+    Plan,
+    Steps,
+    UnknownCategory,
+    fit_target_encoding,
+)
 
 
 def fit(
@@ -114,6 +124,44 @@ def test_numeric_categories_are_found_among_many_and_alone() -> None:
     known = Categories([230.0, 1.5, None])
     assert known.places(np.array([1.5, 230.0, 7.0, np.nan])).tolist() == [1, 0, -1, 2]
     assert [known.places(np.array([v])).tolist() for v in (1.5, 7.0, np.nan)] == [[1], [-1], [2]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(2, 40))
+def test_a_row_alone_some_rows_and_very_many_have_the_same_bits(seed: int, rows: int) -> None:
+    """They take three ways through a plan; what was trained with one is answered with another."""
+    random = np.random.default_rng(seed)
+
+    def columns(count: int, words: str) -> dict[str, np.ndarray]:
+        numbers = random.normal(size=(5, count)) * 10.0 ** random.integers(-8, 8, size=(5, 1))
+        numbers[random.random(numbers.shape) < 0.1] = np.nan
+        whole = random.integers(0, 9, size=count).astype(float)
+        written = random.choice([*words, None], size=(3, count))
+        named = dict(zip(("x", "scaled", "filled", "bins", "marks"), numbers, strict=True))
+        named["marks"] = np.where(random.random(count) < 0.1, np.nan, whole)
+        return named | {name: text(*values) for name, values in zip(("hot", "order", "mean"), written, strict=True)}
+
+    declared = {
+        "impute": {"filled": "median", "order": "most_frequent"}, "bin": {"bins": 4},
+        "one_hot": ["hot", "marks"], "ordinal": {"order": None}, "target_encoding": ["mean"],
+        "standard_scaler": ["scaled", "filled", "mean", "order"],
+    }  # fmt: skip
+    _, _, plan = fit(declared, columns(30, "abc"), y=random.normal(size=30))
+    asked = columns(rows, "abcd")
+    together = apply(plan, **asked)
+    for row in range(rows):
+        alone = apply(plan, **{name: values[row : row + 1] for name, values in asked.items()})
+        np.testing.assert_array_equal(alone[0], together[row], strict=True)
+    many = {name: np.concatenate([values] * (FEW_ROWS // rows + 1)) for name, values in asked.items()}
+    np.testing.assert_array_equal(apply(plan, **many)[:rows], together, strict=True)
+
+
+def test_more_marks_than_a_table_holds_are_set_all_the_same() -> None:
+    words = [f"w{n:02}" for n in range(90)]
+    _, X, plan = fit({"one_hot": ["s"]}, {"s": text(*words)})
+    np.testing.assert_array_equal(X, np.eye(90))
+    asked = text(words[7], None, "unseen")
+    assert [np.flatnonzero(row).tolist() for row in apply(plan, s=asked)] == [[7], [], []]
 
 
 def test_target_encoding_shrinks_rare_categories_more() -> None:

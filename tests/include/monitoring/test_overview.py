@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from include import settings
+from include import database, settings
+from include.deployment import rollouts
 from include.monitoring.overview import overview
+from tests.include.deployment import trials
 from tests.plugins.conftest import PARAMS, fill
 
 ENTRIES = settings.parse_params(PARAMS)
@@ -36,6 +38,26 @@ def test_a_champion_stands_beside_its_baseline_with_its_verdicts(database_url: s
     ]
     assert model.check
     assert model.check.findings == ["trip_distance: PSI 0.31 (critical above 0.2)"]
+
+
+def test_what_is_tried_beside_the_champion_is_shown_with_what_was_decided(database_url: str, tmp_path: Path) -> None:
+    fill(database_url, tmp_path)
+    engine = database.connect(database_url)
+    trials.start(engine, 8, model="trip_duration", against=7, kind="shadow", verdict="HOLD")
+    canary = trials.start(engine, 9, model="trip_duration", against=7, steps=(1, 5))
+    rollouts.step(engine, canary, actor="the controller", reason="1% went well", evidence={})
+    model = overview(ENTRIES, database_url).models[0]
+    engine.dispose()
+    assert [(tried.kind, tried.version, tried.share) for tried in model.tried] == [
+        ("shadow", 8, 0),
+        ("canary", 9, 0.05),
+    ]
+    assert [decision.what for decision in model.decisions] == [
+        "canary v9: step",
+        "canary v9: start",
+        "shadow v8: start",
+    ]
+    assert model.decisions[0].reason == "1% went well"
 
 
 def test_a_sources_newest_partitions_are_in_order_with_the_refused_among_them(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -15,6 +15,9 @@ from include import served_form, settings
 from include.features.columns import from_rows
 from include.features.feature_set import FeatureSet, compile_features
 from include.serving.models import Champion
+
+if TYPE_CHECKING:
+    from include.deployment.rollouts import Rollout
 
 TYPES: dict[str, settings.ColumnType] = {
     "trip_distance": "float",
@@ -57,8 +60,12 @@ def craft(
     golden: dict[str, Any] | None = None,
     unknown: str = "other",
     max_batch: int = 100,
+    more: dict[str, bytes] | None = None,
 ) -> Crafted:
-    """Seal a form whose answers are linear in its features; `graph` and `golden` replace the right ones."""
+    """Seal a form whose answers are linear in its features; `graph` and `golden` replace the right ones.
+
+    `more` are further files of it.
+    """
     entry = settings.Features(
         date_parts={"pickup": ("hour",)},
         one_hot=("vendor",),
@@ -82,6 +89,8 @@ def craft(
     right = {"rows": ROWS, "expected": expected(features, fitted, weights, classes is not None), "tolerance": 1e-5}
     (directory / "golden.json").write_text(json.dumps(golden or right))
     (directory / "profile.json").write_text("{}")
+    for name, content in (more or {}).items():
+        (directory / name).write_bytes(content)
     bare = {"categories": None, "minimum": None, "maximum": None}
     inputs = [
         {"name": n, "type": k, "required": n not in OPTIONAL, "example": ROWS[0][n], **bare}
@@ -95,6 +104,25 @@ def craft(
         "max_batch": max_batch,
     }  # fmt: skip
     return Crafted(served_form.seal(directory, manifest), features, fitted, weights)
+
+
+def craft_trees(directory: Path, *, seed: int, rounds: int = 300) -> Crafted:
+    """Seal a form of as many trees as a real one has, by XGBoost, with its own file beside the graph."""
+    import xgboost
+
+    from include.training.estimators import xgboost as estimator
+
+    plain = craft(directory.with_name(f"{directory.name}-linear"))
+    matrix = plain.features.transform(plain.fitted, plain.features.compute(from_rows(ROWS, plain.features.inputs)))
+    random = np.random.default_rng(seed)
+    X = random.normal(matrix.mean(axis=0), matrix.std(axis=0) + 0.5, size=(4000, matrix.shape[1])).astype(np.float32)
+    y = X @ random.normal(size=X.shape[1]) + np.sin(3 * X[:, 0]) + random.normal(size=len(X))
+    settings = {"max_depth": 6, "tree_method": "hist", "seed": seed, "nthread": 1, "verbosity": 0}
+    booster = xgboost.train(settings, xgboost.DMatrix(X, y), num_boost_round=rounds)
+    graph = estimator.to_onnx(estimator.Fitted(booster, "reg:squarederror", X.shape[1], 1, 1, ()))
+    answers = booster.predict(xgboost.DMatrix(matrix.astype(np.float32)))
+    golden = {"rows": ROWS, "expected": [float(a) for a in answers], "tolerance": 1e-4}
+    return craft(directory, graph=graph, golden=golden, more={"booster.ubj": bytes(booster.save_raw("ubj"))})
 
 
 def expected(features: FeatureSet, fitted: dict[str, Any], weights: np.ndarray, softmax: bool) -> list[Any]:
@@ -176,23 +204,47 @@ def champion_of(crafted: Crafted, version: int, *, ledger_id: int = 1, url: str 
 
 def promote(database_url: str, champion: Champion) -> int:
     """Make it champion, by a verdict and the ledger; returns the ledger's id."""
-    import sqlalchemy as sa
-
     from include import database
     from include.deployment import ledger
 
     engine = database.connect(database_url)
-    current = ledger.champion(engine, champion.model)
-    before = current.version if current else None
-    verdict = sa.insert(database.verdicts).values(
-        model=champion.model, version=champion.version, verdict="PROMOTE", champion_version=before,
-        content_hash=champion.content_hash, reasons=[], numbers={},
-    )  # fmt: skip
-    with engine.begin() as connection:
-        verdict_id = connection.execute(verdict.returning(database.verdicts.c.id)).scalar_one()
+    before, verdict_id = _judge(engine, champion)
     entry = ledger.promote(
         engine, model=champion.model, to_version=champion.version, expected_from=before, url=champion.url,
         content_hash=champion.content_hash, bento=champion.bento, verdict_id=verdict_id, actor="test", reason="test",
     )  # fmt: skip
     engine.dispose()
     return entry.id
+
+
+def try_out(database_url: str, version: Champion, kind: str, **declared: Any) -> Rollout:
+    """Start a rollout of it beside the champion; `declared` are settings of the rollout."""
+    from include import database
+    from include.deployment import rollouts
+
+    engine = database.connect(database_url)
+    _, verdict_id = _judge(engine, version)
+    rollout = rollouts.start(
+        engine, kind=kind, model=version.model, version=version.version, content_hash=version.content_hash,
+        url=version.url, bento=version.bento, verdict_id=verdict_id, settings=settings.Rollout(**declared),
+        actor="test", reason="test",
+    )  # fmt: skip
+    engine.dispose()
+    return rollout
+
+
+def _judge(engine: Any, version: Champion) -> tuple[int | None, int]:
+    """A PROMOTE verdict against the champion: its version, and the verdict's id."""
+    import sqlalchemy as sa
+
+    from include import database
+    from include.deployment import ledger
+
+    current = ledger.champion(engine, version.model)
+    before = current.version if current else None
+    verdict = sa.insert(database.verdicts).values(
+        model=version.model, version=version.version, verdict="PROMOTE", champion_version=before,
+        content_hash=version.content_hash, reasons=[], numbers={},
+    )  # fmt: skip
+    with engine.begin() as connection:
+        return before, connection.execute(verdict.returning(database.verdicts.c.id)).scalar_one()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime as dt
 import json
 import time
 from collections.abc import Iterator
@@ -17,21 +18,40 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from include.serving import application as served
-from include.serving.application import Application
+from include.serving.access import Access
+from include.serving.access_log import AccessLog
+from include.serving.admission import Admission
+from include.serving.answers import prediction_ids
+from include.serving.application import Application, Limits
+from include.serving.batching import Unrecorded
 from include.serving.metrics import Metrics
 from include.serving.models import Models, write_bundle
+from include.serving.router import Arm, Route
+from include.serving.tallies import Tally
 from tests.include.serving.crafted import ROWS, champion_of, craft
 
 KEY = {"Authorization": "Bearer secret"}
 
 
-def application_of(folder: Path, **craft_arguments: Any) -> Application:
+def application_of(folder: Path, *, limits: Limits = Limits(), **craft_arguments: Any) -> Application:  # noqa: B008
     crafted = craft(folder / "form", **craft_arguments)
     write_bundle(folder / "served", crafted.form, champion_of(crafted, 7))
     metrics = Metrics(CollectorRegistry())
     models = Models(metrics, bundled=folder / "served")
     models.start()
-    return Application(models, metrics, key="secret")
+    return around(models, metrics, limits)
+
+
+def around(models: Models, metrics: Metrics, limits: Limits = Limits()) -> Application:  # noqa: B008
+    return Application(
+        models,
+        metrics,
+        access=Access(None, metrics, key="secret"),
+        admission=Admission(64, metrics),
+        recorder=Unrecorded(),
+        access_log=AccessLog("off", metrics),
+        limits=limits,
+    )
 
 
 def call(
@@ -92,9 +112,9 @@ def test_a_large_batch_is_answered_like_a_small_one(tmp_path: Path) -> None:
 
 
 def test_ids_sort_by_time() -> None:
-    first = served._prediction_ids(2)
+    first = prediction_ids(2)
     time.sleep(0.002)
-    assert max(first)[:12] < min(served._prediction_ids(2))[:12]
+    assert max(first)[:12] < min(prediction_ids(2))[:12]
 
 
 # ------------------------------------------------------------------------------------------------ keys
@@ -107,6 +127,7 @@ def test_ids_sort_by_time() -> None:
     "sent", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic !"}, {"Authorization": "secret"}]
 )
 def test_without_the_key_nothing_is_told(app: Application, path: str, sent: dict[str, str]) -> None:
+    app = around(app._models, app._metrics)  # with a new budget for wrong keys
     answer = call(app, "POST" if "predict" in path else "GET", path, headers=sent, json=ROWS[0])
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "unauthorized"
@@ -121,14 +142,15 @@ def test_a_browser_sends_the_key_as_its_password(app: Application) -> None:
 
 def test_health_says_one_word_to_strangers_and_all_to_those_with_the_key(app: Application) -> None:
     assert call(app, "GET", "/health", headers={}).json() == {"status": "ok"}
-    assert call(app, "GET", "/health").json() == {"status": "ok", "problems": [], "models": {"trips": 7}}
+    told = call(app, "GET", "/health").json()
+    assert (told["status"], told["problems"], told["models"]) == ("ok", [], {"trips": 7})
     assert call(app, "GET", "/readyz", headers={}).status_code == 200
 
 
 def test_without_a_model_it_is_not_ready_and_says_why() -> None:
     """Promise 30."""
     metrics = Metrics(CollectorRegistry())
-    app = Application(Models(metrics), metrics, key="secret")
+    app = around(Models(metrics), metrics)
     for method, path in (("GET", "/readyz"), ("POST", "/predict"), ("POST", "/models/trips/predict")):
         answer = call(app, method, path, json={})
         assert answer.status_code == 503
@@ -227,9 +249,9 @@ def test_a_body_that_grows_too_large_is_cut_off(app: Application) -> None:
     assert len(read) == 11
 
 
-def test_a_slow_sender_is_cut_off(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_sender_is_cut_off(tmp_path: Path) -> None:
     """Promise 38."""
-    monkeypatch.setattr(served, "BODY_SECONDS", 0.05)
+    app = application_of(tmp_path, limits=Limits(body_seconds=0.05))
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(0.02)
@@ -252,7 +274,8 @@ async def _raw(app: Application, receive: Any, headers: dict[bytes, bytes]) -> l
         sent.append(message)
 
     both = {b"authorization": b"Bearer secret", b"content-type": b"application/json", **headers}
-    await app({"type": "http", "method": "POST", "path": "/predict", "headers": list(both.items())}, receive, send)
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": list(both.items())}
+    await app(scope, receive, send)
     return sent
 
 
@@ -307,12 +330,15 @@ def test_the_examples_of_the_openapi_document_succeed(request: pytest.FixtureReq
     app = request.getfixturevalue(fixture)
     document = call(app, "GET", "/openapi.json").json()
     posts = {path: entry["post"] for path, entry in document["paths"].items() if "post" in entry}
-    assert set(posts) == {"/predict", "/batch-predict", "/models/trips/predict", "/models/trips/batch-predict"}
+    assert {"/predict", "/batch-predict", "/models/trips/predict", "/models/trips/feedback"} < set(posts)
     for path, operation in posts.items():
-        answer = call(app, "POST", path, json=operation["requestBody"]["content"]["application/json"]["example"])
-        assert answer.status_code == 200
-        promised = operation["responses"]["200"]["content"]["application/json"]["example"]
-        assert _without_ids(answer.json()) == _without_ids(promised)
+        body = operation["requestBody"]["content"]["application/json"]
+        for example in [body["example"]] if "example" in body else [e["value"] for e in body["examples"].values()]:
+            answer = call(app, "POST", path, json=example)
+            assert answer.status_code == 200, (path, answer.text)
+            promised = operation["responses"]["200"]["content"]["application/json"]["example"]
+            if not path.startswith("/v2"):
+                assert _without_ids(answer.json()) == _without_ids(promised)
 
 
 def _without_ids(document: Any) -> Any:
@@ -330,3 +356,80 @@ def test_the_documentation_page_loads_nothing_from_elsewhere(app: Application) -
         assert f"/docs/{asset}" in page
         assert call(app, "GET", f"/docs/{asset}").status_code == 200
     assert "SwaggerUIBundle" in call(app, "GET", "/docs/swagger-ui-bundle.js").text
+
+
+# ------------------------------------------------------------------------------------------------ more than one row
+
+
+def test_columns_arrow_and_parquet_are_answered_as_rows_are(app: Application) -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    expected = pytest.approx(golden(app)["expected"])
+    columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    as_columns = call(app, "POST", "/batch-predict", json={"columns": columns})
+    assert [p["prediction"] for p in as_columns.json()["predictions"]] == expected
+    moments = [dt.datetime.fromisoformat(moment) for moment in columns["pickup"]]
+    table = pa.table({**columns, "pickup": moments})
+    stream, file = io.BytesIO(), io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    pq.write_table(table, file)
+    for media_type, body in (("arrow.stream", stream), ("parquet", file)):
+        headers = {**KEY, "Content-Type": f"application/vnd.apache.{media_type}"}
+        answer = call(app, "POST", "/batch-predict", headers=headers, content=body.getvalue())
+        assert answer.status_code == 200, answer.text
+        assert [p["prediction"] for p in answer.json()["predictions"]] == expected
+
+
+def test_a_request_id_comes_back(app: Application) -> None:
+    answer = call(app, "POST", "/predict", headers={**KEY, "X-Request-ID": "order-7"}, json=ROWS[0])
+    assert answer.headers["x-request-id"] == "order-7"
+    assert call(app, "POST", "/predict", json=ROWS[0]).headers["x-request-id"]
+
+
+def test_while_it_ends_readiness_is_off_and_answers_close_their_connections(tmp_path: Path) -> None:
+    """Promise 35, of which test_service.py shows the whole."""
+    app = application_of(tmp_path)
+    app.draining = True
+    assert call(app, "GET", "/readyz").status_code == 503
+    answer = call(app, "POST", "/predict", json=ROWS[0])
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"
+
+
+def test_unknown_parameters_are_refused(app: Application) -> None:
+    for query, code in (("explian=true", "unknown_parameter"), ("explain=maybe", "bad_parameter")):
+        answer = call(app, "POST", f"/predict?{query}", json=ROWS[0])
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+
+
+def test_feedback_is_taken_and_its_mistakes_have_a_path(app: Application) -> None:
+    told = call(app, "POST", "/predict", json=ROWS[0]).json()
+    label = {"prediction_id": told["prediction_id"], "label": 12.5}
+    path = "/models/trips/feedback"
+    assert call(app, "POST", path, json=label).json() == {"accepted": 1}
+    answer = call(app, "POST", path, json={"labels": [label, {**label, "label": "long"}]})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "labels[1].label")
+
+
+def test_an_answer_that_the_champion_gave_in_a_challengers_place_counts_as_the_champions(tmp_path: Path) -> None:
+    broken = craft(tmp_path / "broken" / "form", scale=1e300)
+    write_bundle(tmp_path / "broken" / "served", broken.form, champion_of(broken, 8))
+    tried = Models(Metrics(CollectorRegistry()), bundled=tmp_path / "broken" / "served")
+    tried.start()
+    app = application_of(tmp_path)
+    route, other = app._models.route("trips"), tried.route("trips")
+    assert route
+    assert other
+    canary = Arm("canary", other.champion.loaded, 1, Tally("trips", "canary", 8))
+    app._models._routes.current = {"trips": Route("trips", route.champion, challenger=canary, share=1.0)}
+    far = {**ROWS[1], "trip_distance": 3e38}
+    for path, row in (("/predict", far), ("/batch-predict", {"rows": [far]})):
+        answer = call(app, "POST", path, json=row)
+        assert answer.json()["version"] == 7, answer.text
+    champions, canarys = route.champion.tally.take(), canary.tally.take()
+    assert (champions.requests, champions.errors) == (2, 0)
+    assert (canarys.requests, canarys.errors) == (2, 2)

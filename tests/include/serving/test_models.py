@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from include import storage
-from include.serving import models as followed
+from include.serving import copies as followed
 from include.serving.metrics import Metrics
 from include.serving.models import Champion, Models, fetch
 from tests.include.serving.crafted import Crafted, champion_of, constant_graph, craft, promote

@@ -18,7 +18,7 @@ from tests.include.serving.crafted import ROWS, constant_graph, craft, slow_grap
 def test_it_answers_what_numpy_computes(tmp_path: Path) -> None:
     crafted = craft(tmp_path / "form")
     predictor = Predictor.load(crafted.form)
-    answers = predictor.predict(predictor.schema.many(json.dumps({"rows": ROWS}).encode()))
+    answers = predictor.predict(predictor.schema.many(json.dumps({"rows": ROWS}).encode()).columns)
     assert answers.shape == (12,)
     np.testing.assert_allclose(answers, predictor.golden["expected"], rtol=1e-9)
     predictor.replay_golden()
@@ -65,7 +65,7 @@ def test_an_answer_that_is_not_finite_names_its_row(tmp_path: Path) -> None:
     predictor = Predictor.load(craft(tmp_path / "form", scale=1e300).form)
     rows = [ROWS[0], {**ROWS[1], "trip_distance": 3e38}]
     with pytest.raises(NotComputable) as refused:
-        predictor.predict(predictor.schema.many(json.dumps({"rows": rows}).encode()))
+        predictor.predict(predictor.schema.many(json.dumps({"rows": rows}).encode()).columns)
     assert refused.value.row == 1
 
 

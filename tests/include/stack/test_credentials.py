@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import io
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
-from include.stack import credentials
+from include.serving import keys
+from include.stack import credentials, local
+from include.stack.progress import Progress
 
 
 def test_the_first_start_generates_every_credential_into_a_file_of_mode_0600(tmp_path: Path) -> None:
@@ -18,6 +23,7 @@ def test_the_first_start_generates_every_credential_into_a_file_of_mode_0600(tmp
     assert len(keys.serving_key) >= 32
     assert len(base64.urlsafe_b64decode(keys.airflow_fernet_key)) == 32
     assert keys.named("serving") == keys.serving_key
+    assert keys.named("serving-admin") == keys.serving_admin_key
 
 
 def test_a_later_start_keeps_them(tmp_path: Path) -> None:
@@ -40,6 +46,37 @@ def test_a_credential_that_an_older_file_lacks_is_added_and_the_others_stay(tmp_
     after = credentials.read_or_create(path)
     assert after.serving_key != before.serving_key
     assert after.postgres_password == before.postgres_password
+
+
+def test_one_credential_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.env"
+    before = credentials.read_or_create(path)
+    credentials.replace(path, "serving_key", "new")
+    assert credentials.read(path) == dataclasses.replace(before, serving_key="new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_stacks_own_keys_of_the_service_have_one_scope_each(tmp_path: Path) -> None:
+    keys = credentials.read_or_create(tmp_path / "credentials.env")
+    assert keys.serving_keys() == {
+        "serving": (keys.serving_key, ("predict",)),
+        "feedback": (keys.serving_feedback_key, ("feedback",)),
+        "serving-admin": (keys.serving_admin_key, ("admin",)),
+    }
+
+
+def test_up_adds_what_a_newer_version_of_the_platform_needs(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    ports = {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4}
+    (tmp_path / "stack.json").write_text(json.dumps({"id": "x", "ports": ports}))
+    path = tmp_path / credentials.FILE
+    credentials.read_or_create(path)
+    kept = [line for line in path.read_text().splitlines() if not line.startswith("SERVING_FEEDBACK_KEY")]
+    path.write_text("\n".join(kept))
+    found, _ = local._find(Path("/root of it"), tmp_path, {}, Progress(io.StringIO()))
+    local._keep_serving_keys(found)
+    held = {key.name: (key.sha256, key.scopes) for key in keys.read(keys.file_of(tmp_path))}
+    assert held["feedback"] == (keys.digest(found.credentials().serving_feedback_key), ("feedback",))
 
 
 def test_a_file_that_others_may_read_is_refused_with_the_remedy(tmp_path: Path) -> None:

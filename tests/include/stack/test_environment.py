@@ -67,7 +67,7 @@ def test_no_part_holds_a_secret_that_it_does_not_need(tmp_path: Path) -> None:
 
     assert secrets("postgres") == set()
     assert secrets("mlflow") == {"mlflow_admin_password", "mlflow_session_key", "mlflow_database_password"}
-    assert secrets("prediction") == {"serving_key", "platform_database_password"}
+    assert secrets("prediction") == {"platform_database_password"}  # of its keys it knows the hashes only
     assert "postgres_password" not in secrets("scheduler")
 
 
@@ -85,3 +85,25 @@ def test_mlflow_gives_nothing_away_without_a_password() -> None:
     config = environment.mlflow_auth_config("postgresql+psycopg2://m:a%40b@h/db")
     assert "default_permission = NO_PERMISSIONS" in config
     assert "a%%40b" in config
+
+
+def test_with_a_certificate_the_service_speaks_tls_and_our_clients_trust_it(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from include.stack.local import load
+
+    for name in ("certificate.pem", "key.pem"):
+        (tmp_path / name).touch()
+    given = {
+        "MLOPS_SERVING_CERTIFICATE": str(tmp_path / "certificate.pem"),
+        "MLOPS_SERVING_CERTIFICATE_KEY": str(tmp_path / "key.pem"),
+    }
+    made = replace(stack(tmp_path), certificate=given["MLOPS_SERVING_CERTIFICATE"])
+    [prediction] = [program for program in programs(made, given) if program.name == "prediction"]
+    assert given.items() <= prediction.environment.items()
+    variables = platform_variables(made, given)
+    assert variables["MLOPS_SERVING_URL"] == "https://127.0.0.1:3"
+    assert variables["SSL_CERT_FILE"] == str(tmp_path / "run" / "trusted.pem")
+    assert "SSL_CERT_FILE" not in platform_variables(stack(tmp_path), {})
+    (tmp_path / "stack.json").write_text(json.dumps({"id": "an-id", "ports": made.ports, "certificate": "there.pem"}))
+    assert load(tmp_path, tmp_path).address("serving") == "https://127.0.0.1:3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from include.serving import kernels
+from include.serving.explanation import Explainer
 from include.settings import Choices, Range, Task, estimator_names
 from include.training import estimators
 
@@ -38,7 +41,7 @@ def served(onnx: bytes, X: np.ndarray) -> np.ndarray:
     session = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     dtype = np.float32 if session.get_inputs()[0].type == "tensor(float)" else np.float64
     [answer] = session.run(["prediction"], {"X": X.astype(dtype)})
-    return answer
+    return answer[:, 0] if answer.shape[1:] == (1,) else answer  # of a regression: (n, 1)
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
@@ -50,6 +53,35 @@ def test_its_onnx_graph_answers_as_it_does_for_missing_and_extreme_values_too(na
     expected = estimator.predict(fitted, X)
     assert expected.shape == ((len(X),) if task == "regression" else (len(X), data.classes))
     np.testing.assert_allclose(served(estimator.to_onnx(fitted), X), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_its_booster_and_its_explanation_answer_as_it_does(name: str, task: Task) -> None:
+    data = data_for(task)
+    assert data.X_val is not None
+    estimator, fitted = estimators.load(name), fitted_on(name, data)
+    X = np.concatenate([data.X_val, np.full((1, 5), np.nan), np.full((1, 5), 1e6)])
+    expected, model, trees = estimator.predict(fitted, X), estimator.to_booster(fitted), None
+    if model is not None:
+        booster = kernels.Booster(model)
+        answer, trees = booster.predict(X.astype(np.float32)).astype(np.float64), booster.contributions
+        answer = answer if len(answer[0]) > 1 or not data.classes else np.concatenate([1 - answer, answer], axis=1)
+        np.testing.assert_allclose(answer.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
+    names = [f"x{number}" for number in range(5)]
+    classes = list(range(data.classes)) or None
+    document = json.loads(json.dumps(estimator.explanation(fitted)))
+    explained = Explainer(document, columns=names, origins=names, classes=classes, trees=trees).explain(
+        X.astype(np.float32)
+    )
+    size = np.abs(explained.contributions).sum(axis=2).max()
+    np.testing.assert_allclose(explained.predictions(), expected, rtol=1e-5, atol=1e-6 * (1 + size))
+
+
+@pytest.mark.parametrize("name", estimator_names())
+def test_its_booster_is_the_same_each_time(name: str) -> None:
+    """Promise 19: a model's content hash is that of its files."""
+    one, two = (estimators.load(name).to_booster(fitted_on(name, data_for("regression"))) for _ in range(2))
+    assert one == two
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)

@@ -12,6 +12,7 @@ import pytest
 
 from include.served_form import verify
 from include.serving.predictor import Predictor
+from include.serving.requests import Refused, Schema
 from include.training import estimators, export, fitting, tracking, tuning
 from tests.include.training.conftest import Laboratory, entry_for, rides
 
@@ -25,7 +26,8 @@ def test_the_same_data_and_seed_give_the_same_metrics_and_bytes(laboratory: Labo
     one, two = (fitted for _, fitted in runs)
     assert one["metrics"] == two["metrics"]
     assert one["params"] == two["params"]
-    for name in ("model.onnx", "preprocessing.json", "golden.json", "profile.json"):
+    names = ("model.onnx", "booster.ubj", "explanation.json", "preprocessing.json", "golden.json", "profile.json")
+    for name in [name for name in names if (Path(one["work"]) / "served" / name).exists()]:
         assert (Path(one["work"]) / "served" / name).read_bytes() == (Path(two["work"]) / "served" / name).read_bytes()
 
 
@@ -45,6 +47,7 @@ def test_the_manifest_says_what_a_service_and_a_gate_need(trained: Train) -> Non
     assert set(manifest["baseline"]) == set(manifest["metrics"])
     assert manifest["run_id"] == prepared["run_id"]
     assert [entry["name"] for entry in manifest["inputs"]] == ["distance", "zone"]
+    assert (manifest["extra_field"], manifest["target_unit"], manifest["entity"]) == ("error", None, None)
     profile = json.loads((Path(fitted["work"]) / "served" / "profile.json").read_bytes())
     assert profile["rows"] == prepared["train_rows"] + prepared["validation_rows"]
     assert {"distance", "zone", "longer"} <= set(profile["columns"])
@@ -93,6 +96,35 @@ def test_a_served_form_that_answers_otherwise_is_not_registered(
     assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
 
 
+def test_a_booster_that_answers_otherwise_is_not_registered(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 33: the second kernel is held against the trained model as the first one is."""
+    from include.training.estimators import xgboost
+
+    entry = entry_for("regression", estimators={"xgboost": {"n_estimators": 20}}, tuning={"trials": 1})
+    prepared = laboratory.lay_down(entry, rides(400, "regression"))
+    laboratory.tune(entry, prepared)
+    monkeypatch.setattr(xgboost, "to_booster", lambda fitted: bytes(fitted.booster[:19].save_raw("ubj")))
+    with pytest.raises(export.NotEqual, match=r"to_booster cannot be used: golden row \d+"):
+        laboratory.fit(entry, prepared)
+    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
+
+
+def test_an_explanation_that_adds_up_to_something_else_is_not_registered(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from include.training.estimators import linear
+
+    entry = entry_for("regression", estimators={"linear": {}}, tuning={"trials": 1})
+    prepared = laboratory.lay_down(entry, rides(400, "regression"))
+    laboratory.tune(entry, prepared)
+    right = linear.explanation
+    monkeypatch.setattr(linear, "explanation", lambda fitted: {**right(fitted), "base": [0.0]})
+    with pytest.raises(export.NotEqual, match="an explanation adds up to"):
+        laboratory.fit(entry, prepared)
+
+
 def test_a_study_without_a_result_registers_nothing_and_says_why(laboratory: Laboratory) -> None:
     """Promise 18."""
     entry = entry_for("regression", estimators={"xgboost": {"objective": "reg:gamma"}}, tuning={"trials": 2})
@@ -119,6 +151,30 @@ def test_a_row_that_the_service_would_refuse_does_not_stop_a_model_with_that_pol
     fitted = laboratory.fit(entry, prepared)
     golden = json.loads((Path(fitted["work"]) / "served" / "golden.json").read_bytes())
     assert not {"moon", "mars"} & {row["zone"] for row in golden["rows"]}
+
+
+def test_the_policies_of_the_service_travel_with_the_version(laboratory: Laboratory, trained: Train) -> None:
+    serving = {
+        "extra_field": "ignore",
+        "out_of_range": "clip",
+        "fields": {"zone": {"unknown_category": "error", "missing": "impute"}},
+        "units": {"distance": "km", "minutes": "minutes"},
+    }
+    table = rides(400, "regression")
+    table = table.append_column("rider", [[f"rider {n % 90}" for n in range(400)]])
+    entry = entry_for("regression", serving=serving, entity="rider")
+    prepared = laboratory.lay_down(entry, table)
+    laboratory.tune(entry, prepared)
+    form = verify(Path(laboratory.fit(entry, prepared)["work"]) / "served")
+    assert (form.manifest["extra_field"], form.manifest["target_unit"]) == ("ignore", "minutes")
+    schema = Schema.of(form.manifest)
+    row = b'{"distance": 1e6, "rider": 7, "whatever": {}}'
+    assert schema.entity_of(row) == "7"
+    checked = schema.columns([schema.row(row)], batch=False)
+    assert checked.columns["distance"].tolist() == [schema.inputs["distance"]["maximum"]]
+    assert checked.warnings is None
+    with pytest.raises(Refused, match="zone is 'moon', which the model was not trained on"):
+        schema.columns([schema.row(b'{"distance": 1, "zone": "moon"}')], batch=False)
 
 
 def test_the_refit_sees_the_validation_part_too(trained: Train) -> None:

@@ -1,0 +1,81 @@
+"""One DAG for the platform: the prediction log is kept in order, and no longer than is declared.
+
+**Makes** the partitions of the next week, ahead of the predictions that go into them; deletes predictions that are
+older than their model's `serving.log.keep_days` in params.yaml, whole days at a time (a day of which no model keeps
+anything is dropped; from others the rows of those models go that keep less); and vacuums the days that have ended, so
+that counting them stays fast. Labels are kept: they are what later versions are judged by. Models that params.yaml no
+longer names keep their predictions for as long as the default says.
+
+**Runs** nightly, soon after midnight (UTC), and by hand, with a form: `dry_run` only says what would be deleted. A run
+that did not happen does no harm: the service makes the partitions that it needs, and the next night deletes what this
+one did not. `mlops predictions <model>` counts what is there.
+
+**When a task fails**
+
+- `make_partitions`: PostgreSQL is away, or its schema is not this program's. Nothing is lost: predictions wait on the
+  service's own disk. Clear it.
+- `delete_old`: somebody reads the day that is to go, and did not end (see pg_stat_activity), or PostgreSQL is away.
+  What was deleted stays deleted. Clear it, or let the next night do it.
+- `settle`: PostgreSQL is away. Its own autovacuum comes later in any case.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, CronTriggerTimetable, task
+
+from include import settings
+from include.orchestration import alerts, dag_defaults, runs
+
+PARAMS = dag_defaults.params_beside(__file__)
+
+
+def maintenance(keep_days: dict[str, int]) -> None:
+    """The DAG of the nights."""
+    with DAG(
+        dag_id="maintenance",
+        description="Partitions ahead, and nothing kept for longer than is declared",
+        doc_md=__doc__,
+        schedule=CronTriggerTimetable("20 0 * * *", timezone="UTC"),
+        start_date=dag_defaults.EPOCH,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=dag_defaults.MAINTENANCE_TIMEOUT,
+        params=dag_defaults.maintenance_form(),
+        tags={dag_defaults.Tag.MAINTENANCE},
+        default_args=dag_defaults.default_args("ml-engineering"),
+        on_failure_callback=alerts.run_failed,
+    ):
+
+        @task
+        def make_partitions(*, dag_run=None) -> dict:
+            from include import database
+            from include.monitoring import predictions
+
+            engine, today = database.connect(settings.environment().database_url), runs.today(dag_run)
+            made = predictions.make_partitions(engine, today)
+            return runs.result({"made": made}, f"{runs.span(made)} made")
+
+        @task
+        def delete_old(*, params=None, dag_run=None) -> dict:
+            from include import database
+            from include.monitoring import predictions
+
+            engine, today = database.connect(settings.environment().database_url), runs.today(dag_run)
+            how = {"default": settings.Logged().keep_days, "dry_run": params["dry_run"]}
+            done = predictions.retain(engine, keep_days, today, **how)
+            return runs.result(done, ("would delete, " if params["dry_run"] else "deleted, ") + done.summary)
+
+        @task
+        def settle(*, dag_run=None) -> dict:
+            from include import database
+            from include.monitoring import predictions
+
+            engine, today = database.connect(settings.environment().database_url), runs.today(dag_run)
+            days = predictions.settle(engine, today)
+            return runs.result({"days": days}, f"{runs.span(days)} vacuumed")
+
+        make_partitions() >> delete_old() >> settle()
+
+
+models = dag_defaults.read_params(PARAMS).models
+maintenance({name: model.serving.log.keep_days for name, model in models.items()})

@@ -1,0 +1,91 @@
+"""One DAG per model: try a version beside the champion, as a shadow, a canary or in an A/B test.
+
+**Makes** a verdict on the version against the present champion, its Bento, and a rollout, which the service follows
+within a second and the controller watches: back by itself beyond a limit, on by itself when all goes well. A canary
+and an A/B test need PROMOTE; a shadow, which answers nobody, may run with HOLD.
+
+**Runs** by hand only, with a form: the version, the kind, and what params.yaml's `serving.rollout` says, for one
+rollout. (`serving.rollout.strategy` lets `deploy_<model>` start one by itself.) `mlops rollout <model>` shows it
+and stops it.
+
+**When a task fails**
+
+- `gate`: the version's files are missing or changed, or MLflow is away. Not judged is never tried.
+- `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
+- `start`: another canary or A/B test runs (the message says which), or the champion was changed meanwhile.
+- `verify`: a worker of the service could not load the version; the message says why. The champion answers alone;
+  the service tries again by itself, or stop the rollout.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, task
+
+from include import settings
+from include.orchestration import alerts, dag_defaults, runs
+
+PARAMS = dag_defaults.params_beside(__file__)
+
+
+def rollout(model: str, entry: settings.Model, workers: int) -> None:
+    """The DAG of one model's rollouts."""
+    with DAG(
+        dag_id=f"rollout_{model}",
+        description=f"Try a version of {model} beside the champion",
+        doc_md=__doc__,
+        schedule=None,
+        is_paused_upon_creation=False,  # nothing starts it by itself, and whoever asks for it wants it now
+        start_date=dag_defaults.EPOCH,
+        catchup=False,
+        max_active_runs=1,
+        dagrun_timeout=dag_defaults.DEPLOY_TIMEOUT,
+        params=dag_defaults.rollout_form(entry),
+        tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
+        default_args=dag_defaults.default_args(entry.owner),
+        on_failure_callback=alerts.run_failed,
+    ):
+
+        @task
+        def gate(*, params=None) -> dict:
+            from include.deployment import gate as judgement
+
+            env = settings.environment()
+            where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
+            return runs.judged(judgement.judge(model, params["version"], entry=entry, **where), env.mlflow_url)
+
+        @task
+        def package(verdict: dict, *, params=None) -> dict:
+            from include.deployment import promotion
+
+            wanted = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
+            runs.go_on_if(verdict["verdict"] in wanted, verdict["summary"])
+            env = settings.environment()
+            where = {"mlflow_url": env.mlflow_url, "data_url": env.data_url, "bento_home": env.home / "bentoml"}
+            made = promotion.package(model, verdict["version"], root=settings.ROOT, **where)
+            return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
+
+        @task
+        def start(verdict: dict, packaged: dict, *, params=None, dag_run=None) -> dict:
+            from include.deployment import promotion
+
+            who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
+            how = {"settings": dag_defaults.with_rollout(entry, params), "task": entry.task, "kind": params["kind"]}
+            where = {"database_url": settings.environment().database_url, "reason": params["reason"]}
+            return runs.carried_out(promotion.begin(verdict, packaged, **how, **where, **who), model)
+
+        @task
+        def verify(started: dict) -> dict:
+            from include.deployment import promotion
+
+            env, within = settings.environment(), dag_defaults.SERVED_WITHIN
+            where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "timeout": within}
+            seen = promotion.see_tried(started, **where, workers=workers)
+            return runs.result(seen, f"every worker has version {started['version']} as {started['arm']}")
+
+        verdict = runs.link(gate(), version_url="MLflow version")
+        verify(start(verdict, package(verdict)))
+
+
+params = dag_defaults.read_params(PARAMS)
+for model_name, model_entry in params.models.items():
+    rollout(model_name, model_entry, params.service.workers)

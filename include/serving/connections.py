@@ -1,0 +1,202 @@
+"""Connections that hold a place without getting on: slow or endless headers, slow bodies, answers that nobody fetches.
+
+uvicorn has a time limit for idle connections, and even that one starts anew with each stray byte; it has none for a
+request that arrives a byte at a time, no bound on the size of its headers, and no limit to who may stay. This is its
+own HTTP protocol, which also notes when it began to wait for what, and one look a second over all connections.
+
+Only asyncio's protocol methods and the callbacks of httptools' parser are built upon, and the table in which uvicorn
+looks up its protocols by name, which is how BentoML's worker comes to this one; tests with real sockets hold all three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from time import monotonic
+from typing import Any, ClassVar
+
+import msgspec
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+NAME = "include.serving.connections:Connection"
+HEADER_SECONDS = 10.0
+"""How long a request may take from its first byte to the end of its headers."""
+GRACE_SECONDS = 2.0
+"""How much longer than the application a body is waited for: the application's own refusal says more."""
+FETCH_SECONDS = 30.0
+"""How long an answer may lie without a byte of it being fetched."""
+LARGEST_HEADERS = 64 * 1024
+SPARE_FILES = 256
+"""Open files that are not connections."""
+LOOK_SECONDS = 1.0
+LAST_SECONDS = 0.5
+"""For the first request of a connection that was taken just before the server ended."""
+
+_received = HttpToolsProtocol.data_received  # each request passes here: this is half as dear as super()
+_headers_complete = HttpToolsProtocol.on_headers_complete
+_message_complete = HttpToolsProtocol.on_message_complete
+
+log = logging.getLogger("mlops.serving")
+
+
+def _refusal(status: str, code: str, message: str) -> bytes:
+    body = msgspec.json.encode({"error": {"code": code, "message": message, "field": None}})
+    headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    return f"HTTP/1.1 {status}\r\n{headers}\r\n".encode() + body
+
+
+_TOO_SLOW = _refusal("408 Request Timeout", "too_slow", "the request did not arrive in time")
+_TOO_LARGE = _refusal(
+    "431 Request Header Fields Too Large",
+    "headers_too_large",
+    f"the headers are larger than {LARGEST_HEADERS // 1024} kB",
+)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, watched."""
+
+    body_seconds: ClassVar[float] = 10.0
+    most: ClassVar[int] = 1024 - SPARE_FILES
+    """Connections at once; beyond it the one that has waited longest gives way."""
+    opened: ClassVar[dict[Connection, None]] = {}
+    """The connections of this process, oldest first."""
+    _watched: ClassVar[asyncio.AbstractEventLoop | None] = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        self._in_body, self._header_bytes = False, 0
+        self._began: float | None = None
+        self._since = monotonic()
+        self._unfetched, self._fetched_at = 0, self._since
+        if len(self.opened) >= self.most and not _make_room():
+            transport.abort()
+        self.opened[self] = None
+        if Connection._watched is not self.loop:
+            Connection._watched = self.loop
+            self.loop.call_later(LOOK_SECONDS, _look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone."""
+        self.opened.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of a request, or of none."""
+        if self._began is None:
+            self._began, self._header_bytes = monotonic(), 0
+        _received(self, data)
+        if self._began is not None and not self._in_body:  # the headers did not come at once
+            self._header_bytes += len(data)
+            if self._header_bytes > LARGEST_HEADERS:
+                self._cut("headers too large", _TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """The headers are whole (httptools)."""
+        self._in_body = True
+        _headers_complete(self)
+
+    def on_message_complete(self) -> None:
+        """The request is whole (httptools)."""
+        self._in_body, self._began = False, None
+        _message_complete(self)
+
+    def shutdown(self) -> None:
+        """The server ends, and listens no more (uvicorn): who has connected and not asked yet may still do so."""
+        cycle: object = self.cycle
+        if cycle is None and not self.transport.is_closing():
+            self.loop.call_later(LAST_SECONDS, self._shut)
+        else:
+            super().shutdown()
+
+    def _shut(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()
+
+    # ------------------------------------------------------------------------------------------- the look
+
+    def look(self, now: float) -> None:
+        """Cut the connection off if it does not get on."""
+        transport = self.transport
+        if transport.get_protocol() is not self:  # it was upgraded to another protocol
+            del self.opened[self]
+            return
+        unfetched = transport.get_write_buffer_size()
+        if not unfetched or unfetched < self._unfetched:
+            self._fetched_at = now
+        self._unfetched = unfetched
+        if now - self._fetched_at > FETCH_SECONDS:
+            log.warning("connection cut", extra={"fields": {"reason": "answer not fetched"}})
+            transport.abort()
+        elif transport.is_closing():
+            return
+        elif not transport.is_reading():  # it is we who let it wait
+            self._began = now if self._began is not None else None
+        elif self._began is None:
+            cycle: object = self.cycle
+            if cycle is None and now - self._since > self.timeout_keep_alive:  # after an answer uvicorn counts
+                transport.close()
+        elif now - self._began > HEADER_SECONDS + (self.body_seconds + GRACE_SECONDS) * self._in_body:
+            self._cut("request too slow", _TOO_SLOW)
+
+    def waits(self) -> bool:
+        """Whether nothing of it is being answered."""
+        return not self._in_body and (self.cycle is None or self.cycle.response_complete)
+
+    def _cut(self, reason: str, refusal: bytes) -> None:
+        log.warning("connection cut", extra={"fields": {"reason": reason}})
+        if self.waits() or not self.cycle.response_started:  # else there is an answer, or half of one
+            self.transport.write(refusal)
+        self.transport.close()
+
+
+def _look() -> None:
+    """Look at every connection, and again in a second for as long as there are any."""
+    now = monotonic()
+    for connection in list(Connection.opened):
+        connection.look(now)
+    if Connection.opened and Connection._watched is not None:
+        Connection._watched.call_later(LOOK_SECONDS, _look)
+    else:
+        Connection._watched = None
+
+
+def _make_room() -> bool:
+    """Close the connection that has waited longest without asking anything."""
+    oldest = next((connection for connection in Connection.opened if connection.waits()), None)
+    if oldest is None:
+        return False
+    del Connection.opened[oldest]
+    oldest.transport.abort()
+    return True
+
+
+def watch(body_seconds: float) -> None:
+    """Let every uvicorn server that this process starts from now on watch its connections.
+
+    To be called before uvicorn's configuration is loaded: when the service's module is imported.
+
+    Args:
+        body_seconds: how long a body may take, as the application counts it.
+
+    Raises:
+        RuntimeError: uvicorn has no such table any more.
+    """
+    protocols: dict[str, Any] = uvicorn.config.HTTP_PROTOCOLS
+    if "auto" not in protocols or "httptools" not in protocols:
+        raise RuntimeError("uvicorn chooses its protocol otherwise than by HTTP_PROTOCOLS; see connections.py")
+    protocols["auto"] = protocols["httptools"] = NAME
+    Connection.body_seconds = body_seconds
+    Connection.most = max(64, _more_files() - SPARE_FILES)
+
+
+def _more_files() -> int:
+    """Let the process have as many open files as it may, and return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(most, soft) if soft != resource.RLIM_INFINITY else most

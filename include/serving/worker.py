@@ -1,0 +1,129 @@
+"""What one worker of the service consists of, put together from the environment and params.yaml, and its life.
+
+Whatever server runs it: bentofiles/prediction/service.py hands it to BentoML.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from include.serving import connections
+from include.serving.access import Access
+from include.serving.access_log import AccessLog
+from include.serving.admission import Admission
+from include.serving.application import Application, Limits
+from include.serving.batching import Unrecorded
+from include.serving.command import home_of
+from include.serving.ending import Ending
+from include.serving.keys import file_of
+from include.serving.log import log_as_json
+from include.serving.metrics import Metrics
+from include.serving.models import Models
+from include.serving.prediction_log import PredictionLog
+from include.serving.shadow import Shadow
+from include.settings import ParamsError, Service, load_params
+
+BUNDLED = "served"
+"""The folder of a Bento's own model, below its root."""
+
+
+class Worker:
+    """The application with everything that it needs.
+
+    Args:
+        environment: where the `MLOPS_*` variables are.
+        root: the checkout, or the Bento's sources.
+    """
+
+    def __init__(self, environment: Mapping[str, str], root: Path) -> None:
+        settings, default = _params(environment, root)
+        home, database_url = home_of(environment, root), environment.get("MLOPS_DATABASE_URL", "")
+        bundled = root / BUNDLED
+        body_bytes = int(settings.max_body_megabytes * 1024 * 1024)
+        metrics = Metrics()
+        self.models = Models(
+            metrics,
+            database_url=database_url,
+            copies=home / "serving" if database_url else None,
+            bundled=bundled if bundled.is_dir() else None,
+            default=default,
+            memory_megabytes=settings.memory_megabytes,
+            home=home if database_url else None,
+        )
+        self._shadows, self._access_log = Shadow(metrics), AccessLog(settings.access_log, metrics)
+        self._log: PredictionLog | None = None
+        if database_url:  # a Bento that runs by itself has nowhere to bring its predictions
+            self._log = PredictionLog(
+                home / "predictions",
+                database_url=database_url,
+                fsync=settings.fsync,
+                spool_megabytes=settings.spool_megabytes,
+                when_full=settings.when_full,
+                home=home,
+            )
+        self.application = Application(
+            self.models,
+            metrics,
+            access=Access(
+                file_of(home),
+                metrics,
+                key=environment.get("MLOPS_SERVING_KEY"),
+                open_to_all=environment.get("MLOPS_SERVING_OPEN") == "1",
+                requests_per_second=settings.requests_per_second,
+            ),
+            admission=Admission(settings.max_concurrency, metrics),
+            recorder=self._log or Unrecorded(),
+            access_log=self._access_log,
+            shadows=self._shadows,
+            limits=Limits(body_bytes, settings.body_seconds, settings.request_seconds),
+            hot=environment.get("MLOPS_SERVING_HOT_PATH") != "off",
+        )
+        self._ending = Ending(self._announce, settings.drain_seconds)
+        connections.watch(settings.body_seconds)
+
+    async def start(self) -> None:
+        """Load what is at hand, begin to follow the ledger, and leave the garbage collector nothing to walk over."""
+        log_as_json()
+        _silence("uvicorn.access")
+        self._ending.hear()
+        self._ending.with_parent()
+        self._access_log.start()
+        if self._log is not None:
+            self._log.start(asyncio.get_running_loop())
+        self.models.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)  # an answer leaves no cycles behind: looking for them 700 objects long is dear
+        gc.enable()
+
+    async def stop(self) -> None:
+        """End the following; what was acknowledged is brought to disk, and to the database if it is there."""
+        self._shadows.stop()
+        following = asyncio.to_thread(self.models.stop)  # either may have to wait for the database
+        await asyncio.gather(following, *([self._log.stop()] if self._log is not None else []))
+        self._access_log.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a model that answers, and will go on to."""
+        return self.models.not_ready is None and not self.application.draining
+
+    def _announce(self) -> None:
+        self.application.draining = True
+
+
+def _params(environment: Mapping[str, str], root: Path) -> tuple[Service, str]:
+    """What params.yaml says of the service, and its default model; a Bento of one model needs neither."""
+    try:
+        params = load_params(environment.get("MLOPS_PARAMS") or root / "params.yaml")
+    except ParamsError:  # no file, or `mlops check` says what is wrong with it; answering does not wait for that
+        return Service(), ""
+    return params.service, params.default_model or ""
+
+
+def _silence(logger: str) -> None:
+    logging.getLogger(logger).handlers, logging.getLogger(logger).propagate = [], False

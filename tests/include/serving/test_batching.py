@@ -1,0 +1,201 @@
+"""Turns: what arrives together is answered and recorded together, and nobody suffers for another's row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from include.serving.batching import LARGEST_TURN, Rows, Turns
+from include.serving.loading import Loaded
+from include.serving.metrics import Metrics
+from include.serving.models import Models, write_bundle
+from include.serving.prediction_log import LogFull
+from include.serving.requests import Refused
+from include.serving.router import Arm, Route
+from include.serving.tallies import Tally
+from tests.include.serving.crafted import ROWS, champion_of, craft
+
+
+class Memory:
+    """Records in memory; those who wait are told when the test wants it."""
+
+    writing = False
+
+    def __init__(self, failure: Exception | None = None, *, at_once: bool = True) -> None:
+        self.commits: list[tuple[bytes, int]] = []
+        self.waiting: list[Callable[[Exception | None], None]] = []
+        self._failure, self._at_once = failure, at_once
+
+    def commit(self, lines: bytes, rows: int, done: Callable[[Exception | None], None], table: str = "") -> None:
+        self.commits.append((lines, rows))
+        if self._at_once:
+            asyncio.get_running_loop().call_soon(done, self._failure)
+        else:
+            self.waiting.append(done)
+
+    def append(self, lines: bytes, rows: int, table: str = "") -> None:
+        self.commits.append((lines, rows))
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        raise AssertionError("nothing is being written")
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+def loaded_of(folder: Path, version: int = 7, **craft_arguments: Any) -> Loaded:
+    crafted = craft(folder / "form", **craft_arguments)
+    write_bundle(folder / "served", crafted.form, champion_of(crafted, version))
+    models = Models(Metrics(CollectorRegistry()), bundled=folder / "served")
+    models.start()
+    route = models.route("trips")
+    assert route
+    return route.champion.loaded
+
+
+def arm_of(loaded: Loaded, name: str = "champion") -> Arm:
+    return Arm(name, loaded, None, Tally("trips", name, loaded.version))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return loaded_of(tmp_path_factory.mktemp("loaded"))
+
+
+async def ask(turns: Turns, route: Route, arm: Arm, row: dict[str, Any]) -> bytes:
+    """As the application asks."""
+    body = json.dumps(row).encode()
+    rows: Rows = turns.add(route, arm, arm.loaded.predictor.schema.row(body), body, "somebody", 0.0)
+    n = len(rows.rows) - 1
+    failure = await rows.committed
+    if failure is not None:
+        raise failure
+    answer = rows.answers[n]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def all_of(turns: Turns, route: Route, rows: list[dict[str, Any]], arm: Arm | None = None) -> list[Any]:
+    async def together() -> list[Any]:
+        asked = (ask(turns, route, arm or route.champion, row) for row in rows)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    return asyncio.run(together())
+
+
+def test_rows_of_one_turn_are_answered_each_with_its_own_and_written_at_once(loaded: Loaded) -> None:
+    memory = Memory()
+    answers = all_of(Turns(memory), Route("trips", arm_of(loaded)), ROWS)
+    documents = [json.loads(answer) for answer in answers]
+    assert [d["prediction"] for d in documents] == pytest.approx(loaded.predictor.golden["expected"])
+    assert len({d["prediction_id"] for d in documents}) == len(ROWS)
+    ((lines, count),) = memory.commits
+    assert count == len(ROWS) == lines.count(b"\n")
+    for document in documents:
+        assert document["prediction_id"].encode() in lines.replace(b"-", b"")
+
+
+def test_a_row_alone_gets_the_very_answer_that_it_gets_among_others(loaded: Loaded) -> None:
+    route = Route("trips", arm_of(loaded))
+    alone = [json.loads(all_of(Turns(Memory()), route, [row])[0])["prediction"] for row in ROWS]
+    together = [json.loads(answer)["prediction"] for answer in all_of(Turns(Memory()), route, ROWS)]
+    assert alone == pytest.approx(together, rel=1e-9)
+
+
+def test_only_the_row_that_is_wrong_is_refused_and_it_is_not_recorded(loaded: Loaded) -> None:
+    """One client's value must not become another's error."""
+    memory = Memory()
+    rows = [ROWS[0], {**ROWS[1], "passenger_count": 1.5}, ROWS[2]]
+    first, wrong, last = all_of(Turns(memory), Route("trips", arm_of(loaded)), rows)
+    assert isinstance(wrong, Refused)
+    assert (wrong.status, wrong.field) == (422, "passenger_count")
+    expected = loaded.predictor.golden["expected"]
+    assert [json.loads(a)["prediction"] for a in (first, last)] == pytest.approx([expected[0], expected[2]])
+    ((lines, count),) = memory.commits
+    assert count == 2 == lines.count(b"\n")
+
+
+def test_what_a_challenger_cannot_answer_the_champion_does(loaded: Loaded, tmp_path: Path) -> None:
+    broken = loaded_of(tmp_path, 8, scale=1e300)  # it overflows for large distances
+    canary, champion = arm_of(broken, "canary"), arm_of(loaded)
+    route = Route("trips", champion, challenger=canary, share=1.0)
+    turns, rows = Turns(Memory()), [ROWS[0], {**ROWS[1], "trip_distance": 3e38}]
+    first, second = map(json.loads, all_of(turns, route, rows, canary))
+    assert first["version"] == 8
+    assert second["version"] == 7
+    assert canary.tally.take().errors == 1
+    assert champion.tally.take().errors == 0
+
+
+def test_an_answer_that_cannot_be_recorded_is_not_given(loaded: Loaded) -> None:
+    full = LogFull("full")
+    assert all_of(Turns(Memory(full)), Route("trips", arm_of(loaded)), ROWS[:2]) == [full, full]
+
+
+def test_no_answer_leaves_before_it_is_recorded(loaded: Loaded) -> None:
+    memory = Memory(at_once=False)
+    turns, route = Turns(memory), Route("trips", arm_of(loaded))
+
+    async def watch() -> None:
+        asked = [asyncio.ensure_future(ask(turns, route, route.champion, row)) for row in ROWS[:3]]
+        await asyncio.sleep(0.05)
+        assert not any(one.done() for one in asked)
+        memory.waiting[0](None)
+        await asyncio.gather(*asked)
+
+    asyncio.run(watch())
+
+
+def test_a_request_that_is_cancelled_takes_no_other_with_it(loaded: Loaded) -> None:
+    memory = Memory(at_once=False)
+    turns, route = Turns(memory), Route("trips", arm_of(loaded))
+
+    async def cancel_one() -> list[Any]:
+        asked = [asyncio.ensure_future(ask(turns, route, route.champion, row)) for row in ROWS[:3]]
+        await asyncio.sleep(0.01)
+        asked[1].cancel()
+        await asyncio.sleep(0.01)
+        memory.waiting[0](None)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, cancelled, last = asyncio.run(cancel_one())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert json.loads(first)["version"] == json.loads(last)["version"] == 7
+
+
+def test_a_disk_that_does_not_answer_holds_no_request_for_ever(loaded: Loaded) -> None:
+    memory = Memory(at_once=False)
+    (late,) = all_of(Turns(memory, seconds=0.05), Route("trips", arm_of(loaded)), ROWS[:1])
+    assert isinstance(late, Refused)
+    assert (late.status, late.code) == (503, "not_recorded")
+    memory.waiting[0](None)  # it answers after all: nobody minds
+
+
+def test_a_turn_does_not_grow_without_end(loaded: Loaded) -> None:
+    memory = Memory()
+    answers = all_of(Turns(memory), Route("trips", arm_of(loaded)), [ROWS[n % 12] for n in range(LARGEST_TURN + 40)])
+    assert all(isinstance(answer, bytes) for answer in answers)
+    assert [count for _, count in memory.commits] == [LARGEST_TURN, 40]
+
+
+def test_a_failing_log_fails_its_turn_and_no_other(loaded: Loaded) -> None:
+    class Broken(Memory):
+        def commit(self, lines: bytes, rows: int, done: Callable[[Exception | None], None], table: str = "") -> None:
+            if not self.commits:
+                self.commits.append((b"", 0))
+                raise OSError("the disk has gone")
+            super().commit(lines, rows, done)
+
+    turns, route = Turns(Broken()), Route("trips", arm_of(loaded))
+    (failed,) = all_of(turns, route, ROWS[:1])
+    assert isinstance(failed, Refused)
+    assert failed.status == 500
+    (answered,) = all_of(turns, route, ROWS[:1])
+    assert json.loads(answered)["version"] == 7

@@ -1,0 +1,38 @@
+"""The copies on disk, which several workers write and drop at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from include.serving import copies
+from tests.include.serving.crafted import champion_of, craft
+
+
+def test_workers_that_fetch_the_same_version_at_once_leave_one_whole_copy(tmp_path: Path) -> None:
+    """Beside a damaged copy that all of them find."""
+    crafted = craft(tmp_path / "form")
+    form, folder = crafted.form, tmp_path / "copies"
+    place = copies.place(folder, champion_of(crafted, 1))
+    for damaged in (False, True) * 5:
+        if damaged:
+            (place / "model.onnx").write_bytes(b"half")
+        with ThreadPoolExecutor(8) as workers:
+            fetched = list(workers.map(lambda _: copies.fetch(str(form.directory), place, form.content_hash), range(8)))
+        assert {found.content_hash for found in fetched} == {form.content_hash}
+        assert [path.name for path in (folder / "trips").iterdir()] == [form.content_hash]
+        assert (place / "model.onnx").read_bytes() == (form.directory / "model.onnx").read_bytes()
+
+
+def test_what_a_killed_worker_left_is_dropped_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    names = ["used", "newest", "older", ".orphan.1", ".written.2"]
+    for age, name in enumerate(names):
+        (tmp_path / "trips" / name).mkdir(parents=True)
+        os.utime(tmp_path / "trips" / name, (time.time() - age, time.time() - age))
+    long_ago = time.time() - 2 * copies.ORPHAN_SECONDS
+    os.utime(tmp_path / "trips" / ".orphan.1", (long_ago, long_ago))
+    copies.drop_old(tmp_path, "trips", {"used"})
+    assert {path.name for path in (tmp_path / "trips").iterdir()} == {"used", "newest", ".written.2"}
+    copies.drop_old(tmp_path, "unknown", set())
