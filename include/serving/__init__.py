@@ -1,7 +1,8 @@
 """What runs inside the prediction service; BentoML runs it: see bentofiles/prediction/service.py.
 
-    start and end      command · launcher · worker · ending · connections · inner · log
-    a request          application → access, keys · admission · bodies → requests, fields, refusals, tables
+    start and end      command · launcher · worker · ending · inner · log
+    a request          connections → direct, or ASGI → application → access, keys · admission · bodies
+                       → requests, fields, refusals, tables
                        → batching → scoring → answers; inference_protocol · openapi · feedback · access_log
     a prediction       predictor · kernels · explanation
     which version      models ← wanted, holding, loading, copies, routes; router · tallies · shadow · metrics

@@ -35,7 +35,7 @@ from include.serving import feedback, inference_protocol, openapi
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
-from include.serving.batching import Recorder, Shadows, Turns
+from include.serving.batching import Recorder, Rows, Shadows, Taker, Turns
 from include.serving.bodies import Bodies
 from include.serving.inner import replayed
 from include.serving.metrics import Metrics
@@ -49,6 +49,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Then = Callable[[int, bytes, Headers], None]
 
 INLINE_BODY = 32 * 1024
 """Batches of up to this size are answered on the event loop; larger ones in a thread, so that they hold nobody up."""
@@ -142,6 +143,7 @@ class Application:
         self._turns = Turns(recorder, shadows, seconds=limits.request_seconds)
         self._inner: ASGIApp = _not_found
         self._endpoints: dict[str, Endpoint] = {}
+        self._direct: dict[bytes, Endpoint] = {}
         self._generation = -1
         self._bodies = Bodies(limits.max_body_bytes, limits.body_seconds)
         self.draining = False
@@ -159,15 +161,13 @@ class Application:
             return
         request = _request(scope)
         request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
-        status, body, content_type, extra = 500, b"", _JSON, None
         try:
             endpoint = self._endpoint(request.path)
             if endpoint is not None and request.method == "POST":
                 request.model = endpoint.model
                 request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), endpoint.scope).name
                 if not self._admission.admits(scope.get("client")):
-                    await self._admission.refuse(send, scope.get("client"))
-                    self._note(request, 503, 0)
+                    await self._turn_away(request, scope, send)
                     return
                 try:
                     body = await self._post(endpoint, request, scope, receive, send)
@@ -175,34 +175,54 @@ class Application:
                     self._admission.leave()
                 if not body:  # the client has gone, or BentoML has answered
                     return
-                status = 200
-                content_type, extra = request.replied
+                status, (content_type, extra) = 200, request.replied
             else:
                 answer = await self._get(endpoint, request, scope, receive, send)
                 if answer is None:  # BentoML has answered
                     return
                 status, body, content_type = answer
-        except Refused as refused:
-            content_type = _JSON
-            status, body, extra = self._refused(refused, request)
-            if status in (401, 403, 429):
-                await self._admission.pace()
-        except Exception:
-            log.exception("internal error", extra={"fields": {"path": request.path, "request_id": request.id}})
-            failure = Refused(500, "internal", "the service failed to answer this request; its log says why")
-            status, body, extra = self._refused(failure, request)
+                extra = _NO_HEADERS
+        except Exception as error:  # noqa: BLE001  told to the client
+            await self._refuse(error, request, send)
+        else:
+            await self._send(request, send, status, body, content_type, extra)
+
+    async def _send(
+        self, request: Request, send: Send, status: int, body: bytes, content_type: bytes, extra: Headers
+    ) -> None:
+        headers = self._headers(request, body, content_type, extra)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+        self._note(request, status, len(body))
+
+    def _headers(self, request: Request, body: bytes, content_type: bytes, extra: Headers) -> Headers:
         headers = [
             (b"content-type", content_type),
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", request.id.encode()),
+            *extra,
         ]
-        if extra:
-            headers += extra
         if self.draining:
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
-        self._note(request, status, len(body))
+        return headers
+
+    async def _refuse(self, error: Exception, request: Request, send: Send) -> None:
+        status, body, extra = self._refusal(error, request)
+        if status in (401, 403, 429):
+            await self._admission.pace()
+        await self._send(request, send, status, body, _JSON, extra)
+
+    async def _turn_away(self, request: Request, scope: Scope, send: Send) -> None:
+        await self._admission.refuse(send, scope.get("client"))
+        self._note(request, 503, 0)
+
+    def _refusal(self, error: Exception, request: Request) -> tuple[int, bytes, Headers]:
+        """Status, body and more headers for what was raised; what is not the client's fault is written to the log."""
+        if not isinstance(error, Refused):
+            fields = {"path": request.path, "request_id": request.id}
+            log.error("internal error", exc_info=error, extra={"fields": fields})
+            error = Refused(500, "internal", "the service failed to answer this request; its log says why")
+        return self._refused(error, request)
 
     def _note(self, request: Request, status: int, size: int) -> None:
         caller, seconds = request.caller, time.perf_counter() - request.started
@@ -212,16 +232,55 @@ class Application:
 
     def _endpoint(self, path: str) -> Endpoint | None:
         if self._generation != self._models.generation:
-            self._generation = self._models.generation
-            self._endpoints = _endpoints(self._models.routes, self._models.default)
+            self._look_up()
         return self._endpoints.get(path) or self._absent(path)
+
+    def _look_up(self) -> None:
+        self._generation = self._models.generation
+        self._endpoints = found = _endpoints(self._models.routes, self._models.default)
+        self._direct = {p.encode(): e for p, e in found.items() if e.does == "predict"} if self._hot else {}
+
+    # ------------------------------------------------------------------------------------------- the direct way
+
+    def answers(self, url: bytes) -> bool:
+        """Whether a POST to this target is answered without ASGI; see include/serving/direct.py."""
+        if self._generation != self._models.generation:
+            self._look_up()
+        return url in self._direct
+
+    def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, then: Then) -> ASGIApp | None:
+        """Begin to answer a row's request that is whole: `then` is called once. Or what refuses it, by ASGI."""
+        endpoint = self._direct[url]
+        request = Request(url.decode(), "POST", dict(headers), time.perf_counter(), model=endpoint.model)
+        request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
+        try:
+            request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), endpoint.scope).name
+            if not self._admission.admits(client):
+                return lambda scope, receive, send: self._turn_away(request, scope, send)
+            try:
+                self._begin(self._route(endpoint), request, body, partial(self._tell, request, then))
+            except BaseException:
+                self._admission.leave()
+                raise
+        except Exception as error:  # noqa: BLE001  told to the client
+            failure = error
+            return lambda scope, receive, send: self._refuse(failure, request, send)
+        return None
+
+    def _tell(self, request: Request, then: Then, rows: Rows, n: int, failure: Exception | None) -> None:
+        self._admission.leave()
+        status, extra = 200, _NO_HEADERS
+        try:
+            body = self._answer(rows, n, request, failure)
+        except Exception as error:  # noqa: BLE001  told to the client
+            status, body, extra = self._refusal(error, request)
+        then(status, body, self._headers(request, body, _JSON, extra))
+        self._note(request, status, len(body))
 
     # ------------------------------------------------------------------------------------------- predicting
 
     async def _post(self, endpoint: Endpoint, request: Request, scope: Scope, receive: Receive, send: Send) -> bytes:
-        route = self._models.route(endpoint.model)
-        if route is None:
-            raise self._unloaded(endpoint.model)
+        route = self._route(endpoint)
         body = await self._bodies.read(request.headers, receive)
         if body is None:
             return b""
@@ -238,21 +297,34 @@ class Application:
         finally:
             self._bodies.done(body)
 
+    def _route(self, endpoint: Endpoint) -> Route:
+        route = self._models.route(endpoint.model)
+        if route is None:
+            raise self._unloaded(endpoint.model)
+        return route
+
     async def _row(self, route: Route, request: Request, body: bytes) -> bytes:
+        rows = self._begin(route, request, body)
+        n = len(rows.rows) - 1
+        return self._answer(rows, n, request, await rows.committed)
+
+    def _begin(self, route: Route, request: Request, body: bytes, taker: Taker | None = None) -> Rows:
+        """Check a row and let it be answered in this turn, as the last of the returned rows."""
         content_type = request.headers.get(_CONTENT_TYPE, b"")
         if content_type != _JSON and _media_type(content_type) != JSON:
             raise _unsupported([JSON])
         arm = route.champion if route.challenger is None else route.choose(_entity(route, body))
         row = arm.loaded.predictor.schema.row(body)
-        rows = self._turns.add(route, arm, row, body, request.caller, request.started)
-        n = len(rows.rows) - 1
-        failure = await rows.committed
+        return self._turns.add(route, arm, row, body, request.caller, request.started, taker)
+
+    def _answer(self, rows: Rows, n: int, request: Request, failure: Exception | None) -> bytes:
+        """The answer to a row after its turn."""
         if failure is not None:
             raise self._unrecorded(failure)
         answer = rows.answers[n]
         if isinstance(answer, Exception):
             raise answer
-        arm = rows.answered.get(n, arm) if rows.answered else arm
+        arm = rows.answered.get(n, rows.arm) if rows.answered else rows.arm
         request.version = arm.loaded.version
         arm.tally.answered(1, time.perf_counter() - request.started)
         return answer

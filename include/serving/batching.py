@@ -23,6 +23,8 @@ LARGEST_TURN = 128
 
 _TOO_LATE = "the prediction could not be recorded in time, so it is not given"
 
+Taker = Callable[["Rows", int, Exception | None], None]
+
 log = logging.getLogger("mlops.serving")
 
 
@@ -82,6 +84,8 @@ class _Committed(asyncio.Future[Exception | None]):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         super().__init__(loop=loop)
+        self.takers: list[tuple[Taker, Rows, int]] = []
+        """Those who do not await it, but are called first."""
         self._late = loop.call_later(seconds, self.settle, Refused(503, "not_recorded", _TOO_LATE))
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -90,9 +94,15 @@ class _Committed(asyncio.Future[Exception | None]):
 
     def settle(self, failure: Exception | None) -> None:
         """Let the requests go on; None: their predictions are recorded."""
-        if not self.done():
-            self._late.cancel()
-            self.set_result(failure)
+        if self.done():
+            return
+        self._late.cancel()
+        self.set_result(failure)
+        for taker, rows, n in self.takers:
+            try:
+                taker(rows, n, failure)
+            except Exception:  # one client's fault must not keep the others waiting
+                log.exception("an answer was not taken")
 
 
 class Rows:
@@ -132,8 +142,20 @@ class Turns:
         self._count = 0
         self._committed: _Committed | None = None
 
-    def add(self, route: Route, arm: Arm, row: Any, body: bytes, caller: str | None, started: float) -> Rows:
-        """Let a row be answered in this turn, as the last of the returned rows; await their `committed`."""
+    def add(
+        self,
+        route: Route,
+        arm: Arm,
+        row: Any,
+        body: bytes,
+        caller: str | None,
+        started: float,
+        taker: Taker | None = None,
+    ) -> Rows:
+        """Let a row be answered in this turn, as the last of the returned rows.
+
+        Either await their `committed`, or have `taker` called with the rows, the row's number, and what they await.
+        """
         committed = self._committed or self._begin()
         rows = self._arms.get(id(arm))
         if rows is None:
@@ -141,6 +163,8 @@ class Turns:
         rows.rows.append(row)
         rows.bodies.append(body)
         rows.callers.append(caller)
+        if taker is not None:
+            committed.takers.append((taker, rows, len(rows.rows) - 1))
         if len(rows.rows) >= LARGEST_TURN:
             self._end()
         return rows

@@ -6,6 +6,7 @@ own HTTP protocol, which also notes when it began to wait for what, and one look
 
 Only asyncio's protocol methods and the callbacks of httptools' parser are built upon, and the table in which uvicorn
 looks up its protocols by name, which is how BentoML's worker comes to this one; tests with real sockets hold all three.
+What it answers without ASGI is in include/serving/direct.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, ClassVar
 
 import msgspec
 import uvicorn.config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from include.serving.direct import Answering, Cycle, Direct
 
 NAME = "include.serving.connections:Connection"
 HEADER_SECONDS = 10.0
@@ -34,9 +36,9 @@ LOOK_SECONDS = 1.0
 LAST_SECONDS = 0.5
 """For the first request of a connection that was taken just before the server ended."""
 
-_received = HttpToolsProtocol.data_received  # each request passes here: this is half as dear as super()
-_headers_complete = HttpToolsProtocol.on_headers_complete
-_message_complete = HttpToolsProtocol.on_message_complete
+_received = Direct.data_received  # each request passes here: this is half as dear as super()
+_headers_complete = Direct.on_headers_complete
+_message_complete = Direct.on_message_complete
 
 log = logging.getLogger("mlops.serving")
 
@@ -55,8 +57,8 @@ _TOO_LARGE = _refusal(
 )
 
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's protocol, watched."""
+class Connection(Direct):
+    """uvicorn's protocol with the direct way, watched."""
 
     body_seconds: ClassVar[float] = 10.0
     most: ClassVar[int] = 1024 - SPARE_FILES
@@ -136,11 +138,15 @@ class Connection(HttpToolsProtocol):
         elif not transport.is_reading():  # it is we who let it wait
             self._began = now if self._began is not None else None
         elif self._began is None:
-            cycle: object = self.cycle
-            if cycle is None and now - self._since > self.timeout_keep_alive:  # after an answer uvicorn counts
+            if self._is_idle() and now - max(self._since, self.answered_at) > self.timeout_keep_alive:
                 transport.close()
         elif now - self._began > HEADER_SECONDS + (self.body_seconds + GRACE_SECONDS) * self._in_body:
             self._cut("request too slow", _TOO_SLOW)
+
+    def _is_idle(self) -> bool:
+        """Whether it has asked nothing yet, or was answered directly; after other answers uvicorn counts the time."""
+        cycle: object = self.cycle
+        return cycle is None or (isinstance(cycle, Cycle) and cycle.response_complete)
 
     def waits(self) -> bool:
         """Whether nothing of it is being answered."""
@@ -174,13 +180,14 @@ def _make_room() -> bool:
     return True
 
 
-def watch(body_seconds: float) -> None:
+def watch(body_seconds: float, application: Answering | None = None) -> None:
     """Let every uvicorn server that this process starts from now on watch its connections.
 
     To be called before uvicorn's configuration is loaded: when the service's module is imported.
 
     Args:
         body_seconds: how long a body may take, as the application counts it.
+        application: answers the usual request directly; None: all go by ASGI.
 
     Raises:
         RuntimeError: uvicorn has no such table any more.
@@ -189,7 +196,7 @@ def watch(body_seconds: float) -> None:
     if "auto" not in protocols or "httptools" not in protocols:
         raise RuntimeError("uvicorn chooses its protocol otherwise than by HTTP_PROTOCOLS; see connections.py")
     protocols["auto"] = protocols["httptools"] = NAME
-    Connection.body_seconds = body_seconds
+    Connection.body_seconds, Connection.application = body_seconds, application
     Connection.most = max(64, _more_files() - SPARE_FILES)
 
 

@@ -83,7 +83,7 @@ class Worker:
             hot=environment.get("MLOPS_SERVING_HOT_PATH") != "off",
         )
         self._ending = Ending(self._announce, settings.drain_seconds)
-        connections.watch(settings.body_seconds)
+        connections.watch(settings.body_seconds, self.application)
 
     async def start(self) -> None:
         """Load what is at hand, begin to follow the ledger, and leave the garbage collector nothing to walk over."""

@@ -1,0 +1,159 @@
+"""The usual request, answered between the parser's last callback and the transport: no task, no future, no ASGI.
+
+uvicorn makes a task, an event, a scope and two messages of each request, and asyncio a turn of the loop of each step:
+together they cost more than a row's answer does. A POST that has arrived whole, of a path that the application answers
+directly, therefore goes to it as it is, and its answer is one write. All else takes the way of ASGI: other paths and
+methods, bodies that come in parts, pipelined requests, clients that fetch slowly, and whoever is refused before there
+is a row. Both ways run through the same application and give the same bytes; tests compare them.
+
+It is uvicorn's own protocol but for that: its callbacks of httptools' parser are built upon, and what it expects of
+`cycle`, the request in progress. Tests with real sockets hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from time import monotonic
+from typing import Any, ClassVar, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+Headers = list[tuple[bytes, bytes]]
+Then = Callable[[int, bytes, Headers], None]
+ASGIApp = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
+
+LARGEST = 16 * 1024
+"""Bytes of a body that is answered directly: a row is far smaller."""
+
+_headers_complete = HttpToolsProtocol.on_headers_complete
+_body = HttpToolsProtocol.on_body
+_message_complete = HttpToolsProtocol.on_message_complete
+_received = HttpToolsProtocol.data_received
+
+
+class Answering(Protocol):
+    """What is used of the application."""
+
+    def answers(self, url: bytes) -> bool:
+        """Whether a POST to this target, as it was sent, is answered directly."""
+
+    def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, then: Then) -> ASGIApp | None:
+        """Begin to answer: `then` is called once with status, body, headers. Or an application that refuses."""
+
+
+class _Nobody:
+    """Nobody waits for more of a request that is whole."""
+
+    def set(self) -> None:
+        """Nothing to do."""
+
+
+class Cycle:
+    """A request that is being answered directly, as uvicorn knows it."""
+
+    __slots__ = ("connection", "disconnected", "keep_alive", "response_complete", "response_started")
+
+    message_event = _Nobody()
+
+    def __init__(self, connection: Direct) -> None:
+        self.connection = connection
+        self.disconnected = self.response_started = self.response_complete = False
+        self.keep_alive = True
+
+    def answer(self, status: int, body: bytes, headers: Headers) -> None:
+        """Send the whole answer."""
+        self.response_started = self.response_complete = True
+        if not self.disconnected:
+            self.connection.send(self, status, body, headers)
+
+
+class Direct(HttpToolsProtocol):
+    """uvicorn's protocol with the direct way, where `application` is set."""
+
+    application: ClassVar[Answering | None] = None
+    _defaults: ClassVar[tuple[Headers | None, bytes]] = (None, b"")
+    """uvicorn's own headers of this second, and as they are sent."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._whole: bytes | None = None
+        """The body of a request that may be answered directly, as far as it has come."""
+        self.answered_at = 0.0
+        """When the last direct answer was sent: its idle time counts from here, without a timer."""
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of a request, or of none."""
+        _received(self, data)
+        if self._whole is not None:  # the rest of it is still to come
+            self._undo(self._whole)
+
+    def on_headers_complete(self) -> None:
+        """The headers are whole (httptools)."""
+        application, cycle, parser = self.application, self.cycle, self.parser
+        if (
+            application is not None
+            and (cycle is None or cycle.response_complete)
+            and application.answers(self.url)
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and not self.root_path
+            and self.limit_concurrency is None
+        ):
+            self._whole = b""
+        else:
+            _headers_complete(self)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body (httptools)."""
+        if self._whole is None:
+            _body(self, body)
+        elif len(self._whole) + len(body) > LARGEST:
+            self._undo(self._whole + body)
+        else:
+            self._whole += body
+
+    def on_message_complete(self) -> None:
+        """The request is whole (httptools)."""
+        body, before = self._whole, self.cycle
+        if body is None or self.application is None:
+            _message_complete(self)
+            return
+        self._whole = None
+        self.cycle = cycle = Cycle(self)  # type: ignore[assignment]
+        refusing = self.application.ask(self.url, self.headers, body, self.client, cycle.answer)
+        if refusing is not None:
+            self.cycle, self._whole = before, body
+            application, self.app = self.app, refusing
+            self._undo(body)
+            self.app = application
+            _message_complete(self)
+
+    def _undo(self, body: bytes) -> None:
+        """Go on by ASGI with a request of which so much has come."""
+        self._whole = None
+        _headers_complete(self)
+        if body:
+            _body(self, body)
+
+    def send(self, cycle: Cycle, status: int, body: bytes, headers: Headers) -> None:
+        """Write a direct answer, and be ready for the next request."""
+        sent = self.server_state.default_headers  # uvicorn replaces this list once a second
+        known, defaults = Direct._defaults
+        if known is not sent:
+            defaults = b"".join(b"%b: %b\r\n" % header for header in sent)
+            Direct._defaults = sent, defaults
+        told = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if not cycle.keep_alive and b"connection: close" not in told:
+            told += b"connection: close\r\n"
+        self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINE[status], defaults, told, body))
+        self.answered_at = monotonic()
+        if not cycle.keep_alive or b"connection: close" in told:
+            self.transport.close()
+        if self.pipeline or self.transport.is_closing():
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
