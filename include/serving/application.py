@@ -35,7 +35,7 @@ from include.serving import feedback, inference_protocol, openapi
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
-from include.serving.batching import Recorder, Rows, Shadows, Taker, Turns
+from include.serving.batching import Recorder, Rows, Shadows, Turns
 from include.serving.bodies import Bodies
 from include.serving.inner import replayed
 from include.serving.metrics import Metrics
@@ -238,7 +238,7 @@ class Application:
     def _look_up(self) -> None:
         self._generation = self._models.generation
         self._endpoints = found = _endpoints(self._models.routes, self._models.default)
-        self._direct = {p.encode(): e for p, e in found.items() if e.does == "predict"} if self._hot else {}
+        self._direct = {p.encode(): e for p, e in found.items() if e.does in ("predict", "batch") and self._hot}
 
     # ------------------------------------------------------------------------------------------- the direct way
 
@@ -249,7 +249,7 @@ class Application:
         return url in self._direct
 
     def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, then: Then) -> ASGIApp | None:
-        """Begin to answer a row's request that is whole: `then` is called once. Or what refuses it, by ASGI."""
+        """Begin to answer a request that is whole: `then` is called once. Or what refuses it, by ASGI."""
         endpoint = self._direct[url]
         request = Request(url.decode(), "POST", dict(headers), time.perf_counter(), model=endpoint.model)
         request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
@@ -258,7 +258,15 @@ class Application:
             if not self._admission.admits(client):
                 return lambda scope, receive, send: self._turn_away(request, scope, send)
             try:
-                self._begin(self._route(endpoint), request, body, partial(self._tell, request, then))
+                route = self._route(endpoint)
+                if endpoint.does == "predict":
+                    rows = self._begin(route, request, body)
+                    told = partial(self._answer, rows, len(rows.rows) - 1, request)
+                    rows.committed.then(partial(self._tell, request, then, told))
+                else:
+                    scored = self._scored(endpoint, route, request, body, {})
+                    told = partial(self._finish, route, request, scored)
+                    self._turns.record(scored.lines, scored.count).then(partial(self._tell, request, then, told))
             except BaseException:
                 self._admission.leave()
                 raise
@@ -267,11 +275,13 @@ class Application:
             return lambda scope, receive, send: self._refuse(failure, request, send)
         return None
 
-    def _tell(self, request: Request, then: Then, rows: Rows, n: int, failure: Exception | None) -> None:
+    def _tell(
+        self, request: Request, then: Then, told: Callable[[Exception | None], bytes], failure: Exception | None
+    ) -> None:
         self._admission.leave()
         status, extra = 200, _NO_HEADERS
         try:
-            body = self._answer(rows, n, request, failure)
+            body = told(failure)
         except Exception as error:  # noqa: BLE001  told to the client
             status, body, extra = self._refusal(error, request)
         then(status, body, self._headers(request, body, _JSON, extra))
@@ -308,14 +318,14 @@ class Application:
         n = len(rows.rows) - 1
         return self._answer(rows, n, request, await rows.committed)
 
-    def _begin(self, route: Route, request: Request, body: bytes, taker: Taker | None = None) -> Rows:
+    def _begin(self, route: Route, request: Request, body: bytes) -> Rows:
         """Check a row and let it be answered in this turn, as the last of the returned rows."""
         content_type = request.headers.get(_CONTENT_TYPE, b"")
         if content_type != _JSON and _media_type(content_type) != JSON:
             raise _unsupported([JSON])
         arm = route.champion if route.challenger is None else route.choose(_entity(route, body))
         row = arm.loaded.predictor.schema.row(body)
-        return self._turns.add(route, arm, row, body, request.caller, request.started, taker)
+        return self._turns.add(route, arm, row, body, request.caller, request.started)
 
     def _answer(self, rows: Rows, n: int, request: Request, failure: Exception | None) -> bytes:
         """The answer to a row after its turn."""
@@ -340,14 +350,15 @@ class Application:
                 seconds = self._limits.request_seconds
                 message = f"the answer took longer than {seconds:g} s; send smaller batches"
                 raise Refused(503, "timeout", message) from None
+        return self._finish(route, request, answer, await self._turns.record(answer.lines, answer.count))
+
+    def _finish(self, route: Route, request: Request, answer: _Answer, failure: Exception | None) -> bytes:
+        """The answer to a whole body after it was recorded."""
         request.version = answer.arm.loaded.version
-        if answer.lines:
-            try:
-                await self._turns.record(answer.lines, len(answer.scored.ids))
-            except Exception as error:  # noqa: BLE001  told to the client
-                raise self._unrecorded(error) from None
+        if failure is not None:
+            raise self._unrecorded(failure)
         answer.arm.tally.predicted(answer.scored.predictions)
-        answer.arm.tally.answered(len(answer.scored.ids), time.perf_counter() - request.started)
+        answer.arm.tally.answered(answer.count, time.perf_counter() - request.started)
         if route.shadow is not None and self._shadows is not None:
             self._shadows.score(route.shadow, answer.checked.columns, answer.scored.ids, self._recorder)
         return answer.body
@@ -385,10 +396,9 @@ class Application:
         classes, caller = route.champion.loaded.predictor.classes, request.caller
         labels = partial(feedback.labels, route.model, body, classes=classes, caller=caller, now=now)
         lines, count = labels() if len(body) <= INLINE_BODY else await asyncio.to_thread(labels)
-        try:
-            await self._turns.record(lines, count, feedback.TABLE)
-        except Exception as error:  # noqa: BLE001  told to the client
-            raise self._unrecorded(error) from None
+        failure = await self._turns.record(lines, count, feedback.TABLE)
+        if failure is not None:
+            raise self._unrecorded(failure)
         return b'{"accepted":%d}' % count
 
     def _unrecorded(self, failure: Exception) -> Refused:
@@ -502,6 +512,11 @@ class _Answer:
     checked: Checked
     scored: Scored
     lines: bytes
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        return len(self.scored.ids)
 
 
 class _Failed(Exception):

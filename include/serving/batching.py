@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from include.serving.requests import Refused
@@ -21,9 +21,7 @@ from include.serving.scoring import is_the_arms_fault, recorded, refusal, score
 LARGEST_TURN = 128
 """Rows after which a turn ends at once: one model call must stay far below a request's patience."""
 
-_TOO_LATE = "the prediction could not be recorded in time, so it is not given"
-
-Taker = Callable[["Rows", int, Exception | None], None]
+Taker = Callable[[Exception | None], None]
 
 log = logging.getLogger("mlops.serving")
 
@@ -35,7 +33,7 @@ class Recorder(Protocol):
     def writing(self) -> bool:
         """Whether a write is under way."""
 
-    def afterwards(self, call: Callable[[], None]) -> None:
+    def afterwards(self, call: Callable[[], object]) -> None:
         """Call on the loop when the write that is under way is done."""
 
     def commit(
@@ -55,7 +53,7 @@ class Unrecorded:
 
     writing = False
 
-    def afterwards(self, call: Callable[[], None]) -> None:
+    def afterwards(self, call: Callable[[], object]) -> None:
         """Nothing is ever under way."""
 
     def commit(
@@ -79,30 +77,44 @@ class Shadows(Protocol):
         """Hand the rows on; never waits."""
 
 
-class _Committed(asyncio.Future[Exception | None]):
-    """What all requests of a turn await: one of them cannot cancel it for the others, and it ends in time."""
+class Committed:
+    """What all requests of a turn wait for: it ends in time, and one that is cancelled takes no other with it."""
+
+    __slots__ = ("_calls", "_failure", "_late", "_loop", "_settled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        super().__init__(loop=loop)
-        self.takers: list[tuple[Taker, Rows, int]] = []
-        """Those who do not await it, but are called first."""
-        self._late = loop.call_later(seconds, self.settle, Refused(503, "not_recorded", _TOO_LATE))
+        self._loop, self._calls, self._settled = loop, [], False  # type: ignore[var-annotated]
+        self._failure: Exception | None = None
+        self._late = loop.call_later(seconds, self._too_late)
 
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Not possible; a cancelled request ends when its turn has."""
-        return False
+    def then(self, call: Taker) -> None:
+        """Call with None when the predictions are recorded, or else with the reason; at once when that is known."""
+        if self._settled:
+            call(self._failure)
+        else:
+            self._calls.append(call)
+
+    def __await__(self) -> Generator[Any, None, Exception | None]:
+        """The same as a result."""
+        waiter: asyncio.Future[Exception | None] = self._loop.create_future()
+        self.then(lambda failure: None if waiter.done() else waiter.set_result(failure))
+        return waiter.__await__()
 
     def settle(self, failure: Exception | None) -> None:
         """Let the requests go on; None: their predictions are recorded."""
-        if self.done():
+        if self._settled:
             return
         self._late.cancel()
-        self.set_result(failure)
-        for taker, rows, n in self.takers:
+        self._settled, self._failure = True, failure
+        calls, self._calls = self._calls, []
+        for call in calls:
             try:
-                taker(rows, n, failure)
-            except Exception:  # one client's fault must not keep the others waiting
+                call(failure)
+            except Exception:  # one request's fault must not keep the others waiting
                 log.exception("an answer was not taken")
+
+    def _too_late(self) -> None:
+        self.settle(Refused(503, "not_recorded", "the prediction could not be recorded in time, so it is not given"))
 
 
 class Rows:
@@ -110,7 +122,7 @@ class Rows:
 
     __slots__ = ("answered", "answers", "arm", "bodies", "callers", "committed", "route", "rows", "started")
 
-    def __init__(self, route: Route, arm: Arm, committed: _Committed, started: float) -> None:
+    def __init__(self, route: Route, arm: Arm, committed: Committed, started: float) -> None:
         self.route, self.arm, self.committed, self.started = route, arm, committed, started
         self.rows: list[Any] = []
         self.bodies: list[bytes] = []
@@ -140,22 +152,10 @@ class Turns:
         self._arms: dict[int, Rows] = {}
         self._lines: list[bytes] = []
         self._count = 0
-        self._committed: _Committed | None = None
+        self._committed: Committed | None = None
 
-    def add(
-        self,
-        route: Route,
-        arm: Arm,
-        row: Any,
-        body: bytes,
-        caller: str | None,
-        started: float,
-        taker: Taker | None = None,
-    ) -> Rows:
-        """Let a row be answered in this turn, as the last of the returned rows.
-
-        Either await their `committed`, or have `taker` called with the rows, the row's number, and what they await.
-        """
+    def add(self, route: Route, arm: Arm, row: Any, body: bytes, caller: str | None, started: float) -> Rows:
+        """Let a row be answered in this turn, as the last of the returned rows, when they are `committed`."""
         committed = self._committed or self._begin()
         rows = self._arms.get(id(arm))
         if rows is None:
@@ -163,39 +163,31 @@ class Turns:
         rows.rows.append(row)
         rows.bodies.append(body)
         rows.callers.append(caller)
-        if taker is not None:
-            committed.takers.append((taker, rows, len(rows.rows) - 1))
         if len(rows.rows) >= LARGEST_TURN:
             self._end()
         return rows
 
-    async def record(self, lines: bytes, count: int, table: str = "predictions") -> None:
-        """Record lines that were made elsewhere, predictions with this turn; returns when they are.
-
-        Raises:
-            Exception: what the prediction log says.
-        """
+    def record(self, lines: bytes, count: int, table: str = "predictions") -> Committed:
+        """Record lines that were made elsewhere, predictions with this turn."""
         if table == "predictions":
             committed = self._committed or self._begin()
             self._lines.append(lines)
             self._count += count
         else:
-            committed = _Committed(asyncio.get_running_loop(), self._seconds)
+            committed = Committed(asyncio.get_running_loop(), self._seconds)
             self._recorder.commit(lines, count, committed.settle, table)
-        failure = await committed
-        if failure is not None:
-            raise failure
+        return committed
 
-    def _begin(self) -> _Committed:
+    def _begin(self) -> Committed:
         loop = asyncio.get_running_loop()
-        self._committed = committed = _Committed(loop, self._seconds)
+        self._committed = committed = Committed(loop, self._seconds)
         if self._recorder.writing:  # the next write begins when this one is done: until then there may be company
-            self._recorder.afterwards(lambda: self._end_of(committed))
+            self._recorder.afterwards(lambda: loop.call_soon(self._end_of, committed))  # its answers leave first
         else:
             loop.call_soon(self._end_of, committed)
         return committed
 
-    def _end_of(self, committed: _Committed) -> None:
+    def _end_of(self, committed: Committed) -> None:
         if self._committed is committed:  # else it was large, and has ended already
             self._end()
 

@@ -1,10 +1,10 @@
 """The usual request, answered between the parser's last callback and the transport: no task, no future, no ASGI.
 
 uvicorn makes a task, an event, a scope and two messages of each request, and asyncio a turn of the loop of each step:
-together they cost more than a row's answer does. A POST that has arrived whole, of a path that the application answers
-directly, therefore goes to it as it is, and its answer is one write. All else takes the way of ASGI: other paths and
-methods, bodies that come in parts, pipelined requests, clients that fetch slowly, and whoever is refused before there
-is a row. Both ways run through the same application and give the same bytes; tests compare them.
+together they cost more than a row's answer does. A small POST that has arrived whole, of a path that the application
+answers directly, therefore goes to it as it is, and its answer is one write. All else takes the way of ASGI: other
+paths and methods, bodies that come in parts, pipelined requests, clients that fetch slowly, and whoever is refused
+before there is a row. Both ways run through the same application and give the same bytes; tests compare them.
 
 It is uvicorn's own protocol but for that: its callbacks of httptools' parser are built upon, and what it expects of
 `cycle`, the request in progress. Tests with real sockets hold them.
@@ -22,8 +22,8 @@ Headers = list[tuple[bytes, bytes]]
 Then = Callable[[int, bytes, Headers], None]
 ASGIApp = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
-LARGEST = 16 * 1024
-"""Bytes of a body that is answered directly: a row is far smaller."""
+LARGEST = 32 * 1024
+"""Bytes of a body that is answered directly: rows that are answered on the event loop, and not in a thread."""
 
 _headers_complete = HttpToolsProtocol.on_headers_complete
 _body = HttpToolsProtocol.on_body
@@ -35,7 +35,7 @@ class Answering(Protocol):
     """What is used of the application."""
 
     def answers(self, url: bytes) -> bool:
-        """Whether a POST to this target, as it was sent, is answered directly."""
+        """Whether a small POST to this target, as it was sent, is answered directly."""
 
     def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, then: Then) -> ASGIApp | None:
         """Begin to answer: `then` is called once with status, body, headers. Or an application that refuses."""

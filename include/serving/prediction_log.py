@@ -210,7 +210,7 @@ class PredictionLog:
         self._pending_bytes = 0
         self._flying: list[_Entry] | None = None
         self._flying_at = self._at
-        self._afterwards: list[Callable[[], None]] = []
+        self._afterwards: list[Callable[[], object]] = []
         self._idle: asyncio.Future[None] | None = None
         self._full: str | None = None
         self._closed = False
@@ -241,7 +241,7 @@ class PredictionLog:
         """Whether a group is on its way to the disk."""
         return self._flying is not None
 
-    def afterwards(self, call: Callable[[], None]) -> None:
+    def afterwards(self, call: Callable[[], object]) -> None:
         """Call once, on the loop, when the group that is being written is done; its own callers come first."""
         self._afterwards.append(call)
 

@@ -16,7 +16,8 @@ import pytest
 import uvicorn
 import uvicorn.config
 
-from include.serving import connections
+from include.serving import application as application_module
+from include.serving import connections, direct
 from include.serving.application import Application, Limits
 from include.serving.connections import Connection
 from tests.include.serving.crafted import ROWS
@@ -123,14 +124,22 @@ REFUSED = {
     "a field missing": asking(b"{}"),
     "another type": asking(more=KEY + b"content-type: text/plain\r\n"),
 }
+BATCH = {
+    "a batch": asking(json.dumps({"rows": ROWS}).encode(), target=b"/models/trips/batch-predict"),
+    "columns": asking(
+        json.dumps({"columns": {name: [row.get(name) for row in ROWS] for name in ROWS[0]}}).encode(),
+        target=b"/batch-predict",
+    ),
+    "a batch with a field missing": asking(b'{"rows":[{}]}', target=b"/models/trips/batch-predict"),
+    "too many rows": asking(b'{"rows":[%b]}' % b",".join([b"{}"] * 200), target=b"/batch-predict"),
+}
 UNUSUAL = {
     "explained": asking(target=b"/models/trips/predict?explain=false"),
     "a path in other characters": asking(target=b"/models/tr%69ps/predict"),
-    "a batch": asking(json.dumps({"rows": ROWS}).encode(), target=b"/models/trips/batch-predict"),
     "no such model": asking(target=b"/models/nobody/predict"),
     "HTTP 1.0": asking(version=b"1.0"),
     "the last request": asking(more=KEY + JSON + b"connection: close\r\n"),
-    "a large row": asking(ROW + b" " * 20_000),
+    "a large body": asking(ROW + b" " * 40_000),
     "in chunks": b"POST /predict HTTP/1.1\r\nhost: x\r\n%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
     % (KEY + JSON, len(ROW), ROW),
 }
@@ -139,19 +148,23 @@ UNUSUAL = {
 def test_both_ways_give_the_same_bytes(application: Application) -> None:
     answers: dict[bool, dict[str, tuple[bytes, bytes]]] = {True: {}, False: {}}
     ways = {}
-    for direct, found in answers.items():
-        with serving(application, direct=direct) as (port, counted):
-            for name, request in {**USUAL, **REFUSED, **UNUSUAL}.items():
+    for directly, found in answers.items():
+        with serving(application, direct=directly) as (port, counted):
+            for name, request in {**USUAL, **BATCH, **REFUSED, **UNUSUAL}.items():
                 before = counted.by_asgi
                 with connect(port) as client:
                     client.sendall(request)
                     found[name] = told(*answer(client)[:2])
-                ways[name, direct] = counted.by_asgi - before
+                ways[name, directly] = counted.by_asgi - before
     assert answers[True] == answers[False]
     assert answers[True]["a row"][0].startswith(b"HTTP/1.1 200 OK\r\ndate\r\nserver: uvicorn\r\n")
-    assert {name for name, direct in ways if direct and not ways[name, True]} >= USUAL.keys() | REFUSED.keys()
+    assert {name for name, directly in ways if directly and not ways[name, True]} >= USUAL.keys() | {
+        "a batch",
+        "columns",
+    }
     assert all(ways[name, False] == 1 for name in USUAL)
     assert all(ways[name, True] == 1 for name in UNUSUAL if name != "in chunks")
+    assert direct.LARGEST <= application_module.INLINE_BODY
 
 
 def test_a_connection_is_used_again_and_again_by_both_ways_in_turn(application: Application) -> None:
