@@ -39,7 +39,7 @@ NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 INPUTS = (
     b'{"n0":1.5,"n1":2.25,"n2":3.5,"n3":4.5,"n4":5.5,"n5":6.5,"n6":7.5,"n7":8.5,"c0":"a","c1":"b","c2":"c","c3":"a"}'
 )
-ANSWER = b'{"prediction":12.345678}'
+ANSWER = b'"prediction":12.345678'
 
 
 def lines(ids: list[str], model: str = MODELS[0]) -> bytes:

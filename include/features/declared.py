@@ -22,7 +22,7 @@ estimated by one-way analysis of variance.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,24 +68,29 @@ def is_missing(values: np.ndarray) -> np.ndarray:
 
 
 class _Places(dict[Any, int]):
-    """Category → place; whatever else is asked for is unknown."""
+    """Category → place; whatever else is asked for is `unknown`."""
+
+    def __init__(self, known: Mapping[Any, int], unknown: int = -1) -> None:
+        super().__init__(known)
+        self._unknown = unknown
 
     def __missing__(self, value: Any) -> int:
-        return -1
+        return self._unknown
 
 
 class Categories:
     """A fitted list of categories that finds the place of each value: -1 unknown, -2 missing and not among them."""
 
-    __slots__ = ("_keys", "_numeric", "_order", "find", "missing", "values")
+    __slots__ = ("_keys", "_numeric", "_order", "find", "missing", "texts", "values")
 
     def __init__(self, values: Sequence[float | str | None]) -> None:
         self.values = list(values)
         self.missing = self.values.index(None) if None in self.values else -2
         present = [(v, i) for i, v in enumerate(self.values) if v is not None]
-        self.find = _Places([*present, (None, self.missing)]).__getitem__
+        self.find = _Places({**dict(present), None: self.missing}).__getitem__
         """The place of one value; NaN is not found."""
         self._numeric = bool(present) and not isinstance(present[0][0], str)
+        self.texts = bool(present) and not self._numeric
         if self._numeric:
             keys = np.array([v for v, _ in present], dtype=np.float64)
             order = np.argsort(keys, kind="stable")
@@ -468,7 +473,8 @@ class Plan:
         starts = itertools.accumulate((len(entry.names) for entry in self.entries), initial=0)
         placed = list(zip(self.entries, starts, strict=False))
         self._numbers = _Numbers([pair for pair in placed if pair[0].number])
-        self._others = [pair for pair in placed if not pair[0].number]
+        self._marks = _Marks([pair for pair in placed if pair[0].marked], len(self.names))
+        self._others = [pair for pair in placed if not (pair[0].number or pair[0].marked)]
 
     def transform(self, columns: dict[str, np.ndarray], rows: int, unknown: str) -> np.ndarray:
         """The matrix (rows, k) in float64."""
@@ -496,13 +502,15 @@ class Plan:
         return np.array(row, dtype=np.float64).reshape(1, -1)
 
     def _few(self, columns: dict[str, np.ndarray], rows: int, unknown: str) -> np.ndarray:
-        """The same bits for a few rows: all numbers are written and scaled at once."""
-        X = np.empty((rows, len(self.names)))
+        """The same bits for a few rows: all numbers are written and scaled at once, and all texts marked."""
+        X = np.zeros((rows, len(self.names) + 1))
         if self._numbers.columns:
             self._numbers.fill_in(X, columns, rows)
+        if self._marks.entries:
+            self._marks.fill_in(X, columns, rows, unknown)
         for entry, at in self._others:
             entry.fill_in(X, at, columns[entry.column], unknown)
-        return X
+        return X[:, :-1]
 
     def arrange(self, blocks: list[np.ndarray], rows: int) -> np.ndarray:
         """The columns' blocks side by side, those of a PCA replaced by their components at the end."""
@@ -533,11 +541,32 @@ class _Numbers:
         X[:, self._at] = values.T
 
 
+class _Marks:
+    """The columns that are one_hot texts."""
+
+    def __init__(self, placed: list[tuple[_Entry, int]], width: int) -> None:
+        self.entries = [entry for entry, _ in placed]
+        self._nowhere = width  # the matrix's column beyond the last: neither an unknown nor a missing text has a mark
+        self._find = [entry.places_from(start, width).__getitem__ for entry, start in placed]
+        self._rows = np.arange(FEW_ROWS)
+
+    def fill_in(self, X: np.ndarray, columns: dict[str, np.ndarray], rows: int, unknown: str) -> None:
+        """Mark them in X, which is 0 there, and has a column more than there are."""
+        found: list[int] = []
+        for entry, find in zip(self.entries, self._find, strict=True):
+            found += map(find, columns[entry.column].tolist())
+        if self._nowhere in found:
+            for entry in self.entries:
+                assert entry.categories is not None  # noqa: S101  it is one_hot
+                entry.categories.checked(columns[entry.column], entry.column, entry.unknown or unknown)
+        X[self._rows[:rows], np.array(found, dtype=np.intp).reshape(-1, rows)] = 1.0
+
+
 class _Entry:
     """One column of a plan."""
 
     __slots__ = (
-        "categories", "column", "edges", "encoding", "fill", "means", "names", "number", "prior", "scale",
+        "categories", "column", "edges", "encoding", "fill", "marked", "means", "names", "number", "prior", "scale",
         "table", "unknown",
     )  # fmt: skip
 
@@ -554,9 +583,17 @@ class _Entry:
             self.means = np.ascontiguousarray(np.array(entry["means"]).T)
             self.prior = np.array(entry["prior"])
         self.number = self.encoding == "number" and self.fill is None and self.edges is None
+        texts = self.categories is not None and self.categories.texts
+        self.marked = self.encoding == "one_hot" and texts and self.fill is None and self.scale is None
         width = len(self.names)
         # the last two rows are those of the places -1 and -2: neither an unknown nor a missing category has a mark
         self.table = np.eye(width + 2, width) if self.encoding == "one_hot" and width <= _TABLED_ONE_HOT else None
+
+    def places_from(self, start: int, nowhere: int) -> _Places:
+        """The matrix's column of each category, where this column's begin at `start`."""
+        assert self.categories is not None  # noqa: S101  it is one_hot
+        known = {value: start + place for place, value in enumerate(self.categories.values)}
+        return _Places({None: nowhere} | known, nowhere)
 
     def fill_in(self, X: np.ndarray, at: int, values: np.ndarray, unknown: str) -> int:
         """Write this column's outputs into X from column `at`; the next free column."""

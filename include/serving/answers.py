@@ -49,19 +49,15 @@ class Answers:
         self, ids: Sequence[str], outputs: Sequence[bytes], more: Sequence[dict[str, Any] | None] | None
     ) -> bytes:
         """The answer to several rows, in their order."""
-        if more is None:
-            rows = [b'{"prediction_id":"%b",%b}' % (i.encode(), o) for i, o in zip(ids, outputs, strict=True)]
-        else:
-            rows = [
-                b'{"prediction_id":"%b",%b%b}' % (i.encode(), o, b"," + _encode(m)[1:-1] if m else b"")
-                for i, o, m in zip(ids, outputs, more, strict=True)
-            ]
-        return b'{%b,"predictions":[%b]}' % (self._head, b",".join(rows))
+        if more is not None:
+            outputs = [o + b"," + _encode(m)[1:-1] if m else o for o, m in zip(outputs, more, strict=True)]
+        rows = map(b'",'.join, zip(map(str.encode, ids), outputs, strict=True))
+        return b'{%b,"predictions":[{"prediction_id":"%b}]}' % (self._head, b'},{"prediction_id":"'.join(rows))
 
     def outputs(self, predictions: np.ndarray) -> list[bytes]:
         """For each row the members `"prediction": …[, "probabilities": …]` of its answer."""
         if self._classes is None:
-            return [b'"prediction":' + _encode(value) for value in predictions.tolist()]
+            return [b'"prediction":' + value for value in _encode(predictions.tolist())[1:-1].split(b",")]
         return [_encode(self.told(row))[1:-1] for row in predictions.tolist()]
 
     def scores(self, predictions: np.ndarray) -> list[float | None]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from msgspec import json
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 from include import alerts
@@ -85,13 +86,13 @@ def prediction_lines(
         at: seconds since the epoch, of all of them.
         latency_ms: of all of them.
         inputs: a JSON object each, of what may be written down.
-        outputs: a JSON object each, of what the client is told.
-        scores: the number, or the positive class's probability.
+        outputs: the members of a JSON object each, `"prediction":12.5`, of what the client is told.
+        scores: the number, or the positive class's probability; all None of many classes.
         entities: whom each is about; None: nobody.
         callers: the name of the key each came with.
     """
     moment = dt.datetime.fromtimestamp(at, dt.UTC).isoformat()
-    middle = f"{_text(model)}\t{version}\t{_text(arm)}\t{moment}".encode()
+    middle = f"\t{_text(model)}\t{version}\t{_text(arm)}\t{moment}\t".encode()
     latency = b"\\N" if latency_ms is None else b"%.3f" % latency_ms
     if _needs_escapes(inputs):
         inputs = [_escaped(value) for value in inputs]
@@ -99,15 +100,19 @@ def prediction_lines(
         outputs = [_escaped(value) for value in outputs]
     whom = callers if entities is None else list(zip(entities, callers, strict=True))
     ends = {who: _end(latency, who) for who in set(whom)}
-    numbers = [_NULL if score is None else repr(score).encode() for score in scores]
-    fields = zip(map(str.encode, ids), itertools.repeat(middle), inputs, outputs, numbers, map(ends.__getitem__, whom))
-    return b"".join([b"\t".join(line) for line in fields])
+    numbers = [_NULL] * len(ids) if None in scores else json.encode(scores)[1:-1].split(b",")
+    always = itertools.repeat
+    parts = zip(
+        map(str.encode, ids), always(middle), inputs, always(b"\t{"), outputs, always(b"}\t"), numbers,
+        map(ends.__getitem__, whom), strict=False,
+    )  # fmt: skip
+    return b"".join(itertools.chain.from_iterable(parts))
 
 
 def _end(latency: bytes, who: str | tuple[str | None, str | None] | None) -> bytes:
     """A line's last fields; `who` is the caller, or the entity and the caller."""
     entity, caller = who if isinstance(who, tuple) else (None, who)
-    return b"%b\t%b\t%b\n" % (latency, _text(entity).encode(), _text(caller).encode())
+    return b"\t%b\t%b\t%b\n" % (latency, _text(entity).encode(), _text(caller).encode())
 
 
 def _text(value: str | None) -> str:
@@ -122,11 +127,11 @@ def _needs_escapes(values: Sequence[bytes]) -> bool:
     return b"\\" in together or b"\n" in together or b"\t" in together or b"\r" in together
 
 
-def _escaped(json: bytes) -> bytes:
+def _escaped(value: bytes) -> bytes:
     """JSON as a field of a line: white space between its parts becomes blanks, and what a text escapes stays so."""
-    if b"\\u0000" in json:
-        json = _NUL_ESCAPE.sub(rb"\1\\ufffd", json)
-    return json.replace(b"\\", b"\\\\").replace(b"\n", b" ").replace(b"\t", b" ").replace(b"\r", b" ")
+    if b"\\u0000" in value:
+        value = _NUL_ESCAPE.sub(rb"\1\\ufffd", value)
+    return value.replace(b"\\", b"\\\\").replace(b"\n", b" ").replace(b"\t", b" ").replace(b"\r", b" ")
 
 
 # ------------------------------------------------------------------------------------------------ metrics

@@ -70,7 +70,7 @@ def recorded(
         time.time(),
         seconds * 1e3,
         inputs,
-        [b"{%b}" % output for output in scored.outputs],
+        scored.outputs,
         loaded.answers.scores(scored.predictions),
         entities,
         callers,

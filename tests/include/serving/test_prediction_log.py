@@ -63,7 +63,7 @@ def lines(ids: list[str], at: float | None = None, **changes: object) -> bytes:
         "at": time.time() if at is None else at,
         "latency_ms": 1.25,
         "inputs": [b'{"distance":1.5,"zone":"a"}'] * count,
-        "outputs": [b'{"prediction":12.5}'] * count,
+        "outputs": [b'"prediction":12.5'] * count,
         "scores": [12.5] * count,
         "entities": None,
         "callers": ["shop"] * count,
@@ -121,7 +121,7 @@ def test_whatever_text_there_is_arrives_as_it_was(tmp_path, database_url):
     changes = {
         "model": NASTY,
         "inputs": [json.dumps(given).encode(), json.dumps(given, ensure_ascii=False).encode(), pretty],
-        "outputs": [json.dumps({"prediction": NASTY}).encode()] * 3,
+        "outputs": [json.dumps({"prediction": NASTY})[1:-1].encode()] * 3,
         "scores": [None, 1e308, -0.1],
         "entities": [NASTY, None, "\\N"],
         "callers": ["shop", NASTY, None],
