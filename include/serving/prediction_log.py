@@ -87,7 +87,7 @@ def prediction_lines(
         latency_ms: of all of them.
         inputs: a JSON object each, of what may be written down.
         outputs: the members of a JSON object each, `"prediction":12.5`, of what the client is told.
-        scores: the number, or the positive class's probability; all None of many classes.
+        scores: the number, or the positive class's probability.
         entities: whom each is about; None: nobody.
         callers: the name of the key each came with.
     """
@@ -100,7 +100,9 @@ def prediction_lines(
         outputs = [_escaped(value) for value in outputs]
     whom = callers if entities is None else list(zip(entities, callers, strict=True))
     ends = {who: _end(latency, who) for who in set(whom)}
-    numbers = [_NULL] * len(ids) if None in scores else json.encode(scores)[1:-1].split(b",")
+    numbers = json.encode(scores)[1:-1].split(b",")
+    if b"null" in numbers:  # JSON has no word for infinity
+        numbers = [_NULL if score is None else repr(score).encode() for score in scores]
     always = itertools.repeat
     parts = zip(
         map(str.encode, ids), always(middle), inputs, always(b"\t{"), outputs, always(b"}\t"), numbers,
