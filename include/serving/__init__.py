@@ -5,7 +5,7 @@
                        → requests, fields, refusals, tables
                        → batching → scoring → answers; inference_protocol · openapi · feedback · access_log
     a prediction       predictor · kernels · explanation
-    which version      models ← wanted, holding, loading, copies, routes; router · tallies · shadow · metrics
+    which version      models ← wanted, holding, loading, memory, copies, routes; router · tallies · shadow · metrics
     what is kept       prediction_log · spool · durable · drain
 
 It imports none of the libraries of training, so that a service starts fast and its image is small.

@@ -30,12 +30,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+import numpy as np
 
 from include.serving import feedback, inference_protocol, openapi
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
-from include.serving.batching import Recorder, Rows, Shadows, Turns
+from include.serving.batching import Batch, Committed, Recorder, Rows, Shadows, Turns
 from include.serving.bodies import Bodies
 from include.serving.inner import replayed
 from include.serving.metrics import Metrics
@@ -50,6 +51,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 Then = Callable[[int, bytes, Headers], None]
+Told = Callable[[Exception | None], bytes]
 
 INLINE_BODY = 32 * 1024
 """Batches of up to this size are answered on the event loop; larger ones in a thread, so that they hold nobody up."""
@@ -259,14 +261,13 @@ class Application:
                 return lambda scope, receive, send: self._turn_away(request, scope, send)
             try:
                 route = self._route(endpoint)
+                told: Told
                 if endpoint.does == "predict":
                     rows = self._begin(route, request, body)
-                    told = partial(self._answer, rows, len(rows.rows) - 1, request)
-                    rows.committed.then(partial(self._tell, request, then, told))
+                    told, committed = partial(self._answer, rows, len(rows.rows) - 1, request), rows.committed
                 else:
-                    scored = self._scored(endpoint, route, request, body, {})
-                    told = partial(self._finish, route, request, scored)
-                    self._turns.record(scored.lines, scored.count).then(partial(self._tell, request, then, told))
+                    told, committed = self._join(endpoint, route, request, body)
+                committed.then(partial(self._tell, request, then, told))
             except BaseException:
                 self._admission.leave()
                 raise
@@ -275,9 +276,7 @@ class Application:
             return lambda scope, receive, send: self._refuse(failure, request, send)
         return None
 
-    def _tell(
-        self, request: Request, then: Then, told: Callable[[Exception | None], bytes], failure: Exception | None
-    ) -> None:
+    def _tell(self, request: Request, then: Then, told: Told, failure: Exception | None) -> None:
         self._admission.leave()
         status, extra = 200, _NO_HEADERS
         try:
@@ -352,6 +351,28 @@ class Application:
                 raise Refused(503, "timeout", message) from None
         return self._finish(route, request, answer, await self._turns.record(answer.lines, answer.count))
 
+    def _join(self, endpoint: Endpoint, route: Route, request: Request, body: bytes) -> tuple[Told, Committed]:
+        """Check a small batch and let it be answered in this turn; what it is told then, and when that may be asked."""
+        arm = route.champion if route.challenger is None else route.choose(None)
+        asked = _Asked.of(endpoint.does, arm, request, body)
+        found: list[_Answer | Exception] = []
+
+        def take(predictions: np.ndarray | None) -> tuple[bytes, int]:
+            try:
+                answer = self._of(endpoint, route, request, body, {}, arm, asked, predictions)
+            except Exception as error:  # noqa: BLE001  told to the client
+                found.append(error)
+                return b"", 0
+            found.append(answer)
+            return answer.lines, answer.count
+
+        def told(failure: Exception | None) -> bytes:
+            if failure is None and isinstance(answer := found[0], _Answer):
+                return self._finish(route, request, answer, failure)
+            raise self._unrecorded(failure) if failure is not None else found[0]  # type: ignore[misc]
+
+        return told, self._turns.join(Batch(arm, asked.checked, take))
+
     def _finish(self, route: Route, request: Request, answer: _Answer, failure: Exception | None) -> bytes:
         """The answer to a whole body after it was recorded."""
         request.version = answer.arm.loaded.version
@@ -368,15 +389,32 @@ class Application:
         arm = route.champion
         if route.challenger is not None:
             arm = route.choose(_entity(route, body) if endpoint.does == "predict" else None)
+        asked = _Asked.of(endpoint.does, arm, request, body)
+        return self._of(endpoint, route, request, body, options, arm, asked)
+
+    def _of(
+        self,
+        endpoint: Endpoint,
+        route: Route,
+        request: Request,
+        body: bytes,
+        options: Options,
+        arm: Arm,
+        asked: _Asked,
+        predictions: np.ndarray | None = None,
+    ) -> _Answer:
+        """The answer of an arm to a checked body, or the champion's where a challenger fails."""
         try:
-            return _answer(endpoint.does, arm, request, body, options)
-        except _Failed as failed:
-            error, told = failed.error, refusal(failed.error, arm, failed.path)
+            explain = options.get("explain") == "true"
+            scored = score(arm, asked.checked, explain=explain, predictions=predictions)
+        except Exception as error:  # noqa: BLE001  sorted out here
+            told = refusal(error, arm, asked.checked.path)
             if is_the_arms_fault(error):
                 arm.tally.failed(1)
                 if arm is not route.champion:
                     return self._scored(endpoint, replace(route, challenger=None), request, body, options)
             raise told from None
+        return _answer(endpoint.does, arm, request, asked, scored)
 
     async def answer_plainly(self, path: str, content_type: str, query: bytes, body: bytes) -> tuple[int, bytes]:
         """Status and body for a prediction request, without turns: what BentoML's typed API answers with."""
@@ -519,44 +557,46 @@ class _Answer:
         return len(self.scored.ids)
 
 
-class _Failed(Exception):
-    """Checked rows that could not be scored, and where each stands in the body."""
+@dataclass(slots=True)
+class _Asked:
+    """A body, decoded and checked."""
 
-    def __init__(self, error: Exception, path: Callable[[int, str | None], str | None]) -> None:
-        super().__init__(str(error))
-        self.error, self.path = error, path
+    started: float
+    checked: Checked
+    rows: list[Any] | None = None
+    """Of a body that is a row."""
+    infer: Any = None
+    """Of a request of the Open Inference Protocol."""
 
-
-def _answer(does: str, arm: Arm, request: Request, body: bytes, options: Options) -> _Answer:
-    started = time.perf_counter()
-    loaded = arm.loaded
-    schema, answers = loaded.predictor.schema, loaded.answers
-    content_type = _media_type(request.headers.get(_CONTENT_TYPE, b""))
-    rows: Any = None
-    if does == "infer":
-        asked = inference_protocol.request(body, request.headers.get(inference_protocol.HEADER_LENGTH), loaded)
-        checked = asked.checked
-    elif does == "batch":
-        checked = schema.many(body, content_type)
-    else:
+    @classmethod
+    def of(cls, does: str, arm: Arm, request: Request, body: bytes) -> _Asked:
+        started, loaded = time.perf_counter(), arm.loaded
+        schema = loaded.predictor.schema
+        content_type = _media_type(request.headers.get(_CONTENT_TYPE, b""))
+        if does == "infer":
+            infer = inference_protocol.request(body, request.headers.get(inference_protocol.HEADER_LENGTH), loaded)
+            return cls(started, infer.checked, infer=infer)
+        if does == "batch":
+            return cls(started, schema.many(body, content_type))
         if content_type != JSON:
             raise _unsupported([JSON])
         rows = [schema.row(body)]
-        checked = schema.columns(rows, batch=False)
-    try:
-        scored = score(arm, checked, explain=options.get("explain") == "true")
-    except Exception as error:  # noqa: BLE001  sorted out by whoever knows the route
-        raise _Failed(error, checked.path) from None
+        return cls(started, schema.columns(rows, batch=False), rows)
+
+
+def _answer(does: str, arm: Arm, request: Request, asked: _Asked, scored: Scored) -> _Answer:
+    loaded, checked = arm.loaded, asked.checked
+    answers = loaded.answers
     lines = recorded(
         arm,
         scored,
-        schema.inputs_json(rows or checked, loaded.logged),
+        loaded.predictor.schema.inputs_json(asked.rows or checked, loaded.logged),
         callers=[request.caller] * checked.count,
         entities=checked.entities,
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - asked.started,
     )
     if does == "infer":
-        told, media_type, headers = inference_protocol.response(asked, loaded, scored)
+        told, media_type, headers = inference_protocol.response(asked.infer, loaded, scored)
         request.replied = media_type.encode(), headers
     elif does == "batch":
         told = answers.batch(scored.ids, scored.outputs, scored.more)

@@ -2,8 +2,9 @@
 
 A server of many small requests spends its time between them: in the calls into NumPy, into the model, into the disk.
 What arrives while the loop or the disk is busy is therefore answered together: each turn makes one matrix per arm, one
-prediction, and one entry of the prediction log, which all its requests await as one future. Nobody waits for company: a
-turn ends when the loop has run what was ready and the write before it is done, so a lone request is a turn of its own.
+prediction, and one entry of the prediction log, for which all its requests wait. Small batches join it, too. Nobody
+waits for company: a turn ends when the loop has run what was ready and the write before it is done, so a lone request
+is a turn of its own.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from include.serving.requests import Refused
+import numpy as np
+
+from include.serving.requests import Checked, Refused
 from include.serving.router import Arm, Route
 from include.serving.scoring import is_the_arms_fault, recorded, refusal, score
 
 LARGEST_TURN = 128
-"""Rows after which a turn ends at once: one model call must stay far below a request's patience."""
+"""Requests of one row after which a turn ends at once: one model call must stay far below a request's patience."""
+LARGEST_BATCHES = 1024
+"""The same for the rows of batches, of which a hundred take a tenth of what a hundred requests take."""
 
 Taker = Callable[[Exception | None], None]
 
@@ -138,6 +144,16 @@ class Rows:
         return single
 
 
+@dataclass(slots=True)
+class Batch:
+    """A checked batch in a turn."""
+
+    arm: Arm
+    checked: Checked
+    take: Callable[[np.ndarray | None], tuple[bytes, int]]
+    """Gets its predictions and returns its lines with their number; None: they could not be made with the others'."""
+
+
 class Turns:
     """Collects rows and lines, and ends each turn.
 
@@ -150,6 +166,8 @@ class Turns:
     def __init__(self, recorder: Recorder, shadows: Shadows | None = None, *, seconds: float = 30.0) -> None:
         self._recorder, self._shadows, self._seconds = recorder, shadows, seconds
         self._arms: dict[int, Rows] = {}
+        self._batches: list[Batch] = []
+        self._batched = 0
         self._lines: list[bytes] = []
         self._count = 0
         self._committed: Committed | None = None
@@ -166,6 +184,15 @@ class Turns:
         if len(rows.rows) >= LARGEST_TURN:
             self._end()
         return rows
+
+    def join(self, batch: Batch) -> Committed:
+        """Let a batch be answered in this turn."""
+        committed = self._committed or self._begin()
+        self._batches.append(batch)
+        self._batched += batch.checked.count
+        if self._batched >= LARGEST_BATCHES:
+            self._end()
+        return committed
 
     def record(self, lines: bytes, count: int, table: str = "predictions") -> Committed:
         """Record lines that were made elsewhere, predictions with this turn."""
@@ -194,11 +221,16 @@ class Turns:
     def _end(self) -> None:
         arms, lines, count, committed = self._arms, self._lines, self._count, self._committed
         self._arms, self._lines, self._count, self._committed = {}, [], 0, None
+        batches, self._batches, self._batched = self._batches, [], 0
         assert committed is not None  # noqa: S101  a turn that ends has begun
         try:
             for rows in arms.values():
                 count += self._answer(rows, lines)
-            if lines:
+            for batch, predictions in zip(batches, _predicted(batches), strict=True):
+                written, number = batch.take(predictions)
+                lines.append(written)
+                count += number
+            if count:
                 self._recorder.commit(b"".join(lines), count, committed.settle)
             else:
                 committed.settle(None)
@@ -263,6 +295,25 @@ class Turns:
                 return count
         rows.answers = [refusal(error, rows.arm)]
         return 0
+
+
+def _predicted(batches: Sequence[Batch]) -> Sequence[np.ndarray | None]:
+    """The predictions of each batch; those of one arm are made together."""
+    found: list[np.ndarray | None] = [None] * len(batches)
+    for arm in {id(batch.arm): batch.arm for batch in batches}.values():
+        mine = [n for n, batch in enumerate(batches) if batch.arm is arm]
+        if len(mine) == 1:  # whatever is wrong with it, it is told best by itself
+            continue
+        columns = [batches[n].checked.columns for n in mine]
+        together = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+        try:
+            predictions = arm.loaded.predictor.predict(together)
+        except Exception:  # noqa: BLE001, S112  one batch's fault must not become the others'
+            continue
+        ends = np.cumsum([batches[n].checked.count for n in mine])[:-1]
+        for n, part in zip(mine, np.split(predictions, ends), strict=True):
+            found[n] = part
+    return found
 
 
 def refusal_of_turn(error: Exception) -> Refused:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from include import alerts, served_form
 from include.serving import copies
-from include.serving.loading import Held, Loaded, Loading, load, return_memory
+from include.serving.loading import Held, Loaded, Loading, load
+from include.serving.memory import return_memory
 from include.serving.metrics import Metrics
 from include.serving.predictor import estimated_bytes
 from include.serving.wanted import Version

@@ -6,7 +6,6 @@ a tried version that takes long does not keep a rollback waiting.
 
 from __future__ import annotations
 
-import ctypes
 import datetime as dt
 import threading
 import time
@@ -130,13 +129,6 @@ def load(form: served_form.ServedForm, version: Version) -> Held:
     predictor = Predictor.load(form)
     predictor.replay_golden()
     return Held(predictor, _edges(form, predictor))
-
-
-def return_memory() -> None:
-    """Give free memory back to the system, where the C library knows how (glibc): after a model of 300 trees 60 MB."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _edges(form: served_form.ServedForm, predictor: Predictor) -> tuple[float, ...]:

@@ -21,7 +21,8 @@ from include import served_form
 from include.serving import copies as on_disk
 from include.serving.copies import fetch, write_bundle
 from include.serving.holding import Holding, Refusal, key, megabytes, one_line
-from include.serving.loading import Held, Loaded, Loading, load, return_memory
+from include.serving.loading import Held, Loaded, Loading, load
+from include.serving.memory import return_memory
 from include.serving.metrics import Metrics
 from include.serving.predictor import GoldenMismatch
 from include.serving.router import Route, breach

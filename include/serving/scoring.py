@@ -31,15 +31,22 @@ class Scored:
     """Warnings and explanations; None where no row has any."""
 
 
-def score(arm: Arm, checked: Checked, *, explain: bool = False) -> Scored:
+def score(arm: Arm, checked: Checked, *, explain: bool = False, predictions: np.ndarray | None = None) -> Scored:
     """Predict, and explain where it is asked for.
+
+    Args:
+        arm: that answers.
+        checked: the rows.
+        explain: whether each feature's contribution is asked for.
+        predictions: of these rows, where they are known already.
 
     Raises:
         Refused: the model cannot be explained.
         NotComputable, UnknownCategory, FeatureError: see `refusal`.
     """
     predictor = arm.loaded.predictor
-    predictions = predictor.predict(checked.columns)
+    if predictions is None:
+        predictions = predictor.predict(checked.columns)
     more: list[dict[str, Any] | None] | None = None
     if checked.warnings is not None or explain:
         more = [{"warnings": [w.told() for w in found]} if found else None for found in checked.warnings or ()]
