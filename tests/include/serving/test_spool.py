@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -166,11 +168,13 @@ def test_positions_are_ordered_by_segment_then_offset():
     assert Position(1, 900) < Position(2, 0) < Position(2, HEADER.size)
 
 
-@pytest.mark.parametrize("kind", [durable.CachedWriter, durable.ThreadWriter, durable.AsyncWriter])
+@pytest.mark.parametrize(
+    "kind", [durable.CachedWriter, durable.ThreadWriter, partial(durable.ThreadWriter, direct=True)]
+)
 def test_a_writer_writes_its_buffer_where_it_is_told_and_says_so_on_the_loop(kind, tmp_path):
     """The contract of all writers."""
-    if kind is durable.AsyncWriter and not kind.works(tmp_path):
-        pytest.skip("this system has no asynchronous direct I/O")
+    if isinstance(kind, partial) and not durable._takes_direct(tmp_path):
+        pytest.skip("this file system lets no writes past the cache")
     path = spool.make_segment(spool.take_slot(tmp_path), 1, 300 * BLOCK, quota=10**8)
 
     async def write() -> None:
@@ -202,9 +206,20 @@ def test_a_writer_writes_its_buffer_where_it_is_told_and_says_so_on_the_loop(kin
     assert content[299 * BLOCK : 299 * BLOCK + 5] == b"hello"
 
 
-def test_the_cheapest_writer_that_works_is_taken(tmp_path):
-    always = durable.writer(tmp_path, "always", lambda error: None)
-    assert isinstance(always, durable.AsyncWriter if durable.AsyncWriter.works(tmp_path) else durable.ThreadWriter)
-    always.close()
+def test_a_policy_has_its_writer_and_the_folder_says_how_it_works(tmp_path, monkeypatch):
+    def refuses(path, flags, *more):
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no")
+        return opened(path, flags, *more)
+
+    opened = os.open
     assert isinstance(durable.writer(tmp_path, "interval", lambda error: None), durable.CachedWriter)
+    always = durable.writer(tmp_path, "always", lambda error: None)
+    assert isinstance(always, durable.ThreadWriter)
+    assert always.cached is not durable._takes_direct(tmp_path)
+    monkeypatch.setattr(os, "open", refuses)
+    assert durable.writer(tmp_path, "always", lambda error: None).cached
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "probe").mkdir()
+    with pytest.raises(OSError, match="probe"):
+        durable.writer(tmp_path, "always", lambda error: None)
