@@ -6,6 +6,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
+FAST := not slow and not e2e and not browser
 DEMO := $(if $(FROM),--from $(FROM)) $(if $(TO),--to $(TO))
 
 help:  ## what there is
@@ -32,10 +33,11 @@ lint: venv-dev  ## style, types, direction of imports
 	@echo "direction of imports (import-linter)" && { contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }; }
 
 test: lint  ## lint, and every test, the demo in a fresh clone among them
-	@echo "tests (pytest)" && $(BIN)/python -m pytest -q
+	@echo "tests (pytest), two at a time" && $(BIN)/python -m pytest -q -n 2 -m "$(FAST)"
+	@echo "tests (pytest), those that start servers and stacks" && $(BIN)/python -m pytest -q -m "not ($(FAST))"
 
 test-fast: venv-dev  ## the inner loop
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow and not e2e and not browser"
+	@$(BIN)/python -m pytest -q -n 2 -m "$(FAST)"
 
 lock: venv  ## resolve requirements*.in into requirements*.txt, every package pinned with its hash
 	@$(UV) pip compile $(RESOLVE) requirements.in -o requirements.txt >/dev/null

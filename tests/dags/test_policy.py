@@ -46,7 +46,6 @@ HEAVY = (
     "evidently",
     "onnx",
 )
-BUDGET = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +205,8 @@ def test_a_mistake_in_params_yaml_is_the_import_error_in_words(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(FILES))
-def test_a_dag_file_parses_fast_and_imports_nothing_heavy(file: str, tmp_path: Path) -> None:
-    """The budget is half a second; asserted with room for a busy machine, measured in the output."""
+def test_a_dag_file_parses_and_imports_nothing_heavy(file: str, tmp_path: Path) -> None:
+    """How long it takes is in the output: on a busy machine it says little."""
     program = f"""
 import json, sys, time
 from airflow.dag_processing.dagbag import DagBag
@@ -226,4 +225,3 @@ print(json.dumps([seconds, len(bag.dags), sorted(imported & set({list(HEAVY)!r})
     print(f"{file}.py: {seconds:.3f} s ({time.monotonic() - began:.1f} s with Python and Airflow)")
     assert count >= (2 if FILES[file] else 1)
     assert heavy == []
-    assert seconds < 4 * BUDGET

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +114,6 @@ def test_the_shipped_definition_gives_one_row_the_bits_it_gives_among_many() -> 
         [made.transform(fitted, made.compute({k: v[i : i + 1] for k, v in raw.items()})) for i in range(n)]
     )
     assert np.array_equal(whole, alone, equal_nan=True)
-    one = {k: v[:1] for k, v in raw.items()}
-    begun = time.perf_counter()
-    for _ in range(200):
-        made.transform(fitted, made.compute(one))
-    assert (time.perf_counter() - begun) / 200 < 1e-3, "microseconds a row matter in the service"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
-import pytest
 
 from include.features.profile import profile
 from include.monitoring import drift, report
@@ -76,13 +74,3 @@ def test_a_sample_is_bounded_in_order_and_the_same_each_time():
 
 def test_the_picture_is_a_png():
     assert build(None, columns(3)).contents["drift.png"].startswith(b"\x89PNG")
-
-
-@pytest.mark.slow
-def test_a_report_of_many_rows_takes_seconds():
-    random = np.random.default_rng(1)
-    many = {f"x{i}": random.normal(0, 1, 100_000) for i in range(20)}
-    report.evidently_page(profile(columns(1)), columns(1), columns(2), critical=0.2)  # imports
-    started = time.process_time()
-    report.evidently_page(profile(many), report.sample(many), report.sample(many), critical=0.2)
-    assert time.process_time() - started < 5

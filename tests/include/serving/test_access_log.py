@@ -142,7 +142,7 @@ def test_a_reader_that_is_stuck_holds_nobody_up_and_what_is_lost_is_counted(
         note(log)
         slowest = max(slowest, time.perf_counter() - began)
         time.sleep(0)
-    assert slowest < 0.1
+    assert slowest < 1
     os.set_blocking(reading, False)
     received = b""
     deadline = time.monotonic() + 5

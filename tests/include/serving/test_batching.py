@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from include.serving.batching import LARGEST_TURN, Rows, Turns
+from include.serving.batching import LARGEST_BATCHES, LARGEST_TURN, Batch, Committed, Rows, Turns
 from include.serving.loading import Loaded
 from include.serving.metrics import Metrics
 from include.serving.models import Models, write_bundle
 from include.serving.prediction_log import LogFull
+from include.serving.predictor import NotComputable
 from include.serving.requests import Refused
 from include.serving.router import Arm, Route
 from include.serving.tallies import Tally
@@ -199,3 +201,67 @@ def test_a_failing_log_fails_its_turn_and_no_other(loaded: Loaded) -> None:
     assert failed.status == 500
     (answered,) = all_of(turns, route, ROWS[:1])
     assert json.loads(answered)["version"] == 7
+
+
+def joined(turns: Turns, arm: Arm, bodies: list[bytes]) -> list[np.ndarray | None]:
+    """The predictions that batches get when they join one turn."""
+    found: list[np.ndarray | None] = []
+
+    def taking(predictions: np.ndarray | None) -> tuple[bytes, int]:
+        found.append(predictions)
+        return b"", 1 if predictions is None else len(predictions)
+
+    async def together() -> None:
+        schema = arm.loaded.predictor.schema
+        for committed in [turns.join(Batch(arm, schema.many(body), taking)) for body in bodies]:
+            assert await committed is None
+
+    asyncio.run(together())
+    return found
+
+
+def test_batches_of_one_turn_are_predicted_by_one_call_each_gets_its_own(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, called = loaded.predictor, []
+    monkeypatch.setattr(
+        loaded.predictor, "predict", lambda columns: called.append(1) or type(predictor).predict(predictor, columns)
+    )
+    sizes = [1, 7, 3]
+    bodies = [json.dumps({"rows": [ROWS[(n + size) % 12] for n in range(size)]}).encode() for size in sizes]
+    found = joined(Turns(Memory()), arm_of(loaded), bodies)
+    assert len(called) == 1
+    for body, predictions in zip(bodies, found, strict=True):
+        alone = type(predictor).predict(predictor, predictor.schema.many(body).columns)
+        assert predictions is not None
+        assert predictions.tolist() == alone.tolist()
+
+
+def test_batches_that_cannot_be_predicted_together_are_left_to_themselves(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(columns: Any) -> np.ndarray:
+        raise NotComputable(3)
+
+    monkeypatch.setattr(loaded.predictor, "predict", fails)
+    bodies = [json.dumps({"rows": some}).encode() for some in (ROWS[:2], ROWS[2:4])]
+    assert [part is None for part in joined(Turns(Memory()), arm_of(loaded), bodies)] == [True, True]
+
+
+def test_many_rows_of_batches_end_their_turn(loaded: Loaded) -> None:
+    memory = Memory()
+    bodies = [json.dumps({"rows": ROWS[:10]}).encode()] * (LARGEST_BATCHES // 10 + 2)
+    assert sum(len(part) for part in joined(Turns(memory), arm_of(loaded), bodies) if part is not None) >= 1000
+    assert len(memory.commits) == 2
+
+
+def test_who_asks_when_all_is_known_is_told_at_once() -> None:
+    async def run() -> list[Exception | None]:
+        committed, told = Committed(asyncio.get_running_loop(), 60), []
+        committed.then(told.append)
+        committed.settle(None)
+        committed.settle(RuntimeError("too late"))
+        committed.then(told.append)
+        return [*told, await committed]
+
+    assert asyncio.run(run()) == [None, None, None]
