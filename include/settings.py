@@ -348,8 +348,9 @@ class Service(_Strict):
     """Quota of a key in a worker, unless the key has one of its own; beyond it 429 with Retry-After."""
     memory_megabytes: int = Field(default=1024, ge=64)
     """Budget for loaded models: versions beyond it are not loaded, and that is said."""
-    drain_seconds: float = Field(default=1.0, ge=0)
-    """After SIGTERM: how long readiness says 503 while requests are still taken."""
+    drain_seconds: float = Field(default=1.0, ge=0, le=5)
+    """After SIGTERM: how long readiness says 503 while requests are still taken. What follows may take 9 s more: the
+    requests in flight, the last predictions; and after 15 s the stack kills what has not ended."""
     access_log: Literal["all", "errors", "off"] = "all"
     """A line for each request, without anything that was sent; or for those with a status from 400 on; or none."""
 
