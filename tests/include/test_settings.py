@@ -310,5 +310,5 @@ def test_reading_settings_imports_nothing_of_ours_and_nothing_heavy():
 
 
 def test_a_service_cannot_drain_for_longer_than_whoever_ends_it_waits():
-    with pytest.raises(ParamsError, match="drain_seconds.*less than or equal to 5"):
+    with pytest.raises(ParamsError, match=r"drain_seconds.*less than or equal to 5"):
         parse_params(TEXT.format(source="", model="") + "service: {drain_seconds: 6}\n")
