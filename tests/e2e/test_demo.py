@@ -202,6 +202,7 @@ def test_a_night_with_an_incident_ends_with_a_better_champion_and_nobody_at_the_
 
 def test_an_operator_rolls_back_and_the_service_follows(demo: Checkout) -> None:
     """docs/serving.md's lines, for the model that has had two champions."""
+    _let_rest(demo, "night_duration")  # a champion that came meanwhile would end what is tried
     version = demo.models()["night_duration"]["version"]
     back = "\n".join(_blocks(demo, only=("Go back",))).replace("trip_duration", "night_duration")
     demo.run("set -euo pipefail\n" + back)
@@ -223,6 +224,23 @@ def _connections(process: psutil.Process) -> list[Any]:
         return process.net_connections("inet")
     except psutil.NoSuchProcess:  # a task that has just ended
         return []
+
+
+def _let_rest(demo: Checkout, model: str) -> None:
+    """Let nothing ask for another training of the model, and what was begun come to its end."""
+    nights = [dag for dag in _known(demo) if "night" in dag and not dag.startswith(("train", "deploy", "roll"))]
+    assert any(dag.startswith("ingest") for dag in nights)
+    for dag in nights:
+        demo.airflow("PATCH", f"/dags/{dag}", json={"is_paused": True})
+    quiet = 0
+
+    def rests() -> bool:
+        nonlocal quiet
+        runs = [run["state"] for dag in ("train", "deploy") for run in demo.runs(f"{dag}_{model}")]
+        quiet = 0 if {"queued", "running"} & set(runs) else quiet + 1
+        return quiet >= 4  # looks, two seconds apart: a training's end is soon followed by its deployment
+
+    until(rests, f"{model} rests", 300)
 
 
 def _known(demo: Checkout) -> set[str]:
