@@ -118,7 +118,7 @@ from (select n, cast(:day as date)::timestamp at time zone 'UTC' + n * make_inte
 
 
 def fill(engine: sa.Engine, rows: int) -> None:
-    told = {"models": list(MODELS), "inputs": INPUTS.decode(), "answer": ANSWER.decode(), "rows": rows // DAYS}
+    told = {"models": list(MODELS), "inputs": INPUTS.decode(), "answer": f"{{{ANSWER.decode()}}}", "rows": rows // DAYS}
     predictions.make_partitions(engine, FIRST, DAYS - 1)
     for n in range(DAYS):
         with engine.begin() as connection:
