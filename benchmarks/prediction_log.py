@@ -110,7 +110,7 @@ async def drained(folder: Path, url: str, engine: sa.Engine, rows: int) -> float
 FILL = """
 insert into predictions
 select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || substr(md5(n::text), 1, 20))::uuid,
-    (cast(:models as text[]))[1 + n % 3], 7, 'champion', at, cast(:inputs as jsonb), cast(:answer as jsonb),
+    (cast(:models as text[]))[1 + n % 3], 7, 'champion', at, cast(:inputs as json), cast(:answer as json),
     random() * 100, 1.25, null, 'shop'
 from (select n, cast(:day as date)::timestamp at time zone 'UTC' + n * make_interval(secs => 86400.0 / :rows) as at
     from generate_series(0, :rows - 1) n) made

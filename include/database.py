@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 
 metadata = sa.MetaData()
 
@@ -142,13 +142,13 @@ predictions = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("arm", sa.Text, nullable=False, comment="champion | canary | a | b | shadow"),
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("inputs", JSONB, nullable=False, comment="the columns that params.yaml lets be written down"),
-    sa.Column("output", JSONB, nullable=False, comment="the answer"),
+    sa.Column("inputs", JSON, nullable=False, comment="the columns that params.yaml lets be written down"),
+    sa.Column("output", JSON, nullable=False, comment="the answer"),
     sa.Column("prediction", sa.Float, comment="the number, or the probability of the positive class"),
     sa.Column("latency_ms", sa.REAL),
     sa.Column("entity", sa.Text),
     sa.Column("caller", sa.Text, comment="the name of the key"),
-    comment="what the service answered; partitioned by day (UTC), made by migration 0002 in SQL of its own",
+    comment="what the service answered; partitioned by day (UTC), made by migrations 0002 and 0004 in SQL of their own",
 )
 
 labels = sa.Table(

@@ -269,11 +269,11 @@ _UNITS = """
     select min(arm), avg(value) from scored where value is not null group by unit having count(distinct arm) = 1
 """
 _VALUES: dict[Success, str] = {
-    "rate": "((p.output -> 'prediction') = told.label)::int::float",
+    "rate": "((p.output::jsonb -> 'prediction') = told.label)::int::float",
     "error": """case
-        when p.output -> 'probabilities' ? (told.label #>> '{}')
+        when p.output::jsonb -> 'probabilities' ? (told.label #>> '{}')
             then -ln(greatest((p.output -> 'probabilities' ->> (told.label #>> '{}'))::float, 1e-15))
-        when p.output ? 'probabilities' then null
+        when p.output::jsonb ? 'probabilities' then null
         when jsonb_typeof(told.label) = 'number' then abs(p.prediction - (told.label #>> '{}')::float) end""",
 }
 

@@ -60,7 +60,7 @@ class LogFull(Refused):
 _COPY = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\ufffd"})
 _NULL = b"\\N"
 _NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-"""U+0000 in JSON: PostgreSQL's jsonb has no room for it."""
+"""U+0000 in JSON: PostgreSQL's texts have no room for it, and `->>` makes one."""
 
 
 def prediction_lines(

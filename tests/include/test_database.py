@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import pytest
 import sqlalchemy as sa
@@ -61,6 +62,23 @@ def test_two_programs_that_migrate_at_once_do_not_disturb_each_other(optuna_url)
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert errors == []
+
+
+def test_a_log_of_predictions_from_before_migration_0004_is_kept(engine):
+    with engine.begin() as connection:
+        connection.execute(sa.text("alter table predictions alter inputs type jsonb, alter output type jsonb"))
+        connection.execute(sa.text("update alembic_version set version_num = '0003'"))
+        for day in ("2026-01-01", "2026-01-02"):
+            connection.execute(sa.text("select make_prediction_partition(:day)"), {"day": day})
+            row = sa.insert(database.predictions).values(
+                id=uuid.uuid4().hex, model="m", version=1, arm="champion", at=f"{day}T12:00:00Z"
+            )
+            written = {"inputs": sa.text("""'{"a": "\u00e4\\n"}'"""), "output": sa.text("""'{"prediction": 1.50}'""")}
+            connection.execute(row.values(written))
+    database.migrate(engine)
+    with engine.begin() as connection:
+        found = connection.execute(sa.text("select inputs, output, pg_typeof(inputs)::text from predictions")).all()
+    assert found == [({"a": "\u00e4\n"}, {"prediction": 1.5}, "json")] * 2
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def test_whatever_text_there_is_arrives_as_it_was(tmp_path, database_url):
     assert {row[6:] for row in rows} == {(3, "champion", 1.25, 1_700_000_000.25)}
 
 
-def test_a_nul_that_jsonb_has_no_room_for_does_not_cost_the_row(tmp_path, database_url):
+def test_a_nul_that_postgresql_has_no_room_for_does_not_cost_the_row(tmp_path, database_url):
     inputs = [b'{"a":"\\u0000"}', b'{"a":"\\\\u0000"}', b'{"a":"\\\\\\u0000"}']
 
     async def write() -> None:
@@ -281,7 +281,7 @@ def test_a_row_of_any_day_finds_its_partition_and_one_of_no_day_is_put_aside(tmp
 
 def test_a_row_that_postgresql_refuses_does_not_hold_the_others_up(tmp_path, database_url):
     ids = prediction_ids(400)
-    poison = lines(ids[123:124], inputs=[b'{"a":tru}']) + lines(ids[124:125], inputs=[b'{"a":"\\ud800"}'])
+    poison = lines(ids[123:124], inputs=[b'{"a":tru}']) + lines(ids[124:125], inputs=[b'{"a":1,}'])
     groups = [lines(ids[:123]), poison, lines(ids[125:])]
 
     async def write() -> PredictionLog:
