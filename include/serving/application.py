@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -38,6 +38,7 @@ from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
 from include.serving.batching import Batch, Committed, Recorder, Rows, Shadows, Turns
 from include.serving.bodies import Bodies
+from include.serving.direct import Reply
 from include.serving.inner import replayed
 from include.serving.metrics import Metrics
 from include.serving.models import Models
@@ -50,8 +51,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-Then = Callable[[int, bytes, Headers], None]
-Told = Callable[[Exception | None], bytes]
 
 INLINE_BODY = 32 * 1024
 """Batches of up to this size are answered on the event loop; larger ones in a thread, so that they hold nobody up."""
@@ -250,8 +249,8 @@ class Application:
             self._look_up()
         return url in self._direct
 
-    def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, then: Then) -> ASGIApp | None:
-        """Begin to answer a request that is whole: `then` is called once. Or what refuses it, by ASGI."""
+    def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, reply: Reply) -> ASGIApp | None:
+        """Begin to answer a request that is whole, by its reply. Or what refuses it, by ASGI."""
         endpoint = self._direct[url]
         request = Request(url.decode(), "POST", dict(headers), time.perf_counter(), model=endpoint.model)
         request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
@@ -261,13 +260,9 @@ class Application:
                 return lambda scope, receive, send: self._turn_away(request, scope, send)
             try:
                 route = self._route(endpoint)
-                told: Told
-                if endpoint.does == "predict":
-                    rows = self._begin(route, request, body)
-                    told, committed = partial(self._answer, rows, len(rows.rows) - 1, request), rows.committed
-                else:
-                    told, committed = self._join(endpoint, route, request, body)
-                committed.then(partial(self._tell, request, then, told))
+                begin = self._begin if endpoint.does == "predict" else self._join
+                answer, committed = begin(route, request, body)
+                committed.then(_Directly(self, request, reply, answer))
             except BaseException:
                 self._admission.leave()
                 raise
@@ -276,15 +271,28 @@ class Application:
             return lambda scope, receive, send: self._refuse(failure, request, send)
         return None
 
-    def _tell(self, request: Request, then: Then, told: Told, failure: Exception | None) -> None:
+    def prepared(self, request: Request, reply: Reply, answer: _Told, failure: Exception | None = None) -> int:
+        """Make a reply ready that tells the answer; returns its bytes. Raises what it is refused with."""
+        if failure is not None:
+            raise self._unrecorded(failure)
+        body = answer.told(request)
+        reply.prepare(200, body, self._headers(request, body, _JSON, _NO_HEADERS))
+        return len(body)
+
+    def tell(self, request: Request, reply: Reply, answer: _Told, size: int, failure: Exception | None) -> None:
+        """Send the reply: as it is prepared in so many bytes, or if it is not, whatever it is to be."""
         self._admission.leave()
-        status, extra = 200, _NO_HEADERS
+        status = 200
         try:
-            body = told(failure)
+            if failure is not None or not size:
+                size = self.prepared(request, reply, answer, failure)
+            answer.count(request)
         except Exception as error:  # noqa: BLE001  told to the client
             status, body, extra = self._refusal(error, request)
-        then(status, body, self._headers(request, body, _JSON, extra))
-        self._note(request, status, len(body))
+            reply.prepare(status, body, self._headers(request, body, _JSON, extra))
+            size = len(body)
+        reply.send()
+        self._note(request, status, size)
 
     # ------------------------------------------------------------------------------------------- predicting
 
@@ -297,12 +305,12 @@ class Application:
             if not self._hot and endpoint.does in ("predict", "batch"):
                 await self._inner(scope, replayed(body, receive), send)
                 return b""
-            options = _options(scope["query_string"])
-            if endpoint.does == "predict" and not options:
+            explain = _explains(scope["query_string"])
+            if endpoint.does == "predict" and not explain:
                 return await self._row(route, request, body)
             if endpoint.does == "feedback":
                 return await self._feedback(route, request, body)
-            return await self._rows(endpoint, route, request, body, options)
+            return await self._rows(_Asking(endpoint.does, route, request, body, explain))
         finally:
             self._bodies.done(body)
 
@@ -313,108 +321,74 @@ class Application:
         return route
 
     async def _row(self, route: Route, request: Request, body: bytes) -> bytes:
-        rows = self._begin(route, request, body)
-        n = len(rows.rows) - 1
-        return self._answer(rows, n, request, await rows.committed)
+        answer, committed = self._begin(route, request, body)
+        return self._finish(request, answer, await committed)
 
-    def _begin(self, route: Route, request: Request, body: bytes) -> Rows:
-        """Check a row and let it be answered in this turn, as the last of the returned rows."""
+    def _begin(self, route: Route, request: Request, body: bytes) -> tuple[_Row, Committed]:
+        """Check a row and let it be answered in this turn."""
         content_type = request.headers.get(_CONTENT_TYPE, b"")
         if content_type != _JSON and _media_type(content_type) != JSON:
             raise _unsupported([JSON])
         arm = route.champion if route.challenger is None else route.choose(_entity(route, body))
         row = arm.loaded.predictor.schema.row(body)
-        return self._turns.add(route, arm, row, body, request.caller, request.started)
+        rows = self._turns.add(route, arm, row, body, request.caller, request.started)
+        return _Row(rows, len(rows.rows) - 1), rows.committed
 
-    def _answer(self, rows: Rows, n: int, request: Request, failure: Exception | None) -> bytes:
-        """The answer to a row after its turn."""
-        if failure is not None:
-            raise self._unrecorded(failure)
-        answer = rows.answers[n]
-        if isinstance(answer, Exception):
-            raise answer
-        arm = rows.answered.get(n, rows.arm) if rows.answered else rows.arm
-        request.version = arm.loaded.version
-        arm.tally.answered(1, time.perf_counter() - request.started)
-        return answer
-
-    async def _rows(self, endpoint: Endpoint, route: Route, request: Request, body: bytes, options: Options) -> bytes:
-        if len(body) <= INLINE_BODY and options.get("explain") != "true":  # a row's explanation takes milliseconds
-            answer = self._scored(endpoint, route, request, body, options)
+    async def _rows(self, asking: _Asking) -> bytes:
+        if len(asking.body) <= INLINE_BODY and not asking.explain:  # a row's explanation takes milliseconds
+            answer = self._scored(asking)
         else:
             try:
                 async with asyncio.timeout(self._limits.request_seconds):
-                    answer = await asyncio.to_thread(self._scored, endpoint, route, request, body, options)
+                    answer = await asyncio.to_thread(self._scored, asking, whole=True)
             except TimeoutError:
                 seconds = self._limits.request_seconds
                 message = f"the answer took longer than {seconds:g} s; send smaller batches"
                 raise Refused(503, "timeout", message) from None
-        return self._finish(route, request, answer, await self._turns.record(answer.lines, answer.count))
+        return self._finish(asking.request, answer, await self._turns.record(answer.lines, answer.rows))
 
-    def _join(self, endpoint: Endpoint, route: Route, request: Request, body: bytes) -> tuple[Told, Committed]:
-        """Check a small batch and let it be answered in this turn; what it is told then, and when that may be asked."""
+    def _join(self, route: Route, request: Request, body: bytes) -> tuple[_Joined, Committed]:
+        """Check a small batch and let it be answered in this turn."""
         arm = route.champion if route.challenger is None else route.choose(None)
-        asked = _Asked.of(endpoint.does, arm, request, body)
-        found: list[_Answer | Exception] = []
+        asking = _Asking("batch", route, request, body)
+        joined = _Joined(partial(self._answer, asking, arm, asked := asking.by(arm)))
+        return joined, self._turns.join(Batch(arm, asked.checked, joined.take))
 
-        def take(predictions: np.ndarray | None) -> tuple[bytes, int]:
-            try:
-                answer = self._of(endpoint, route, request, body, {}, arm, asked, predictions)
-            except Exception as error:  # noqa: BLE001  told to the client
-                found.append(error)
-                return b"", 0
-            found.append(answer)
-            return answer.lines, answer.count
-
-        def told(failure: Exception | None) -> bytes:
-            if failure is None and isinstance(answer := found[0], _Answer):
-                return self._finish(route, request, answer, failure)
-            raise self._unrecorded(failure) if failure is not None else found[0]  # type: ignore[misc]
-
-        return told, self._turns.join(Batch(arm, asked.checked, take))
-
-    def _finish(self, route: Route, request: Request, answer: _Answer, failure: Exception | None) -> bytes:
-        """The answer to a whole body after it was recorded."""
-        request.version = answer.arm.loaded.version
+    def _finish(self, request: Request, answer: _Told, failure: Exception | None) -> bytes:
+        """The answer after it was recorded."""
         if failure is not None:
             raise self._unrecorded(failure)
-        answer.arm.tally.predicted(answer.scored.predictions)
-        answer.arm.tally.answered(answer.count, time.perf_counter() - request.started)
-        if route.shadow is not None and self._shadows is not None:
-            self._shadows.score(route.shadow, answer.checked.columns, answer.scored.ids, self._recorder)
-        return answer.body
+        body = answer.told(request)
+        answer.count(request)
+        return body
 
-    def _scored(self, endpoint: Endpoint, route: Route, request: Request, body: bytes, options: Options) -> _Answer:
-        """A whole body, answered; by the champion where a challenger fails."""
+    def _scored(self, asking: _Asking, *, whole: bool = False) -> _Answer:
+        """A whole body, answered; by the champion where a challenger fails. `whole`: as bytes, too."""
+        route = asking.route
         arm = route.champion
         if route.challenger is not None:
-            arm = route.choose(_entity(route, body) if endpoint.does == "predict" else None)
-        asked = _Asked.of(endpoint.does, arm, request, body)
-        return self._of(endpoint, route, request, body, options, arm, asked)
+            arm = route.choose(_entity(route, asking.body) if asking.does == "predict" else None)
+        answer = self._answer(asking, arm, asking.by(arm))
+        if whole:
+            answer.told(asking.request)
+        return answer
 
-    def _of(
-        self,
-        endpoint: Endpoint,
-        route: Route,
-        request: Request,
-        body: bytes,
-        options: Options,
-        arm: Arm,
-        asked: _Asked,
-        predictions: np.ndarray | None = None,
-    ) -> _Answer:
+    def _answer(self, asking: _Asking, arm: Arm, asked: _Asked, predictions: np.ndarray | None = None) -> _Answer:
         """The answer of an arm to a checked body, or the champion's where a challenger fails."""
+        route, checked = asking.route, asked.checked
         try:
-            explain = options.get("explain") == "true"
-            scored = score(arm, asked.checked, explain=explain, predictions=predictions)
+            scored = score(arm, checked, explain=asking.explain, predictions=predictions)
         except Exception as error:  # noqa: BLE001  sorted out here
-            told = refusal(error, arm, asked.checked.path)
+            told = refusal(error, arm, checked.path)
             if is_the_arms_fault(error):
                 arm.tally.failed(1)
                 if arm is not route.champion:
-                    return self._scored(endpoint, replace(route, challenger=None), request, body, options)
+                    return self._scored(replace(asking, route=replace(route, challenger=None)))
             raise told from None
-        return _answer(endpoint.does, arm, request, asked, scored)
+        shadowed = None
+        if route.shadow is not None and self._shadows is not None:
+            shadowed = partial(self._shadows.score, route.shadow, checked.columns, scored.ids, self._recorder)
+        return _Answer(asking, arm, asked, scored, shadowed)
 
     async def answer_plainly(self, path: str, content_type: str, query: bytes, body: bytes) -> tuple[int, bytes]:
         """Status and body for a prediction request, without turns: what BentoML's typed API answers with."""
@@ -424,7 +398,7 @@ class Application:
             route = self._models.route(endpoint.model) if endpoint else None
             if endpoint is None or route is None:
                 raise self._unloaded(endpoint.model if endpoint else "")
-            return 200, await self._rows(endpoint, route, request, body, _options(query))
+            return 200, await self._rows(_Asking(endpoint.does, route, request, body, _explains(query)))
         except Refused as refused:
             status, answer, _ = self._refused(refused, request)
             return status, answer
@@ -540,21 +514,86 @@ class Application:
         return refused.status, msgspec.json.encode({"error": error}), extra
 
 
-Options = dict[str, str]
+class _Told(Protocol):
+    """An answer, once its turn has ended."""
+
+    def told(self, request: Request) -> bytes:
+        """What the client is told; raises what it is refused with."""
+
+    def count(self, request: Request) -> None:
+        """Count it as answered."""
 
 
 @dataclass(slots=True)
-class _Answer:
-    body: bytes
-    arm: Arm
-    checked: Checked
-    scored: Scored
-    lines: bytes
+class _Directly:
+    """A request on the direct way, until it is recorded."""
+
+    application: Application
+    request: Request
+    reply: Reply
+    answer: _Told
+    size: int = 0
+    """Bytes of the answer that is prepared; 0: none is."""
+
+    def prepare(self) -> None:
+        """Make the answer ready, while the disk writes; what refuses it is told when it has."""
+        self.size = self.application.prepared(self.request, self.reply, self.answer)
+
+    def tell(self, failure: Exception | None) -> None:
+        """Send it; or, where the turn could not be recorded, the reason."""
+        self.application.tell(self.request, self.reply, self.answer, self.size, failure)
+
+
+@dataclass(slots=True)
+class _Row:
+    """The answer to a row of a turn."""
+
+    rows: Rows
+    n: int
+
+    def told(self, request: Request) -> bytes:
+        """See `_Told`."""
+        answer = self.rows.answers[self.n]
+        if isinstance(answer, Exception):
+            raise answer
+        request.version = self.arm.loaded.version
+        return answer
+
+    def count(self, request: Request) -> None:
+        """See `_Told`."""
+        self.arm.tally.answered(1, time.perf_counter() - request.started)
 
     @property
-    def count(self) -> int:
-        """Rows."""
-        return len(self.scored.ids)
+    def arm(self) -> Arm:
+        """That answered it."""
+        rows = self.rows
+        return rows.answered.get(self.n, rows.arm) if rows.answered else rows.arm
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A body of a prediction request, as it came."""
+
+    does: str
+    route: Route
+    request: Request
+    body: bytes
+    explain: bool = False
+
+    def by(self, arm: Arm) -> _Asked:
+        """Decoded and checked, as an arm's contract says."""
+        started, loaded, headers = time.perf_counter(), arm.loaded, self.request.headers
+        schema = loaded.predictor.schema
+        content_type = _media_type(headers.get(_CONTENT_TYPE, b""))
+        if self.does == "infer":
+            infer = inference_protocol.request(self.body, headers.get(inference_protocol.HEADER_LENGTH), loaded)
+            return _Asked(started, infer.checked, infer=infer)
+        if self.does == "batch":
+            return _Asked(started, schema.many(self.body, content_type))
+        if content_type != JSON:
+            raise _unsupported([JSON])
+        rows = [schema.row(self.body)]
+        return _Asked(started, schema.columns(rows, batch=False), rows)
 
 
 @dataclass(slots=True)
@@ -568,41 +607,83 @@ class _Asked:
     infer: Any = None
     """Of a request of the Open Inference Protocol."""
 
-    @classmethod
-    def of(cls, does: str, arm: Arm, request: Request, body: bytes) -> _Asked:
-        started, loaded = time.perf_counter(), arm.loaded
-        schema = loaded.predictor.schema
-        content_type = _media_type(request.headers.get(_CONTENT_TYPE, b""))
-        if does == "infer":
-            infer = inference_protocol.request(body, request.headers.get(inference_protocol.HEADER_LENGTH), loaded)
-            return cls(started, infer.checked, infer=infer)
-        if does == "batch":
-            return cls(started, schema.many(body, content_type))
-        if content_type != JSON:
-            raise _unsupported([JSON])
-        rows = [schema.row(body)]
-        return cls(started, schema.columns(rows, batch=False), rows)
+
+class _Answer:
+    """The answer to a whole body; its lines are made at once, what the client is told when it is asked for."""
+
+    __slots__ = ("_arm", "_asked", "_asking", "_body", "_scored", "_shadowed", "lines")
+
+    def __init__(
+        self, asking: _Asking, arm: Arm, asked: _Asked, scored: Scored, shadowed: Callable[[], None] | None
+    ) -> None:
+        self._asking, self._arm, self._asked, self._scored, self._shadowed = asking, arm, asked, scored, shadowed
+        self._body: bytes | None = None
+        loaded, checked = arm.loaded, asked.checked
+        self.lines = recorded(
+            arm,
+            scored,
+            loaded.predictor.schema.inputs_json(asked.rows or checked, loaded.logged),
+            callers=[asking.request.caller] * checked.count,
+            entities=checked.entities,
+            seconds=time.perf_counter() - asked.started,
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(self._scored.ids)
+
+    def told(self, request: Request) -> bytes:
+        """See `_Told`."""
+        if self._body is None:
+            loaded, scored = self._arm.loaded, self._scored
+            request.version = loaded.version
+            if self._asking.does == "infer":
+                self._body, media_type, headers = inference_protocol.response(self._asked.infer, loaded, scored)
+                request.replied = media_type.encode(), headers
+            elif self._asking.does == "batch":
+                self._body = loaded.answers.batch(scored.ids, scored.outputs, scored.more)
+            else:
+                more = scored.more[0] if scored.more else None
+                self._body = loaded.answers.row(scored.ids[0], scored.outputs[0], more)
+        return self._body
+
+    def count(self, request: Request) -> None:
+        """See `_Told`."""
+        self._arm.tally.predicted(self._scored.predictions)
+        self._arm.tally.answered(self.rows, time.perf_counter() - request.started)
+        if self._shadowed is not None:
+            self._shadowed()
 
 
-def _answer(does: str, arm: Arm, request: Request, asked: _Asked, scored: Scored) -> _Answer:
-    loaded, checked = arm.loaded, asked.checked
-    answers = loaded.answers
-    lines = recorded(
-        arm,
-        scored,
-        loaded.predictor.schema.inputs_json(asked.rows or checked, loaded.logged),
-        callers=[request.caller] * checked.count,
-        entities=checked.entities,
-        seconds=time.perf_counter() - asked.started,
-    )
-    if does == "infer":
-        told, media_type, headers = inference_protocol.response(asked.infer, loaded, scored)
-        request.replied = media_type.encode(), headers
-    elif does == "batch":
-        told = answers.batch(scored.ids, scored.outputs, scored.more)
-    else:
-        told = answers.row(scored.ids[0], scored.outputs[0], scored.more[0] if scored.more else None)
-    return _Answer(told, arm, checked, scored, lines)
+class _Joined:
+    """The answer to a small batch of a turn."""
+
+    __slots__ = ("_answer", "_found")
+
+    def __init__(self, answer: Callable[[np.ndarray | None], _Answer]) -> None:
+        self._answer = answer
+        self._found: _Answer | Exception | None = None
+
+    def take(self, predictions: np.ndarray | None) -> tuple[bytes, int]:
+        """See `Batch.take`."""
+        try:
+            self._found = answer = self._answer(predictions)
+        except Exception as error:  # noqa: BLE001  told to the client
+            self._found = error
+            return b"", 0
+        return answer.lines, answer.rows
+
+    def told(self, request: Request) -> bytes:
+        """See `_Told`."""
+        if not isinstance(self._found, _Answer):
+            raise self._found or RuntimeError("the turn of this batch has not ended")
+        return self._found.told(request)
+
+    def count(self, request: Request) -> None:
+        """See `_Told`."""
+        if isinstance(self._found, _Answer):
+            self._found.count(request)
 
 
 def _request(scope: Scope) -> Request:
@@ -629,17 +710,17 @@ def _entity(route: Route, body: bytes) -> str | None:
     return route.champion.loaded.predictor.schema.entity_of(body)
 
 
-def _options(query: bytes) -> Options:
-    """The query's options; none in the usual case."""
+def _explains(query: bytes) -> bool:
+    """Whether the query asks for an explanation; it may ask for nothing else."""
     if not query:
-        return {}
+        return False
     options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     for name, value in options.items():
         if name != "explain":
             raise Refused(400, "unknown_parameter", f"there is no parameter {name!r}; there is explain=true", name)
         if value not in ("true", "false"):
             raise Refused(400, "bad_parameter", "explain must be true or false", name)
-    return options
+    return options.get("explain") == "true"
 
 
 def _media_type(content_type: bytes) -> str:

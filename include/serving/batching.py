@@ -14,20 +14,19 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from include.serving.requests import Checked, Refused
 from include.serving.router import Arm, Route
-from include.serving.scoring import is_the_arms_fault, recorded, refusal, score
+from include.serving.scoring import Scored, is_the_arms_fault, recorded, refusal, score
 
 LARGEST_TURN = 128
 """Requests of one row after which a turn ends at once: one model call must stay far below a request's patience."""
 LARGEST_BATCHES = 1024
 """The same for the rows of batches, of which a hundred take a tenth of what a hundred requests take."""
-
-Taker = Callable[[Exception | None], None]
 
 log = logging.getLogger("mlops.serving")
 
@@ -83,44 +82,85 @@ class Shadows(Protocol):
         """Hand the rows on; never waits."""
 
 
+class Waiting(Protocol):
+    """A request that waits for its turn to be recorded."""
+
+    def prepare(self) -> None:
+        """Make the answer ready, while the disk writes."""
+
+    def tell(self, failure: Exception | None) -> None:
+        """Send it; or, where the turn could not be recorded, the reason."""
+
+
 class Committed:
     """What all requests of a turn wait for: it ends in time, and one that is cancelled takes no other with it."""
 
-    __slots__ = ("_calls", "_failure", "_late", "_loop", "_settled")
+    __slots__ = ("_failure", "_late", "_loop", "_ready", "_settled", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._loop, self._calls, self._settled = loop, [], False  # type: ignore[var-annotated]
+        self._loop = loop
+        self._waiting: list[Waiting] = []
+        self._ready = self._settled = False
         self._failure: Exception | None = None
         self._late = loop.call_later(seconds, self._too_late)
 
-    def then(self, call: Taker) -> None:
-        """Call with None when the predictions are recorded, or else with the reason; at once when that is known."""
-        if self._settled:
-            call(self._failure)
+    def then(self, waiting: Waiting) -> None:
+        """Have it told when the predictions are recorded, or why they are not; at once when that is known."""
+        if self._settled and (self._ready or self._failure is not None):
+            waiting.tell(self._failure)
         else:
-            self._calls.append(call)
+            self._waiting.append(waiting)
 
     def __await__(self) -> Generator[Any, None, Exception | None]:
         """The same as a result."""
-        waiter: asyncio.Future[Exception | None] = self._loop.create_future()
-        self.then(lambda failure: None if waiter.done() else waiter.set_result(failure))
-        return waiter.__await__()
+        waiting = _Awaiting(self._loop.create_future())
+        self.then(waiting)
+        return waiting.told.__await__()
+
+    def prepare(self) -> None:
+        """There are answers: make them ready, and tell those that are recorded already."""
+        self._ready = True
+        if self._settled:
+            self._tell()
+            return
+        for waiting in self._waiting:
+            try:
+                waiting.prepare()
+            except Exception:  # what is wrong is told, and written to the log, when it is recorded
+                log.debug("an answer was not prepared", exc_info=True)
 
     def settle(self, failure: Exception | None) -> None:
-        """Let the requests go on; None: their predictions are recorded."""
+        """Let the requests go on, as soon as there are answers; None: their predictions are recorded."""
         if self._settled:
             return
         self._late.cancel()
         self._settled, self._failure = True, failure
-        calls, self._calls = self._calls, []
-        for call in calls:
+        if self._ready or failure is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        told, self._waiting = self._waiting, []
+        for waiting in told:
             try:
-                call(failure)
+                waiting.tell(self._failure)
             except Exception:  # one request's fault must not keep the others waiting
                 log.exception("an answer was not taken")
 
     def _too_late(self) -> None:
         self.settle(Refused(503, "not_recorded", "the prediction could not be recorded in time, so it is not given"))
+
+
+@dataclass(slots=True)
+class _Awaiting:
+    told: asyncio.Future[Exception | None]
+
+    def prepare(self) -> None:
+        """Whoever awaits it makes its answer afterwards."""
+
+    def tell(self, failure: Exception | None) -> None:
+        """Unless nobody awaits it any more."""
+        if not self.told.done():
+            self.told.set_result(failure)
 
 
 class Rows:
@@ -170,6 +210,8 @@ class Turns:
         self._batched = 0
         self._lines: list[bytes] = []
         self._count = 0
+        self._later: list[Callable[[], object]] = []
+        """What is done while the disk writes."""
         self._committed: Committed | None = None
 
     def add(self, route: Route, arm: Arm, row: Any, body: bytes, caller: str | None, started: float) -> Rows:
@@ -202,6 +244,7 @@ class Turns:
             self._count += count
         else:
             committed = Committed(asyncio.get_running_loop(), self._seconds)
+            committed.prepare()
             self._recorder.commit(lines, count, committed.settle, table)
         return committed
 
@@ -234,7 +277,12 @@ class Turns:
                 self._recorder.commit(b"".join(lines), count, committed.settle)
             else:
                 committed.settle(None)
+            later, self._later = self._later, []
+            for call in later:
+                call()
+            committed.prepare()
         except Exception as error:  # whatever it is: requests are waiting
+            self._later = []
             log.exception("turn failed")
             committed.settle(refusal_of_turn(error))
 
@@ -248,12 +296,6 @@ class Turns:
             scored = score(arm, checked)
         except Exception as error:  # noqa: BLE001  one row's fault must not become the others'
             return self._answer_alone(rows, error, lines)
-        more = scored.more
-        tell = loaded.answers.row
-        if more is None:
-            rows.answers = [tell(i, output, None) for i, output in zip(scored.ids, scored.outputs, strict=True)]
-        else:
-            rows.answers = [tell(i, o, m) for i, o, m in zip(scored.ids, scored.outputs, more, strict=True)]
         lines.append(
             recorded(
                 arm,
@@ -264,10 +306,17 @@ class Turns:
                 seconds=time.perf_counter() - rows.started,
             )
         )
-        arm.tally.predicted(scored.predictions)
-        if rows.route.shadow is not None and self._shadows is not None:
-            self._shadows.score(rows.route.shadow, checked.columns, scored.ids, self._recorder)
+        self._later.append(partial(self._told, rows, checked, scored))
         return len(scored.ids)
+
+    def _told(self, rows: Rows, checked: Checked, scored: Scored) -> None:
+        """What need not be done before the write begins."""
+        arm, route = rows.arm, rows.route
+        more = scored.more or [None] * len(scored.ids)
+        rows.answers += map(arm.loaded.answers.row, scored.ids, scored.outputs, more)
+        arm.tally.predicted(scored.predictions)
+        if route.shadow is not None and self._shadows is not None:
+            self._shadows.score(route.shadow, checked.columns, scored.ids, self._recorder)
 
     def _answer_alone(self, rows: Rows, error: Exception, lines: list[bytes]) -> int:
         """After a failure: each row by itself; and what a challenger cannot answer, the champion does."""
@@ -277,7 +326,7 @@ class Turns:
             for n, row in enumerate(rows.rows):
                 single = rows.alone(n, rows.arm, row)
                 count += self._answer(single, lines)
-                rows.answers.append(single.answers[0])
+                self._later.append(partial(rows.answers.extend, single.answers))
                 if single.answered:
                     rows.answered[n] = single.answered[0]
             return count

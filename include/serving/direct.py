@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 Headers = list[tuple[bytes, bytes]]
-Then = Callable[[int, bytes, Headers], None]
 ASGIApp = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 LARGEST = 32 * 1024
@@ -31,14 +30,24 @@ _message_complete = HttpToolsProtocol.on_message_complete
 _received = HttpToolsProtocol.data_received
 
 
+class Reply(Protocol):
+    """Where the answer to a request goes, once."""
+
+    def prepare(self, status: int, body: bytes, headers: Headers) -> None:
+        """Make ready what `send` sends."""
+
+    def send(self) -> None:
+        """Send what was prepared last."""
+
+
 class Answering(Protocol):
     """What is used of the application."""
 
     def answers(self, url: bytes) -> bool:
         """Whether a small POST to this target, as it was sent, is answered directly."""
 
-    def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, then: Then) -> ASGIApp | None:
-        """Begin to answer: `then` is called once with status, body, headers. Or an application that refuses."""
+    def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, reply: Reply) -> ASGIApp | None:
+        """Begin to answer, by the reply. Or an application that refuses."""
 
 
 class _Nobody:
@@ -51,7 +60,16 @@ class _Nobody:
 class Cycle:
     """A request that is being answered directly, as uvicorn knows it."""
 
-    __slots__ = ("connection", "disconnected", "keep_alive", "response_complete", "response_started")
+    __slots__ = (
+        "body",
+        "closing",
+        "connection",
+        "disconnected",
+        "head",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+    )
 
     message_event = _Nobody()
 
@@ -59,19 +77,34 @@ class Cycle:
         self.connection = connection
         self.disconnected = self.response_started = self.response_complete = False
         self.keep_alive = True
+        self.head = self.body = b""
+        self.closing = False
 
-    def answer(self, status: int, body: bytes, headers: Headers) -> None:
-        """Send the whole answer."""
+    def prepare(self, status: int, body: bytes, headers: Headers) -> None:
+        """Make ready what `send` sends."""
+        sent = self.connection.server_state.default_headers  # uvicorn replaces this list once a second
+        known, defaults = Direct.defaults
+        if known is not sent:
+            defaults = b"".join(b"%b: %b\r\n" % header for header in sent)
+            Direct.defaults = sent, defaults
+        told = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.closing = b"connection: close" in told
+        self.head, self.body = b"%b%b%b" % (STATUS_LINE[status], defaults, told), body
+
+    def send(self) -> None:
+        """Send what was prepared last."""
         self.response_started = self.response_complete = True
+        if not self.keep_alive and not self.closing:  # uvicorn has begun to end
+            self.head, self.closing = self.head + b"connection: close\r\n", True
         if not self.disconnected:
-            self.connection.send(self, status, body, headers)
+            self.connection.send(b"%b\r\n%b" % (self.head, self.body), self.closing)
 
 
 class Direct(HttpToolsProtocol):
     """uvicorn's protocol with the direct way, where `application` is set."""
 
     application: ClassVar[Answering | None] = None
-    _defaults: ClassVar[tuple[Headers | None, bytes]] = (None, b"")
+    defaults: ClassVar[tuple[Headers | None, bytes]] = (None, b"")
     """uvicorn's own headers of this second, and as they are sent."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -124,7 +157,7 @@ class Direct(HttpToolsProtocol):
             return
         self._whole = None
         self.cycle = cycle = Cycle(self)  # type: ignore[assignment]
-        refusing = self.application.ask(self.url, self.headers, body, self.client, cycle.answer)
+        refusing = self.application.ask(self.url, self.headers, body, self.client, cycle)
         if refusing is not None:
             self.cycle, self._whole = before, body
             application, self.app = self.app, refusing
@@ -139,19 +172,11 @@ class Direct(HttpToolsProtocol):
         if body:
             _body(self, body)
 
-    def send(self, cycle: Cycle, status: int, body: bytes, headers: Headers) -> None:
+    def send(self, answer: bytes, closing: bool) -> None:
         """Write a direct answer, and be ready for the next request."""
-        sent = self.server_state.default_headers  # uvicorn replaces this list once a second
-        known, defaults = Direct._defaults
-        if known is not sent:
-            defaults = b"".join(b"%b: %b\r\n" % header for header in sent)
-            Direct._defaults = sent, defaults
-        told = b"".join([b"%b: %b\r\n" % header for header in headers])
-        if not cycle.keep_alive and b"connection: close" not in told:
-            told += b"connection: close\r\n"
-        self.transport.write(b"%b%b%b\r\n%b" % (STATUS_LINE[status], defaults, told, body))
+        self.transport.write(answer)
         self.answered_at = monotonic()
-        if not cycle.keep_alive or b"connection: close" in told:
+        if closing:
             self.transport.close()
         if self.pipeline or self.transport.is_closing():
             self.on_response_complete()

@@ -25,6 +25,8 @@ from include.serving.spool import BLOCK
 
 Written = Callable[[OSError | None], None]
 
+BEGIN_SECONDS = 0.001
+"""How long is waited for a write to begin; it usually takes some microseconds."""
 _BUFFER = 256 * 1024
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
@@ -117,6 +119,8 @@ class ThreadWriter(_Buffered):
         super().__init__()
         self._written, self.cached = written, not direct
         self._jobs: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
+        self._begun = threading.Lock()
+        self._begun.acquire()
         self._thread = threading.Thread(target=self._run, name="prediction-log-writer", daemon=True)
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -129,8 +133,14 @@ class ThreadWriter(_Buffered):
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_DSYNC | (0 if self.cached else _DIRECT))
 
     def write(self, descriptor: int, size: int, offset: int) -> None:
-        """Hand it to the thread."""
+        """Hand it to the thread, and see that it begins.
+
+        The thread needs the interpreter's lock until it is in the system's hands, and the processor, if it has to share
+        one: whoever computes on meanwhile, to use the time that the disk takes, would make it wait for both.
+        """
+        self._begun.acquire(blocking=False)  # unless an earlier one was not waited for to the end
         self._jobs.put((descriptor, size, offset))
+        self._begun.acquire(timeout=BEGIN_SECONDS)
 
     def close(self) -> None:
         """Wait for the thread."""
@@ -141,6 +151,7 @@ class ThreadWriter(_Buffered):
     def _run(self) -> None:
         while job := self._jobs.get():
             descriptor, size, offset = job
+            self._begun.release()
             error = _write(descriptor, self.buffer[:size], offset)
             try:
                 self._loop.call_soon_threadsafe(self._written, error)

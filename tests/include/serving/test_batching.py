@@ -255,13 +255,60 @@ def test_many_rows_of_batches_end_their_turn(loaded: Loaded) -> None:
     assert len(memory.commits) == 2
 
 
-def test_who_asks_when_all_is_known_is_told_at_once() -> None:
-    async def run() -> list[Exception | None]:
-        committed, told = Committed(asyncio.get_running_loop(), 60), []
-        committed.then(told.append)
-        committed.settle(None)
-        committed.settle(RuntimeError("too late"))
-        committed.then(told.append)
-        return [*told, await committed]
+class Noting:
+    """Waits, and notes what it is called for."""
 
-    assert asyncio.run(run()) == [None, None, None]
+    def __init__(self, notes: list[Any], fault: Exception | None = None) -> None:
+        self.notes, self.fault = notes, fault
+
+    def prepare(self) -> None:
+        self.notes.append("prepare")
+        if self.fault:
+            raise self.fault
+
+    def tell(self, failure: Exception | None) -> None:
+        self.notes.append(failure)
+        if self.fault:
+            raise self.fault
+
+
+def noted(*steps: str, fault: Exception | None = None) -> list[Any]:
+    """What those who wait are called for when a turn takes these steps."""
+
+    async def run() -> list[Any]:
+        committed, notes = Committed(asyncio.get_running_loop(), 60), []
+        does: dict[str, Callable[[], None]] = {
+            "then": lambda: committed.then(Noting(notes, fault)),
+            "answers": committed.prepare,
+            "recorded": lambda: committed.settle(None),
+            "failed": lambda: committed.settle(TOO_LATE),
+        }
+        for step in steps:
+            does[step]()
+        return notes
+
+    return asyncio.run(run())
+
+
+TOO_LATE = RuntimeError("too late")
+
+
+def test_an_answer_is_prepared_while_the_disk_writes_and_told_when_it_has() -> None:
+    assert noted("then", "answers") == ["prepare"]
+    assert noted("then", "answers", "recorded") == ["prepare", None]
+    assert noted("then", "answers", "failed") == ["prepare", TOO_LATE]
+
+
+def test_what_is_recorded_before_there_are_answers_is_told_when_there_are() -> None:
+    assert noted("then", "recorded") == []
+    assert noted("then", "recorded", "answers") == [None]
+    assert noted("then", "failed") == [TOO_LATE]
+
+
+def test_who_asks_when_all_is_known_is_told_at_once_and_told_once() -> None:
+    assert noted("then", "answers", "recorded", "failed", "then") == ["prepare", None, None]
+
+
+def test_one_answers_fault_keeps_no_other_waiting() -> None:
+    fault = ValueError("no answer")
+    assert noted("then", "then", "answers", "recorded", fault=fault) == ["prepare", "prepare", None, None]

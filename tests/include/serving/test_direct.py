@@ -282,7 +282,7 @@ def test_a_fault_of_ours_is_told_like_any_other(tmp_path: Path, monkeypatch: pyt
     def broken(*arguments: Any) -> Any:
         raise RuntimeError("broken")
 
-    for name in ("_begin", "_answer"):
+    for name in ("_begin", "prepared"):
         with monkeypatch.context() as patch, serving(application, direct=True) as (port, _), connect(port) as client:
             patch.setattr(application, name, broken)
             client.sendall(asking())
