@@ -194,7 +194,7 @@ class Application:
         headers = self._headers(request, body, content_type, extra)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
-        self._note(request, status, len(body))
+        self.note(request, status, len(body), time.perf_counter() - request.started)
 
     def _headers(self, request: Request, body: bytes, content_type: bytes, extra: Headers) -> Headers:
         headers = [
@@ -215,7 +215,7 @@ class Application:
 
     async def _turn_away(self, request: Request, scope: Scope, send: Send) -> None:
         await self._admission.refuse(send, scope.get("client"))
-        self._note(request, 503, 0)
+        self.note(request, 503, 0, time.perf_counter() - request.started)
 
     def _refusal(self, error: Exception, request: Request) -> tuple[int, bytes, Headers]:
         """Status, body and more headers for what was raised; what is not the client's fault is written to the log."""
@@ -224,12 +224,6 @@ class Application:
             log.error("internal error", exc_info=error, extra={"fields": fields})
             error = Refused(500, "internal", "the service failed to answer this request; its log says why")
         return self._refused(error, request)
-
-    def _note(self, request: Request, status: int, size: int) -> None:
-        caller, seconds = request.caller, time.perf_counter() - request.started
-        self._access_log.note(
-            request.id, request.method, request.path, status, seconds, caller, request.model, request.version, size
-        )
 
     def _endpoint(self, path: str) -> Endpoint | None:
         if self._generation != self._models.generation:
@@ -279,20 +273,33 @@ class Application:
         reply.prepare(200, body, self._headers(request, body, _JSON, _NO_HEADERS))
         return len(body)
 
-    def tell(self, request: Request, reply: Reply, answer: _Told, size: int, failure: Exception | None) -> None:
-        """Send the reply: as it is prepared in so many bytes, or if it is not, whatever it is to be."""
+    def refuse(self, request: Request, reply: Reply, error: Exception) -> tuple[int, int]:
+        """Make a reply ready that tells an error; returns its status and bytes."""
+        status, body, extra = self._refusal(error, request)
+        reply.prepare(status, body, self._headers(request, body, _JSON, extra))
+        return status, len(body)
+
+    def leave(self) -> None:
+        """A request that `ask` took on is answered."""
         self._admission.leave()
-        status = 200
-        try:
-            if failure is not None or not size:
-                size = self.prepared(request, reply, answer, failure)
-            answer.count(request)
-        except Exception as error:  # noqa: BLE001  told to the client
-            status, body, extra = self._refusal(error, request)
-            reply.prepare(status, body, self._headers(request, body, _JSON, extra))
-            size = len(body)
-        reply.send()
-        self._note(request, status, size)
+
+    def note(self, request: Request, status: int, size: int, seconds: float) -> None:
+        """Note in the access log what was answered, in so many bytes."""
+        self._access_log.note(
+            request.id,
+            request.method,
+            request.path,
+            status,
+            seconds,
+            request.caller,
+            request.model,
+            request.version,
+            size,
+        )
+
+    def count(self) -> None:
+        """Count and note what was answered but a moment ago; before the process ends."""
+        self._turns.count()
 
     # ------------------------------------------------------------------------------------------- predicting
 
@@ -359,7 +366,7 @@ class Application:
         if failure is not None:
             raise self._unrecorded(failure)
         body = answer.told(request)
-        answer.count(request)
+        answer.count(time.perf_counter() - request.started)
         return body
 
     def _scored(self, asking: _Asking, *, whole: bool = False) -> _Answer:
@@ -520,20 +527,22 @@ class _Told(Protocol):
     def told(self, request: Request) -> bytes:
         """What the client is told; raises what it is refused with."""
 
-    def count(self, request: Request) -> None:
-        """Count it as answered."""
+    def count(self, seconds: float) -> None:
+        """Count it as answered after so long."""
 
 
 @dataclass(slots=True)
 class _Directly:
-    """A request on the direct way, until it is recorded."""
+    """A request on the direct way, until it is recorded, told and counted."""
 
     application: Application
     request: Request
     reply: Reply
     answer: _Told
+    status: int = 200
     size: int = 0
-    """Bytes of the answer that is prepared; 0: none is."""
+    """Bytes of the answer that is ready; 0: none is."""
+    seconds: float = 0.0
 
     def prepare(self) -> None:
         """Make the answer ready, while the disk writes; what refuses it is told when it has."""
@@ -541,7 +550,21 @@ class _Directly:
 
     def tell(self, failure: Exception | None) -> None:
         """Send it; or, where the turn could not be recorded, the reason."""
-        self.application.tell(self.request, self.reply, self.answer, self.size, failure)
+        application, request, reply = self.application, self.request, self.reply
+        try:
+            if failure is not None or not self.size:
+                self.size = application.prepared(request, reply, self.answer, failure)
+        except Exception as error:  # noqa: BLE001  told to the client
+            self.status, self.size = application.refuse(request, reply, error)
+        application.leave()
+        reply.send()
+        self.seconds = time.perf_counter() - request.started
+
+    def count(self) -> None:
+        """Count it, and note it in the access log."""
+        if self.status == 200:
+            self.answer.count(self.seconds)
+        self.application.note(self.request, self.status, self.size, self.seconds)
 
 
 @dataclass(slots=True)
@@ -559,9 +582,9 @@ class _Row:
         request.version = self.arm.loaded.version
         return answer
 
-    def count(self, request: Request) -> None:
+    def count(self, seconds: float) -> None:
         """See `_Told`."""
-        self.arm.tally.answered(1, time.perf_counter() - request.started)
+        self.arm.tally.answered(1, seconds)
 
     @property
     def arm(self) -> Arm:
@@ -648,10 +671,10 @@ class _Answer:
                 self._body = loaded.answers.row(scored.ids[0], scored.outputs[0], more)
         return self._body
 
-    def count(self, request: Request) -> None:
+    def count(self, seconds: float) -> None:
         """See `_Told`."""
         self._arm.tally.predicted(self._scored.predictions)
-        self._arm.tally.answered(self.rows, time.perf_counter() - request.started)
+        self._arm.tally.answered(self.rows, seconds)
         if self._shadowed is not None:
             self._shadowed()
 
@@ -680,10 +703,10 @@ class _Joined:
             raise self._found or RuntimeError("the turn of this batch has not ended")
         return self._found.told(request)
 
-    def count(self, request: Request) -> None:
+    def count(self, seconds: float) -> None:
         """See `_Told`."""
         if isinstance(self._found, _Answer):
-            self._found.count(request)
+            self._found.count(seconds)
 
 
 def _request(scope: Scope) -> Request:

@@ -3,8 +3,9 @@
 A server of many small requests spends its time between them: in the calls into NumPy, into the model, into the disk.
 What arrives while the loop or the disk is busy is therefore answered together: each turn makes one matrix per arm, one
 prediction, and one entry of the prediction log, for which all its requests wait. Small batches join it, too. Nobody
-waits for company: a turn ends when the loop has run what was ready and the write before it is done, so a lone request
-is a turn of its own.
+waits for company: a turn ends when the write before it is done, its answers have left, and the loop has looked once
+more at who asks, so a lone request is a turn of its own. While the disk writes, what the write did not need is done:
+answers are made ready, and those of the turn before are counted and noted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from include.serving.scoring import Scored, is_the_arms_fault, recorded, refusal
 
 LARGEST_TURN = 128
 """Requests of one row after which a turn ends at once: one model call must stay far below a request's patience."""
+COUNT_SECONDS = 0.01
+"""How late an answer is counted and noted where no other follows."""
 LARGEST_BATCHES = 1024
 """The same for the rows of batches, of which a hundred take a tenth of what a hundred requests take."""
 
@@ -91,14 +94,19 @@ class Waiting(Protocol):
     def tell(self, failure: Exception | None) -> None:
         """Send it; or, where the turn could not be recorded, the reason."""
 
+    def count(self) -> None:
+        """Count it, some time after it was told."""
+
 
 class Committed:
     """What all requests of a turn wait for: it ends in time, and one that is cancelled takes no other with it."""
 
-    __slots__ = ("_failure", "_late", "_loop", "_ready", "_settled", "_waiting")
+    __slots__ = ("_failure", "_late", "_loop", "_ready", "_settled", "_told", "_waiting")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._loop = loop
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, told: Callable[[list[Waiting]], object] = len
+    ) -> None:
+        self._loop, self._told = loop, told
         self._waiting: list[Waiting] = []
         self._ready = self._settled = False
         self._failure: Exception | None = None
@@ -145,6 +153,7 @@ class Committed:
                 waiting.tell(self._failure)
             except Exception:  # one request's fault must not keep the others waiting
                 log.exception("an answer was not taken")
+        self._told(told)
 
     def _too_late(self) -> None:
         self.settle(Refused(503, "not_recorded", "the prediction could not be recorded in time, so it is not given"))
@@ -161,6 +170,9 @@ class _Awaiting:
         """Unless nobody awaits it any more."""
         if not self.told.done():
             self.told.set_result(failure)
+
+    def count(self) -> None:
+        """Whoever awaits it does."""
 
 
 class Rows:
@@ -213,6 +225,7 @@ class Turns:
         self._later: list[Callable[[], object]] = []
         """What is done while the disk writes."""
         self._committed: Committed | None = None
+        self._uncounted: list[Waiting] = []
 
     def add(self, route: Route, arm: Arm, row: Any, body: bytes, caller: str | None, started: float) -> Rows:
         """Let a row be answered in this turn, as the last of the returned rows, when they are `committed`."""
@@ -250,12 +263,27 @@ class Turns:
 
     def _begin(self) -> Committed:
         loop = asyncio.get_running_loop()
-        self._committed = committed = Committed(loop, self._seconds)
-        if self._recorder.writing:  # the next write begins when this one is done: until then there may be company
-            self._recorder.afterwards(lambda: loop.call_soon(self._end_of, committed))  # its answers leave first
+        self._committed = committed = Committed(loop, self._seconds, self._count_later)
+        end = partial(loop.call_soon, loop.call_soon, self._end_of, committed)  # after one more look at who asks
+        if self._recorder.writing:  # the next write begins when this one is done: its answers leave first, and whoever
+            self._recorder.afterwards(end)  # asks again at once is company
         else:
-            loop.call_soon(self._end_of, committed)
+            end()
         return committed
+
+    def _count_later(self, told: list[Waiting]) -> None:
+        if not self._uncounted:
+            asyncio.get_running_loop().call_later(COUNT_SECONDS, self.count)
+        self._uncounted += told
+
+    def count(self) -> None:
+        """Count whoever was told: when the next write has begun, or soon, or when all ends."""
+        told, self._uncounted = self._uncounted, []
+        for waiting in told:
+            try:
+                waiting.count()
+            except Exception:
+                log.exception("an answer was not counted")
 
     def _end_of(self, committed: Committed) -> None:
         if self._committed is committed:  # else it was large, and has ended already
@@ -281,6 +309,7 @@ class Turns:
             for call in later:
                 call()
             committed.prepare()
+            self.count()
         except Exception as error:  # whatever it is: requests are waiting
             self._later = []
             log.exception("turn failed")

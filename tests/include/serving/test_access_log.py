@@ -7,7 +7,6 @@ import json
 import os
 import threading
 import time
-import timeit
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,16 +174,3 @@ def test_a_closed_pipe_is_said_and_harms_nobody(registry: CollectorRegistry, cap
     os.close(writing)
     assert registry.get_sample_value("mlops_serving_access_log_lost_lines_total") == 1
     assert "access log: lines lost" in caplog.messages
-
-
-@pytest.mark.slow
-def test_a_line_costs_less_than_writing_it_by_json_would(log: AccessLog) -> None:
-    """About a microsecond on a quiet machine."""
-    line = {"time": "2026-03-02T08:30:00.123Z", "request_id": "r1", "method": "POST", "path": "/predict", "status": 200}
-    line |= {"caller": "billing", "model": "trips", "version": 7, "ms": 1.23, "bytes": 321}
-
-    def ours() -> None:
-        log.note(log.request_id(None), "POST", "/predict", 200, 0.001, "billing", "trips", 7, 321)
-
-    pairs = [(timeit.timeit(ours, number=1000), timeit.timeit(lambda: json.dumps(line), number=1000)) for _ in range(9)]
-    assert min(pair[0] for pair in pairs) < min(pair[1] for pair in pairs)

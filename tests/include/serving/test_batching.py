@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from include.serving.batching import LARGEST_BATCHES, LARGEST_TURN, Batch, Committed, Rows, Turns
+from include.serving.batching import COUNT_SECONDS, LARGEST_BATCHES, LARGEST_TURN, Batch, Committed, Rows, Turns
 from include.serving.loading import Loaded
 from include.serving.metrics import Metrics
 from include.serving.models import Models, write_bundle
@@ -255,23 +255,6 @@ def test_many_rows_of_batches_end_their_turn(loaded: Loaded) -> None:
     assert len(memory.commits) == 2
 
 
-class Noting:
-    """Waits, and notes what it is called for."""
-
-    def __init__(self, notes: list[Any], fault: Exception | None = None) -> None:
-        self.notes, self.fault = notes, fault
-
-    def prepare(self) -> None:
-        self.notes.append("prepare")
-        if self.fault:
-            raise self.fault
-
-    def tell(self, failure: Exception | None) -> None:
-        self.notes.append(failure)
-        if self.fault:
-            raise self.fault
-
-
 def noted(*steps: str, fault: Exception | None = None) -> list[Any]:
     """What those who wait are called for when a turn takes these steps."""
 
@@ -291,6 +274,110 @@ def noted(*steps: str, fault: Exception | None = None) -> list[Any]:
 
 
 TOO_LATE = RuntimeError("too late")
+
+
+class Noting:
+    """Waits, and notes what it is called for."""
+
+    def __init__(self, notes: list[Any], fault: Exception | None = None) -> None:
+        self.notes, self.fault = notes, fault
+
+    def prepare(self) -> None:
+        self.notes.append("prepare")
+        if self.fault:
+            raise self.fault
+
+    def tell(self, failure: Exception | None) -> None:
+        self.notes.append(failure)
+        if self.fault:
+            raise self.fault
+
+    def count(self) -> None:
+        self.notes.append("count")
+
+
+class Disk(Memory):
+    """Is written to until the test says that it is done."""
+
+    def __init__(self) -> None:
+        super().__init__(at_once=False)
+        self.next: list[Callable[[], None]] = []
+
+    @property
+    def writing(self) -> bool:  # type: ignore[override]
+        return bool(self.waiting)
+
+    def afterwards(self, call: Callable[[], None]) -> None:
+        self.next.append(call)
+
+    def done(self) -> None:
+        """As the prediction log does it: first those who wait, then who comes after."""
+        (tell,), self.waiting = self.waiting, []
+        tell(None)
+        calls, self.next = self.next, []
+        for call in calls:
+            call()
+
+
+async def loops(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_who_asks_again_as_soon_as_the_answers_have_left_is_in_the_next_turn(loaded: Loaded) -> None:
+    """Else clients that wait for their answers would fall into halves, and each would pay for a turn and a write."""
+    row, arm = json.dumps(ROWS[0]).encode(), arm_of(loaded)
+
+    async def run() -> list[int]:
+        disk, loop = Disk(), asyncio.get_running_loop()
+        turns = Turns(disk)
+
+        def asked() -> Committed:
+            schema = loaded.predictor.schema
+            return turns.add(Route("trips", arm), arm, schema.row(row), row, None, 0.0).committed
+
+        class Client(Noting):
+            def tell(self, failure: Exception | None) -> None:
+                loop.call_soon(loop.call_soon, asked)  # its answer is sent, then its next request is read
+
+        asked().then(Client([]))
+        await loops(4)
+        asked()
+        await loops(4)
+        assert [rows for _, rows in disk.commits] == [1]
+        disk.done()
+        await loops(4)
+        return [rows for _, rows in disk.commits]
+
+    assert asyncio.run(run()) == [1, 2]
+
+
+def test_who_was_told_is_counted_when_the_next_write_has_begun_or_soon(loaded: Loaded) -> None:
+    row, arm = json.dumps(ROWS[0]).encode(), arm_of(loaded)
+
+    async def run() -> None:
+        disk = Disk()
+        turns = Turns(disk)
+
+        async def told(fault: Exception | None = None) -> list[Any]:
+            notes: list[Any] = []
+            rows = turns.add(Route("trips", arm), arm, loaded.predictor.schema.row(row), row, None, 0.0)
+            rows.committed.then(Noting(notes))
+            await loops(4)
+            disk.done()
+            return notes
+
+        first = await told()
+        assert first == ["prepare", None]
+        second = await told()
+        assert first == ["prepare", None, "count"]
+        await asyncio.sleep(10 * COUNT_SECONDS)
+        assert second == ["prepare", None, "count"]
+        third = await told()
+        turns.count()
+        assert third == ["prepare", None, "count"]
+
+    asyncio.run(run())
 
 
 def test_an_answer_is_prepared_while_the_disk_writes_and_told_when_it_has() -> None:
