@@ -3,6 +3,9 @@
 One worker has the server's core for itself, the generator and PostgreSQL have the other. Two workers share both cores
 with them; so their throughput is also given for the two cores alone, in two ways: by the share of the cores that was
 left to them, and by the processor time that a request costs.
+
+As many clients as one worker has leave each of two with half of them, and what a turn of the loop and a write to the
+disk cost is shared by half as many requests. So two are also asked by twice as many: what they bear.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ CELLS = (Cell(1, 16), Cell(1, 64), Cell(MANY, 16))
 
 def scale(bench: Bench, workers: int, cells: Sequence[Cell] = CELLS) -> dict[str, Any]:
     """Measure one worker and `workers`, by turns; cell → medians and ratios."""
-    runs: dict[str, dict[int, list[Measured]]] = {cell.name: {1: [], workers: []} for cell in cells}
+    more = {cell: Cell(cell.rows, cell.connections * workers) for cell in cells}
+    asked = {1: list(cells), workers: list(dict.fromkeys([*cells, *more.values()]))}
+    runs: dict[int, dict[Cell, list[Measured]]] = {count: {cell: [] for cell in asked[count]} for count in asked}
     for number in range(bench.rounds):
         bench.say(f"round {number + 1} of {bench.rounds}: one worker and {workers}")
         for count in (1, workers) if number % 2 == 0 else (workers, 1):
-            for cell, measured in _run(bench, count, cells):
-                runs[cell.name][count].append(measured)
+            for cell, measured in _run(bench, count, asked[count]):
+                runs[count][cell].append(measured)
                 bench.say(
                     f"  {cell.name:20} {count} worker{'s' * (count > 1)}  {measured.throughput:8,.0f}/s"
                     f"  p99 {measured.p99:6.2f} ms  {measured.cpu:5.0f} µs a request; of a core: service"
@@ -37,7 +42,11 @@ def scale(bench: Bench, workers: int, cells: Sequence[Cell] = CELLS) -> dict[str
                     f" {measured.ledger_busy:.2f}"
                     + (f", {measured.failed} FAILED ({measured.errors[0][:200]})" if measured.failed else "")
                 )
-    return {"workers": workers, "cells": {name: _summary(by_count, workers) for name, by_count in runs.items()}}
+    found = {}
+    for cell in cells:
+        found[cell.name] = _summary(runs[1][cell], runs[workers][cell], workers)
+        found[f"{cell.name} each"] = _summary(runs[1][cell], runs[workers][more[cell]], workers)
+    return {"workers": workers, "cells": found}
 
 
 def _run(bench: Bench, workers: int, cells: Sequence[Cell]) -> list[tuple[Cell, Measured]]:
@@ -71,8 +80,7 @@ def _run(bench: Bench, workers: int, cells: Sequence[Cell]) -> list[tuple[Cell, 
             pin((GENERATOR_CORE,))
 
 
-def _summary(by_count: dict[int, list[Measured]], workers: int) -> dict[str, Any]:
-    one, many = by_count[1], by_count[workers]
+def _summary(one: list[Measured], many: list[Measured], workers: int) -> dict[str, Any]:
     left = [workers - m.generator_busy - m.ledger_busy for m in many]
     scaled = [m.throughput * workers / share for m, share in zip(many, left, strict=True)]
     return {
