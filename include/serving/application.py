@@ -22,11 +22,11 @@ import importlib.util
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -36,21 +36,35 @@ from include.serving import feedback, inference_protocol, openapi
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
-from include.serving.batching import Batch, Committed, Recorder, Rows, Shadows, Turns
+from include.serving.answering import (
+    CONTENT_TYPE,
+    JSON_TYPE,
+    NO_HEADERS,
+    Answer,
+    Asked,
+    Asking,
+    Headers,
+    Joined,
+    Request,
+    Row,
+    Told,
+    media_type,
+    unsupported,
+)
+from include.serving.batching import Batch, Committed, Recorder, Shadows, Turns
 from include.serving.bodies import Bodies
 from include.serving.direct import Reply
 from include.serving.inner import replayed
 from include.serving.metrics import Metrics
 from include.serving.models import Models
-from include.serving.requests import JSON, Checked, Refused
+from include.serving.requests import JSON, Refused
 from include.serving.router import Arm, Route
-from include.serving.scoring import Scored, is_the_arms_fault, recorded, refusal, score
+from include.serving.scoring import is_the_arms_fault, refusal, score
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 INLINE_BODY = 32 * 1024
 """Batches of up to this size are answered on the event loop; larger ones in a thread, so that they hold nobody up."""
@@ -71,8 +85,7 @@ SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: t
 </body></html>"""
 
 log = logging.getLogger("mlops.serving")
-_JSON, _AUTHORIZATION, _CONTENT_TYPE = b"application/json", b"authorization", b"content-type"
-_NO_HEADERS: Headers = []
+_AUTHORIZATION = b"authorization"
 
 
 @dataclass(frozen=True)
@@ -91,23 +104,6 @@ class Endpoint:
     does: str
     model: str
     scope: str
-
-
-@dataclass(slots=True)
-class Request:
-    """What of one request is needed while it is answered, and for its line in the access log."""
-
-    path: str
-    method: str
-    headers: Mapping[bytes, bytes]
-    started: float
-    id: str = ""
-    caller: str | None = None
-    """The name of the key that it came with."""
-    model: str | None = None
-    version: int | None = None
-    replied: tuple[bytes, Headers] = (_JSON, _NO_HEADERS)
-    """The answer's media type, and headers that go with it."""
 
 
 class Application:
@@ -182,7 +178,7 @@ class Application:
                 if answer is None:  # BentoML has answered
                     return
                 status, body, content_type = answer
-                extra = _NO_HEADERS
+                extra = NO_HEADERS
         except Exception as error:  # noqa: BLE001  told to the client
             await self._refuse(error, request, send)
         else:
@@ -211,7 +207,7 @@ class Application:
         status, body, extra = self._refusal(error, request)
         if status in (401, 403, 429):
             await self._admission.pace()
-        await self._send(request, send, status, body, _JSON, extra)
+        await self._send(request, send, status, body, JSON_TYPE, extra)
 
     async def _turn_away(self, request: Request, scope: Scope, send: Send) -> None:
         await self._admission.refuse(send, scope.get("client"))
@@ -265,18 +261,18 @@ class Application:
             return lambda scope, receive, send: self._refuse(failure, request, send)
         return None
 
-    def prepared(self, request: Request, reply: Reply, answer: _Told, failure: Exception | None = None) -> int:
+    def prepared(self, request: Request, reply: Reply, answer: Told, failure: Exception | None = None) -> int:
         """Make a reply ready that tells the answer; returns its bytes. Raises what it is refused with."""
         if failure is not None:
             raise self._unrecorded(failure)
         body = answer.told(request)
-        reply.prepare(200, body, self._headers(request, body, _JSON, _NO_HEADERS))
+        reply.prepare(200, body, self._headers(request, body, JSON_TYPE, NO_HEADERS))
         return len(body)
 
     def refuse(self, request: Request, reply: Reply, error: Exception) -> tuple[int, int]:
         """Make a reply ready that tells an error; returns its status and bytes."""
         status, body, extra = self._refusal(error, request)
-        reply.prepare(status, body, self._headers(request, body, _JSON, extra))
+        reply.prepare(status, body, self._headers(request, body, JSON_TYPE, extra))
         return status, len(body)
 
     def leave(self) -> None:
@@ -317,7 +313,7 @@ class Application:
                 return await self._row(route, request, body)
             if endpoint.does == "feedback":
                 return await self._feedback(route, request, body)
-            return await self._rows(_Asking(endpoint.does, route, request, body, explain))
+            return await self._rows(Asking(endpoint.does, route, request, body, explain))
         finally:
             self._bodies.done(body)
 
@@ -331,17 +327,17 @@ class Application:
         answer, committed = self._begin(route, request, body)
         return self._finish(request, answer, await committed)
 
-    def _begin(self, route: Route, request: Request, body: bytes) -> tuple[_Row, Committed]:
+    def _begin(self, route: Route, request: Request, body: bytes) -> tuple[Row, Committed]:
         """Check a row and let it be answered in this turn."""
-        content_type = request.headers.get(_CONTENT_TYPE, b"")
-        if content_type != _JSON and _media_type(content_type) != JSON:
-            raise _unsupported([JSON])
+        content_type = request.headers.get(CONTENT_TYPE, b"")
+        if content_type != JSON_TYPE and media_type(content_type) != JSON:
+            raise unsupported([JSON])
         arm = route.champion if route.challenger is None else route.choose(_entity(route, body))
         row = arm.loaded.predictor.schema.row(body)
         rows = self._turns.add(route, arm, row, body, request.caller, request.started)
-        return _Row(rows, len(rows.rows) - 1), rows.committed
+        return Row(rows, len(rows.rows) - 1), rows.committed
 
-    async def _rows(self, asking: _Asking) -> bytes:
+    async def _rows(self, asking: Asking) -> bytes:
         if len(asking.body) <= INLINE_BODY and not asking.explain:  # a row's explanation takes milliseconds
             answer = self._scored(asking)
         else:
@@ -354,14 +350,14 @@ class Application:
                 raise Refused(503, "timeout", message) from None
         return self._finish(asking.request, answer, await self._turns.record(answer.lines, answer.rows))
 
-    def _join(self, route: Route, request: Request, body: bytes) -> tuple[_Joined, Committed]:
+    def _join(self, route: Route, request: Request, body: bytes) -> tuple[Joined, Committed]:
         """Check a small batch and let it be answered in this turn."""
         arm = route.champion if route.challenger is None else route.choose(None)
-        asking = _Asking("batch", route, request, body)
-        joined = _Joined(partial(self._answer, asking, arm, asked := asking.by(arm)))
+        asking = Asking("batch", route, request, body)
+        joined = Joined(partial(self._answer, asking, arm, asked := asking.by(arm)))
         return joined, self._turns.join(Batch(arm, asked.checked, joined.take))
 
-    def _finish(self, request: Request, answer: _Told, failure: Exception | None) -> bytes:
+    def _finish(self, request: Request, answer: Told, failure: Exception | None) -> bytes:
         """The answer after it was recorded."""
         if failure is not None:
             raise self._unrecorded(failure)
@@ -369,7 +365,7 @@ class Application:
         answer.count(time.perf_counter() - request.started)
         return body
 
-    def _scored(self, asking: _Asking, *, whole: bool = False) -> _Answer:
+    def _scored(self, asking: Asking, *, whole: bool = False) -> Answer:
         """A whole body, answered; by the champion where a challenger fails. `whole`: as bytes, too."""
         route = asking.route
         arm = route.champion
@@ -380,7 +376,7 @@ class Application:
             answer.told(asking.request)
         return answer
 
-    def _answer(self, asking: _Asking, arm: Arm, asked: _Asked, predictions: np.ndarray | None = None) -> _Answer:
+    def _answer(self, asking: Asking, arm: Arm, asked: Asked, predictions: np.ndarray | None = None) -> Answer:
         """The answer of an arm to a checked body, or the champion's where a challenger fails."""
         route, checked = asking.route, asked.checked
         try:
@@ -395,17 +391,17 @@ class Application:
         shadowed = None
         if route.shadow is not None and self._shadows is not None:
             shadowed = partial(self._shadows.score, route.shadow, checked.columns, scored.ids, self._recorder)
-        return _Answer(asking, arm, asked, scored, shadowed)
+        return Answer(asking, arm, asked, scored, shadowed)
 
     async def answer_plainly(self, path: str, content_type: str, query: bytes, body: bytes) -> tuple[int, bytes]:
         """Status and body for a prediction request, without turns: what BentoML's typed API answers with."""
-        request = Request(path, "POST", {_CONTENT_TYPE: content_type.encode()}, time.perf_counter())
+        request = Request(path, "POST", {CONTENT_TYPE: content_type.encode()}, time.perf_counter())
         try:
             endpoint = self._endpoint(path)
             route = self._models.route(endpoint.model) if endpoint else None
             if endpoint is None or route is None:
                 raise self._unloaded(endpoint.model if endpoint else "")
-            return 200, await self._rows(_Asking(endpoint.does, route, request, body, _explains(query)))
+            return 200, await self._rows(Asking(endpoint.does, route, request, body, _explains(query)))
         except Refused as refused:
             status, answer, _ = self._refused(refused, request)
             return status, answer
@@ -476,12 +472,12 @@ class Application:
         if path == "/docs":
             return 200, DOCS, b"text/html; charset=utf-8"
         if path == "/":
-            return 200, b'{"docs":"/docs","models":"/models","health":"/health"}', _JSON
+            return 200, b'{"docs":"/docs","models":"/models","health":"/health"}', JSON_TYPE
         if path == "/v2" or path.startswith("/v2/"):
             status, document = inference_protocol.page(path, self._models, draining=self.draining)
         else:
             status, document = self._document(path, request)
-        return status, msgspec.json.encode(document), _JSON
+        return status, msgspec.json.encode(document), JSON_TYPE
 
     def _document(self, path: str, request: Request) -> tuple[int, dict[str, Any]]:
         models = self._models
@@ -521,16 +517,6 @@ class Application:
         return refused.status, msgspec.json.encode({"error": error}), extra
 
 
-class _Told(Protocol):
-    """An answer, once its turn has ended."""
-
-    def told(self, request: Request) -> bytes:
-        """What the client is told; raises what it is refused with."""
-
-    def count(self, seconds: float) -> None:
-        """Count it as answered after so long."""
-
-
 @dataclass(slots=True)
 class _Directly:
     """A request on the direct way, until it is recorded, told and counted."""
@@ -538,7 +524,7 @@ class _Directly:
     application: Application
     request: Request
     reply: Reply
-    answer: _Told
+    answer: Told
     status: int = 200
     size: int = 0
     """Bytes of the answer that is ready; 0: none is."""
@@ -565,148 +551,6 @@ class _Directly:
         if self.status == 200:
             self.answer.count(self.seconds)
         self.application.note(self.request, self.status, self.size, self.seconds)
-
-
-@dataclass(slots=True)
-class _Row:
-    """The answer to a row of a turn."""
-
-    rows: Rows
-    n: int
-
-    def told(self, request: Request) -> bytes:
-        """See `_Told`."""
-        answer = self.rows.answers[self.n]
-        if isinstance(answer, Exception):
-            raise answer
-        request.version = self.arm.loaded.version
-        return answer
-
-    def count(self, seconds: float) -> None:
-        """See `_Told`."""
-        self.arm.tally.answered(1, seconds)
-
-    @property
-    def arm(self) -> Arm:
-        """That answered it."""
-        rows = self.rows
-        return rows.answered.get(self.n, rows.arm) if rows.answered else rows.arm
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """A body of a prediction request, as it came."""
-
-    does: str
-    route: Route
-    request: Request
-    body: bytes
-    explain: bool = False
-
-    def by(self, arm: Arm) -> _Asked:
-        """Decoded and checked, as an arm's contract says."""
-        started, loaded, headers = time.perf_counter(), arm.loaded, self.request.headers
-        schema = loaded.predictor.schema
-        content_type = _media_type(headers.get(_CONTENT_TYPE, b""))
-        if self.does == "infer":
-            infer = inference_protocol.request(self.body, headers.get(inference_protocol.HEADER_LENGTH), loaded)
-            return _Asked(started, infer.checked, infer=infer)
-        if self.does == "batch":
-            return _Asked(started, schema.many(self.body, content_type))
-        if content_type != JSON:
-            raise _unsupported([JSON])
-        rows = [schema.row(self.body)]
-        return _Asked(started, schema.columns(rows, batch=False), rows)
-
-
-@dataclass(slots=True)
-class _Asked:
-    """A body, decoded and checked."""
-
-    started: float
-    checked: Checked
-    rows: list[Any] | None = None
-    """Of a body that is a row."""
-    infer: Any = None
-    """Of a request of the Open Inference Protocol."""
-
-
-class _Answer:
-    """The answer to a whole body; its lines are made at once, what the client is told when it is asked for."""
-
-    __slots__ = ("_arm", "_asked", "_asking", "_body", "_scored", "_shadowed", "lines")
-
-    def __init__(
-        self, asking: _Asking, arm: Arm, asked: _Asked, scored: Scored, shadowed: Callable[[], None] | None
-    ) -> None:
-        self._asking, self._arm, self._asked, self._scored, self._shadowed = asking, arm, asked, scored, shadowed
-        self._body: bytes | None = None
-        loaded, checked = arm.loaded, asked.checked
-        self.lines = recorded(
-            arm,
-            scored,
-            loaded.predictor.schema.inputs_json(asked.rows or checked, loaded.logged),
-            callers=[asking.request.caller] * checked.count,
-            entities=checked.entities,
-            seconds=time.perf_counter() - asked.started,
-        )
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        return len(self._scored.ids)
-
-    def told(self, request: Request) -> bytes:
-        """See `_Told`."""
-        if self._body is None:
-            loaded, scored = self._arm.loaded, self._scored
-            request.version = loaded.version
-            if self._asking.does == "infer":
-                self._body, media_type, headers = inference_protocol.response(self._asked.infer, loaded, scored)
-                request.replied = media_type.encode(), headers
-            elif self._asking.does == "batch":
-                self._body = loaded.answers.batch(scored.ids, scored.outputs, scored.more)
-            else:
-                more = scored.more[0] if scored.more else None
-                self._body = loaded.answers.row(scored.ids[0], scored.outputs[0], more)
-        return self._body
-
-    def count(self, seconds: float) -> None:
-        """See `_Told`."""
-        self._arm.tally.predicted(self._scored.predictions)
-        self._arm.tally.answered(self.rows, seconds)
-        if self._shadowed is not None:
-            self._shadowed()
-
-
-class _Joined:
-    """The answer to a small batch of a turn."""
-
-    __slots__ = ("_answer", "_found")
-
-    def __init__(self, answer: Callable[[np.ndarray | None], _Answer]) -> None:
-        self._answer = answer
-        self._found: _Answer | Exception | None = None
-
-    def take(self, predictions: np.ndarray | None) -> tuple[bytes, int]:
-        """See `Batch.take`."""
-        try:
-            self._found = answer = self._answer(predictions)
-        except Exception as error:  # noqa: BLE001  told to the client
-            self._found = error
-            return b"", 0
-        return answer.lines, answer.rows
-
-    def told(self, request: Request) -> bytes:
-        """See `_Told`."""
-        if not isinstance(self._found, _Answer):
-            raise self._found or RuntimeError("the turn of this batch has not ended")
-        return self._found.told(request)
-
-    def count(self, seconds: float) -> None:
-        """See `_Told`."""
-        if isinstance(self._found, _Answer):
-            self._found.count(seconds)
 
 
 def _request(scope: Scope) -> Request:
@@ -746,18 +590,10 @@ def _explains(query: bytes) -> bool:
     return options.get("explain") == "true"
 
 
-def _media_type(content_type: bytes) -> str:
-    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
-
-
-def _unsupported(accepted: list[str]) -> Refused:
-    return Refused(415, "unsupported_media_type", f"send the body as Content-Type: {' or '.join(accepted)}")
-
-
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         body = msgspec.json.encode({"error": {"code": "not_found", "message": "there is nothing here", "field": None}})
-        headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
+        headers = [(b"content-type", JSON_TYPE), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 404, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
