@@ -212,48 +212,26 @@ def train_form(model: settings.Model) -> dict[str, Param]:
             title="Window (partitions)",
             description="Train on the newest partitions only. Empty: as params.yaml says.",
         ),
-        "reason": Param(
-            "by hand",
-            type="string",
-            minLength=1,
-            maxLength=200,
-            title="Reason",
-            description="Why; it stands in MLflow and in the ledger.",
-        ),
+        "reason": _reason("Why; it stands in MLflow and in the ledger.", "by hand"),
     }
 
 
 def deploy_form() -> dict[str, Param]:
     """Which version to judge."""
     return {
-        "version": Param(
-            None,
-            type=["null", "integer"],
-            minimum=1,
-            title="Version",
-            description="The registered version to judge and promote. Empty: the newest.",
-        ),
+        "version": _version("Version", "The registered version to judge and promote. Empty: the newest."),
     }
 
 
 def rollback_form() -> dict[str, Param]:
     """How far back, and why."""
     return {
-        "version": Param(
-            None,
-            type=["null", "integer"],
-            minimum=1,
-            title="To version",
-            description="An earlier champion. Empty: the one before the present one. The present one: only stop what"
-            " is tried beside it.",
+        "version": _version(
+            "To version",
+            "An earlier champion. Empty: the one before the present one. The present one: only stop what is tried"
+            " beside it.",
         ),
-        "reason": Param(
-            type="string",
-            minLength=1,
-            maxLength=200,
-            title="Reason",
-            description="Why; it stands in the ledger and with each rollout that is stopped.",
-        ),
+        "reason": _reason("Why; it stands in the ledger and with each rollout that is stopped."),
     }
 
 
@@ -305,14 +283,7 @@ def rollout_form(model: settings.Model) -> dict[str, Param]:
             title="Share (per cent)",
             description="An A/B test's share for the version.",
         ),
-        "reason": Param(
-            "by hand",
-            type="string",
-            minLength=1,
-            maxLength=200,
-            title="Reason",
-            description="Why; it stands with the rollout.",
-        ),
+        "reason": _reason("Why; it stands with the rollout.", "by hand"),
     }
 
 
@@ -334,6 +305,15 @@ def monitor_form(model: settings.Model) -> dict[str, Param]:
             description="How many of the newest partitions to compare with the champion's training set.",
         ),
     }
+
+
+def _reason(description: str, *default: str) -> Param:
+    return Param(*default, type="string", minLength=1, maxLength=200, title="Reason", description=description)
+
+
+def _version(title: str, description: str) -> Param:
+    """A version that need not be named."""
+    return Param(None, type=["null", "integer"], minimum=1, title=title, description=description)
 
 
 def with_window(model: settings.Model, window: int) -> settings.Model:
