@@ -330,6 +330,9 @@ class Service(_Strict):
     """The prediction service as a whole: workers, limits, and the local part of the prediction log."""
 
     workers: int = Field(default=1, ge=1, le=64)
+    pin_workers: bool = False
+    """Each worker on a core of its own (Linux). For a machine that is theirs alone: elsewhere one may wait for whoever
+    computes on its core while another core is free."""
     fsync: Literal["always", "interval", "never"] = "always"
     """When an acknowledged prediction is safe from a power cut: before its answer leaves; within a second; when the
     system likes. Whatever is chosen, it outlives a kill -9 of the service."""

@@ -13,7 +13,10 @@ from include.stack.environment import serving_environment
 
 
 def environment(root: Path, home: Path, ledger: Ledger, *, workers: int = 1, fsync: str = "always") -> dict[str, str]:
-    """The variables of the service, as the stack sets them; its keys and its params.yaml are written into `home`."""
+    """The variables of the service, as the stack sets them; its keys and its params.yaml are written into `home`.
+
+    One worker has the core that the benchmark gives it; several share the cores that they get, each on its own.
+    """
     home.mkdir(parents=True, exist_ok=True)
     known = {
         "serving": (KEY, ("predict",)),
@@ -41,5 +44,5 @@ models:
     features: {{standard_scaler: [{", ".join(NUMBERS)}], one_hot: [{", ".join(CATEGORIES)}]}}
     estimators: {{xgboost: {{n_estimators: {TREES}, max_depth: {DEPTH}}}}}
     serving: {{default: true}}
-service: {{workers: {workers}, fsync: {fsync}}}
+service: {{workers: {workers}, pin_workers: {str(workers > 1).lower()}, fsync: {fsync}}}
 """

@@ -192,10 +192,10 @@ def _scaling(section: Results) -> list[str]:
     many = section["workers"]
     lines = [f"## {many} workers beside one", "", *_told(section)]
     lines += [
-        "One worker has a core for itself; more share all cores with the load generator and PostgreSQL. So the ratio is"
-        " given as measured; for the share of the cores that was left to the workers; and by the processor time that a"
-        " request costs, which is what they would reach with a generator on another machine. `each`: so many clients"
-        " for each worker; else the workers share them. "
+        "One worker has a core for itself; more have one each, and share them with the load generator and PostgreSQL."
+        " So the ratio is given as measured; for the share of the cores that was left to the workers; and by the"
+        " processor time that a request costs, which is what they would reach with a generator on another machine."
+        " `each`: so many clients for each worker; else the workers share them. "
         + _others(run for cell in section["cells"].values() for count in ("one", "many") for run in cell[count]),
         "",
     ]

@@ -1,8 +1,8 @@
 """Two workers on two cores beside one worker on one: with what load generator and PostgreSQL take of the cores counted.
 
-One worker has the server's core for itself, the generator and PostgreSQL have the other. Two workers share both cores
-with them; so their throughput is also given for the two cores alone, in two ways: by the share of the cores that was
-left to them, and by the processor time that a request costs.
+One worker has the server's core for itself, the generator and PostgreSQL have the other. Two workers have a core each
+(`pin_workers`) and share both with them; so their throughput is also given for the two cores alone, in two ways: by the
+share of the cores that was left to them, and by the processor time that a request costs.
 
 As many clients as one worker has leave each of two with half of them, and what a turn of the loop and a write to the
 disk cost is shared by half as many requests. So two are also asked by twice as many: what they bear.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +43,8 @@ class Worker:
 
     def __init__(self, environment: Mapping[str, str], root: Path) -> None:
         settings, default = _params(environment, root)
+        if settings.pin_workers:
+            _pin(int(environment.get("MLOPS_SERVING_WORKER") or 1))
         home, database_url = home_of(environment, root), environment.get("MLOPS_DATABASE_URL", "")
         bundled = root / BUNDLED
         body_bytes = int(settings.max_body_megabytes * 1024 * 1024)
@@ -124,6 +128,13 @@ def _params(environment: Mapping[str, str], root: Path) -> tuple[Service, str]:
     except ParamsError:  # no file, or `mlops check` says what is wrong with it; answering does not wait for that
         return Service(), ""
     return params.service, params.default_model or ""
+
+
+def _pin(number: int) -> None:
+    """Keep this process, and the threads that it starts, on the core that is its turn among those it may use."""
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[(number - 1) % len(cores)]})
 
 
 def _silence(logger: str) -> None:
