@@ -2,10 +2,11 @@
 
 A server of many small requests spends its time between them: in the calls into NumPy, into the model, into the disk.
 What arrives while the loop or the disk is busy is therefore answered together: each turn makes one matrix per arm, one
-prediction, and one entry of the prediction log, for which all its requests wait. Small batches join it, too. Nobody
-waits for company: a turn ends when the write before it is done, its answers have left, and the loop has looked once
-more at who asks, so a lone request is a turn of its own. While the disk writes, what the write did not need is done:
-answers are made ready, and those of the turn before are counted and noted.
+prediction, and one entry of the prediction log, for which all its requests wait. Small batches join it, too. A turn
+ends when the write before it is done, its answers have left, and a look at who asks finds nobody new: so all who ask
+again at once share the next write, and a lone request, for which no look finds company, is a turn of its own. While the
+disk writes, what the write did not need is done: answers are made ready, and those of the turn before are counted and
+noted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from include.serving.scoring import Scored, is_the_arms_fault, recorded, refusal
 
 LARGEST_TURN = 128
 """Requests of one row after which a turn ends at once: one model call must stay far below a request's patience."""
+LOOKS = 8
+"""How often the loop looks at who asks, each time because somebody new has come, before a turn ends all the same."""
 COUNT_SECONDS = 0.01
 """How late an answer is counted and noted where no other follows."""
 LARGEST_BATCHES = 1024
@@ -222,6 +225,8 @@ class Turns:
         self._batched = 0
         self._lines: list[bytes] = []
         self._count = 0
+        self._joined = 0
+        """Rows, batches and recorded bodies of this turn."""
         self._later: list[Callable[[], object]] = []
         """What is done while the disk writes."""
         self._committed: Committed | None = None
@@ -236,6 +241,7 @@ class Turns:
         rows.rows.append(row)
         rows.bodies.append(body)
         rows.callers.append(caller)
+        self._joined += 1
         if len(rows.rows) >= LARGEST_TURN:
             self._end()
         return rows
@@ -244,6 +250,7 @@ class Turns:
         """Let a batch be answered in this turn."""
         committed = self._committed or self._begin()
         self._batches.append(batch)
+        self._joined += 1
         self._batched += batch.checked.count
         if self._batched >= LARGEST_BATCHES:
             self._end()
@@ -255,6 +262,7 @@ class Turns:
             committed = self._committed or self._begin()
             self._lines.append(lines)
             self._count += count
+            self._joined += 1
         else:
             committed = Committed(asyncio.get_running_loop(), self._seconds)
             committed.prepare()
@@ -264,12 +272,24 @@ class Turns:
     def _begin(self) -> Committed:
         loop = asyncio.get_running_loop()
         self._committed = committed = Committed(loop, self._seconds, self._count_later)
-        end = partial(loop.call_soon, loop.call_soon, self._end_of, committed)  # after one more look at who asks
         if self._recorder.writing:  # the next write begins when this one is done: its answers leave first, and whoever
-            self._recorder.afterwards(end)  # asks again at once is company
+            self._recorder.afterwards(partial(self._look, committed))  # asks again at once is company
         else:
-            end()
+            self._look(committed)
         return committed
+
+    def _look(self, committed: Committed, known: int = 1, looks: int = LOOKS) -> None:
+        """Let the loop look at who asks; end the turn if nobody came who was not `known`, or it was the last look."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._looked, committed, known, looks - 1)
+
+    def _looked(self, committed: Committed, known: int, looks: int) -> None:
+        if self._committed is not committed:  # it was large, and has ended already
+            return
+        if looks and self._joined > known:
+            self._look(committed, self._joined, looks)
+        else:
+            self._end()
 
     def _count_later(self, told: list[Waiting]) -> None:
         if not self._uncounted:
@@ -285,13 +305,9 @@ class Turns:
             except Exception:
                 log.exception("an answer was not counted")
 
-    def _end_of(self, committed: Committed) -> None:
-        if self._committed is committed:  # else it was large, and has ended already
-            self._end()
-
     def _end(self) -> None:
         arms, lines, count, committed = self._arms, self._lines, self._count, self._committed
-        self._arms, self._lines, self._count, self._committed = {}, [], 0, None
+        self._arms, self._lines, self._count, self._joined, self._committed = {}, [], 0, 0, None
         batches, self._batches, self._batched = self._batches, [], 0
         assert committed is not None  # noqa: S101  a turn that ends has begun
         try:

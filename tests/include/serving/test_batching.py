@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from include.serving.batching import COUNT_SECONDS, LARGEST_BATCHES, LARGEST_TURN, Batch, Committed, Rows, Turns
+from include.serving.batching import COUNT_SECONDS, LARGEST_BATCHES, LARGEST_TURN, LOOKS, Batch, Committed, Rows, Turns
 from include.serving.loading import Loaded
 from include.serving.metrics import Metrics
 from include.serving.models import Models, write_bundle
@@ -350,6 +350,28 @@ def test_who_asks_again_as_soon_as_the_answers_have_left_is_in_the_next_turn(loa
         return [rows for _, rows in disk.commits]
 
     assert asyncio.run(run()) == [1, 2]
+
+
+@pytest.mark.parametrize(("clients", "turns"), [(1, [1]), (4, [4]), (20, [LOOKS + 1, LOOKS + 1, 18 - 2 * LOOKS])])
+def test_a_turn_goes_on_while_each_look_finds_somebody_new_and_not_for_ever(
+    loaded: Loaded, clients: int, turns: list[int]
+) -> None:
+    """Their answers left one after the other, so they ask one after the other."""
+    row, arm, memory = json.dumps(ROWS[0]).encode(), arm_of(loaded), Memory()
+
+    async def run() -> None:
+        loop, collected = asyncio.get_running_loop(), Turns(memory)
+
+        def ask_and_let_ask(left: int) -> None:
+            if left:
+                loop.call_soon(loop.call_soon, ask_and_let_ask, left - 1)  # is read before the loop's next look ends
+            collected.add(Route("trips", arm), arm, loaded.predictor.schema.row(row), row, None, 0.0)
+
+        ask_and_let_ask(clients - 1)
+        await loops(4 * clients + 4)
+
+    asyncio.run(run())
+    assert [rows for _, rows in memory.commits] == turns
 
 
 def test_who_was_told_is_counted_when_the_next_write_has_begun_or_soon(loaded: Loaded) -> None:
