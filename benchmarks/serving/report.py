@@ -288,8 +288,7 @@ def ratios(results: Results) -> Iterator[tuple[str, float, str, Callable[[float]
     for name, cell in results.get("workers", {}).get("cells", {}).items():
         targets.append((f"two workers / one, {name}", cell["on the cores left"], at_least(1.7)))
     for name, cell in results.get("price of the log", {}).get("cells", {}).items():
-        bound = at_most(0.15) if name.startswith("one row") else None
-        targets.append((f"share of throughput for the durable log, {name}", cell["always"]["cost"], bound))
+        targets.append((f"share of throughput for the durable log, {name}", cell["always"]["cost"], at_most(0.15)))
     if swaps := results.get("swaps"):
         targets.append((f"failed requests in {swaps['swaps']} swaps under load", float(swaps["failed"]), at_most(0)))
     for what, value, bound in targets:

@@ -41,7 +41,7 @@ from tests.include.serving.test_prediction_log import Server, copied
 from tests.include.serving.test_service import KEY, NO_DATABASE, answers, golden_of, served, service, workers_of
 from tests.integration.traffic import Traffic, percentile
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> float:

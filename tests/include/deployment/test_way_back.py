@@ -82,6 +82,7 @@ def wait_until(condition: Any, seconds: float = 30) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 def test_mlops_rollback_under_full_load_has_every_worker_back_within_ten_seconds(
     database_url: str, tmp_path: Path
 ) -> None:

@@ -202,6 +202,7 @@ def shed(bearable: dict[str, Any], too_much: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ten_times_the_bearable_load_is_shed_and_the_accepted_keep_their_p99() -> None:
     """Promise 39. Bearable is what keeps the service busy without a refusal: 64 clients that ask without a pause."""
     with flooded_service() as port:

@@ -183,6 +183,7 @@ def latencies(shadow: Shadow, champion: Arm, beside: Arm | None, written: Writte
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["slow", "quick"])
 def test_answers_take_no_longer_beside_a_shadow(
     shadow: Shadow, registry: CollectorRegistry, tmp_path: Path, kind: str
