@@ -225,8 +225,6 @@ class Turns:
         self._batched = 0
         self._lines: list[bytes] = []
         self._count = 0
-        self._joined = 0
-        """Rows, batches and recorded bodies of this turn."""
         self._later: list[Callable[[], object]] = []
         """What is done while the disk writes."""
         self._committed: Committed | None = None
@@ -241,7 +239,6 @@ class Turns:
         rows.rows.append(row)
         rows.bodies.append(body)
         rows.callers.append(caller)
-        self._joined += 1
         if len(rows.rows) >= LARGEST_TURN:
             self._end()
         return rows
@@ -250,7 +247,6 @@ class Turns:
         """Let a batch be answered in this turn."""
         committed = self._committed or self._begin()
         self._batches.append(batch)
-        self._joined += 1
         self._batched += batch.checked.count
         if self._batched >= LARGEST_BATCHES:
             self._end()
@@ -262,7 +258,6 @@ class Turns:
             committed = self._committed or self._begin()
             self._lines.append(lines)
             self._count += count
-            self._joined += 1
         else:
             committed = Committed(asyncio.get_running_loop(), self._seconds)
             committed.prepare()
@@ -286,8 +281,9 @@ class Turns:
     def _looked(self, committed: Committed, known: int, looks: int) -> None:
         if self._committed is not committed:  # it was large, and has ended already
             return
-        if looks and self._joined > known:
-            self._look(committed, self._joined, looks)
+        company = sum(len(rows.rows) for rows in self._arms.values()) + len(self._batches) + len(self._lines)
+        if looks and company > known:
+            self._look(committed, company, looks)
         else:
             self._end()
 
@@ -307,7 +303,7 @@ class Turns:
 
     def _end(self) -> None:
         arms, lines, count, committed = self._arms, self._lines, self._count, self._committed
-        self._arms, self._lines, self._count, self._joined, self._committed = {}, [], 0, 0, None
+        self._arms, self._lines, self._count, self._committed = {}, [], 0, None
         batches, self._batches, self._batched = self._batches, [], 0
         assert committed is not None  # noqa: S101  a turn that ends has begun
         try:
