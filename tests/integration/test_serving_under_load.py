@@ -38,7 +38,16 @@ from tests.include.serving.crafted import (
     try_out,
 )
 from tests.include.serving.test_prediction_log import Server, copied
-from tests.include.serving.test_service import KEY, NO_DATABASE, answers, golden_of, served, service, workers_of
+from tests.include.serving.test_service import (
+    KEY,
+    NO_DATABASE,
+    answers,
+    golden_of,
+    params,
+    served,
+    service,
+    workers_of,
+)
 from tests.integration.traffic import Traffic, percentile
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -51,13 +60,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> float:
         assert time.monotonic() - began < seconds, "it did not happen in time"
         time.sleep(0.02)
     return time.monotonic() - began
-
-
-def params(folder: Path, service: str) -> dict[str, str]:
-    """A params.yaml with settings of the service, as variables for it."""
-    file = folder / "params.yaml"
-    file.write_text(f"sources: {{trips: {{type: sample, dataset: taxi_trips}}}}\nservice: {{{service}}}\n")
-    return {"MLOPS_PARAMS": str(file)}
 
 
 def metric(url: str, name: str) -> float:

@@ -23,7 +23,7 @@ import pytest
 from include.serving.command import STOP_SECONDS, CannotStart, certificate, check_keys, serve_command, serve_environment
 from include.serving.launcher import listen, worker_command, worker_environment
 from tests.conftest import ROOT, free_port
-from tests.include.serving.test_service import workers_of
+from tests.include.serving.test_service import params, workers_of
 
 TINY = """
 import asyncio, json, os, signal, time
@@ -208,9 +208,7 @@ def test_a_service_that_cannot_start_is_given_up_and_says_why(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_params_say_how_many_workers_and_connections_are_spread_over_them(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(
-        "sources: {trips: {type: sample, dataset: taxi_trips}}\nservice: {workers: 2}\n"
-    )
+    params(tmp_path, "workers: 2")
     with running(tmp_path) as tiny:
         wait_until(lambda: len(tiny.workers()) == 2, tiny)
         wait_until(lambda: {answer(tiny.url) for _ in range(20)} == set(tiny.workers()), tiny)

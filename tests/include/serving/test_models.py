@@ -17,6 +17,7 @@ from include import storage
 from include.serving import copies as followed
 from include.serving.metrics import Metrics
 from include.serving.models import Champion, Models, fetch
+from tests.conftest import administering
 from tests.include.serving.crafted import Crafted, champion_of, constant_graph, craft, promote
 
 UNREACHABLE = "postgresql+psycopg2://postgres@127.0.0.1:9/none"
@@ -165,20 +166,18 @@ def test_the_database_may_go_and_come_back_while_it_answers(
     import sqlalchemy as sa
 
     name = sa.make_url(database_url).database
-    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
     first, second = craft(tmp_path / "1"), craft(tmp_path / "2", scale=2)
-    with running(models_of(database_url, tmp_path / "copies")) as models, admin.connect() as connection:
+    with running(models_of(database_url, tmp_path / "copies")) as models, administering(postgres_url) as execute:
         promote(database_url, champion_of(first, 1))
         wait_for(lambda: version_of(models) == 1)
-        connection.execute(sa.text(f"drop database {name} with (force)"))
+        execute(f"drop database {name} with (force)")
         wait_for(lambda: models.status == "degraded")
         assert version_of(models) == 1
-        connection.execute(sa.text(f"create database {name} template {template_database}"))
+        execute(f"create database {name} template {template_database}")
         wait_for(lambda: models.status == "ok")
         assert version_of(models) == 1
         promote(database_url, champion_of(second, 2))
         wait_for(lambda: version_of(models) == 2)
-    admin.dispose()
 
 
 def test_a_form_of_another_model_is_refused(database_url: str, tmp_path: Path) -> None:

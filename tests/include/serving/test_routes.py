@@ -18,6 +18,7 @@ from include.deployment import arms, rollouts
 from include.serving.metrics import Metrics
 from include.serving.models import Champion, Models
 from include.serving.router import Route
+from tests.conftest import administering
 from tests.include.serving.crafted import (
     ROWS,
     Crafted,
@@ -256,19 +257,18 @@ def test_while_postgresql_is_away_the_arms_go_on_and_their_seconds_are_written_a
     database_url: str, postgres_url: str, tmp_path: Path, versions: dict[int, Crafted]
 ) -> None:
     name = sa.make_url(database_url).database
-    admin = sa.create_engine(postgres_url.format("postgres"), isolation_level="AUTOCOMMIT")
     promote(database_url, champion_of(versions[1], 1))
-    with running(models_at(database_url, tmp_path / "home")) as models, admin.connect() as connection:
+    with running(models_at(database_url, tmp_path / "home")) as models, administering(postgres_url) as execute:
         try_out(database_url, champion_of(versions[2], 2), "canary", steps=(50,))
         wait_for(challenged(models))
         time.sleep(1.2)
-        connection.execute(sa.text(f"alter database {name} allow_connections false"))
-        connection.execute(sa.text(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"))
+        execute(f"alter database {name} allow_connections false")
+        execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
         wait_for(lambda: models.status == "degraded")
         route_of(models).challenger.tally.answered(7, 0.001)
         time.sleep(2.5)
         assert route_of(models).challenger is not None
-        connection.execute(sa.text(f"alter database {name} allow_connections true"))
+        execute(f"alter database {name} allow_connections true")
         wait_for(lambda: models.status == "ok")
         engine = database.connect(database_url)
 
@@ -278,7 +278,6 @@ def test_while_postgresql_is_away_the_arms_go_on_and_their_seconds_are_written_a
 
         wait_for(lambda: written() == [("canary", 7)])
         engine.dispose()
-    admin.dispose()
 
 
 def test_what_the_arms_did_last_is_written_at_the_end_and_a_full_table_stops_no_promotion(

@@ -46,6 +46,13 @@ HEAVY = (
 NO_DATABASE = "postgresql+psycopg2://postgres@127.0.0.1:9/none"
 
 
+def params(folder: Path, service: str) -> dict[str, str]:
+    """A params.yaml with settings of the service, as variables for it."""
+    file = folder / "params.yaml"
+    file.write_text(f"sources: {{trips: {{type: sample, dataset: taxi_trips}}}}\nservice: {{{service}}}\n")
+    return {"MLOPS_PARAMS": str(file)}
+
+
 @contextmanager
 def served(home: Path, database_url: str, **variables: str) -> Iterator[str]:
     """A running service's address; stopped, with all its processes, at the end."""
@@ -162,9 +169,8 @@ def test_it_swaps_while_requests_go_on_and_outlives_the_database(database_url: s
 def test_sigterm_under_load_is_announced_and_fails_nobody(tmp_path: Path) -> None:
     """Promise 35: readiness turns 503 first while requests go on being taken; all that was asked is answered."""
     bundle(tmp_path / "home")
-    params = tmp_path / "params.yaml"  # three seconds, as other things may run on this machine
-    params.write_text("sources: {trips: {type: sample, dataset: taxi_trips}}\nservice: {drain_seconds: 3}\n")
-    with service(tmp_path / "home", NO_DATABASE, MLOPS_PARAMS=str(params)) as (url, launcher):
+    patient = params(tmp_path, "drain_seconds: 3")  # as other things may run on this machine
+    with service(tmp_path / "home", NO_DATABASE, **patient) as (url, launcher):
         assert answers(f"{url}/readyz")
         load = Load(url)
         time.sleep(0.5)
@@ -363,11 +369,8 @@ def test_it_stays_small(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are pinned to cores on Linux only")
 def test_workers_that_are_pinned_have_a_core_each_with_all_their_threads(tmp_path: Path) -> None:
     bundle(tmp_path / "home")
-    params = tmp_path / "params.yaml"
-    params.write_text(
-        "sources: {trips: {type: sample, dataset: taxi_trips}}\nservice: {workers: 2, pin_workers: true}\n"
-    )
-    with service(tmp_path / "home", NO_DATABASE, MLOPS_PARAMS=str(params)) as (url, launcher):
+    pinned = params(tmp_path, "workers: 2, pin_workers: true")
+    with service(tmp_path / "home", NO_DATABASE, **pinned) as (url, launcher):
         wait_until(lambda: answers(f"{url}/readyz") and len(workers_of(launcher)) == 2)
 
         def cores() -> set[frozenset[int]]:
