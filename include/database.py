@@ -10,7 +10,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
 
-SCHEMA_VERSION = "0004"
+MIGRATIONS = Path(__file__).parent / "migrations"
+SCHEMA_VERSION = max(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+"""The newest migration. Each is history: explicit operations that later changes of the tables below do not alter."""
 
 metadata = sa.MetaData()
 
@@ -286,8 +288,12 @@ class NewerSchema(RuntimeError):
     """The database was migrated by a newer program than this one."""
 
 
-def migrate(engine: sa.Engine) -> None:
+def migrate(engine: sa.Engine, revision: str = "head") -> None:
     """Bring the tables to this program's schema, in one transaction, alone; safe to run again.
+
+    Args:
+        engine: the platform's database.
+        revision: an older schema to stop at, for tests of what follows it.
 
     Raises:
         NewerSchema: the database is ahead of this program.
@@ -298,7 +304,7 @@ def migrate(engine: sa.Engine) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     with engine.begin() as connection:
         lock_in_transaction(connection, "migrate")
@@ -308,7 +314,7 @@ def migrate(engine: sa.Engine) -> None:
                 f"the database is at schema {current}, this program knows up to {SCHEMA_VERSION}; use the newer program"
             )
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def lock_in_transaction(connection: sa.Connection, name: str) -> None:
