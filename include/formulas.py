@@ -8,10 +8,11 @@ file names exists.
     abs  ceil  exp  floor  log  log1p  round  sqrt
     year month day dayofyear weekday (Monday is 0) hour minute   of a timestamp
     seconds minutes hours days   of the difference of two timestamps
+    timestamp(year, month, day, hour, minute, second)   from numbers; the last three may be left out
 
-A missing number is NaN, and so is every result that is not finite: 1 / 0, log(0), an overflow. A comparison
-with a missing value is false. The result is float64, except where the formula selects timestamps or text as
-they are.
+A missing number is NaN, and so is every result that is not finite: 1 / 0, log(0), an overflow. A moment that the
+calendar does not have (30 February, hour 24) is missing too. A comparison with a missing value is false. The result
+is float64, except where the formula selects or makes timestamps, or selects text.
 """
 
 from __future__ import annotations
@@ -191,6 +192,25 @@ def _unit(name: str) -> Callable[[Any], Any]:
     return unit
 
 
+def _timestamp(*parts: Any) -> Any:
+    """Timestamps from year, month, day and, if given, hour, minute, second; missing where there is no such moment."""
+    names = ("year", "month", "day", "hour", "minute", "second")[: len(parts)]
+    numbers = np.broadcast_arrays(*(_float(_number(part, "timestamp()")) for part in parts))
+    bounds = {"year": (1, 9999), "month": (1, 12), "day": (1, 31), "hour": (0, 23), "minute": (0, 59)}
+    possible = np.ones(numbers[0].shape, dtype=bool)
+    for name, values in zip(names, numbers, strict=True):
+        low, high = bounds.get(name, (0, 59.999999))
+        possible &= (values >= low) & (values <= high) & ((name == "second") | (values == np.floor(values)))
+    year, month, day = (np.where(possible, values, 1).astype(np.int64) for values in numbers[:3])
+    months = ((year - 1970) * 12 + month - 1).astype("M8[M]")
+    days = months.astype("M8[D]") + (day - 1)
+    possible &= days.astype("M8[M]") == months
+    found = days.astype("M8[us]")
+    for values, microseconds in zip(numbers[3:], (3_600_000_000, 60_000_000, 1_000_000), strict=False):
+        found = found + np.rint(np.where(possible, values, 0) * microseconds).astype("m8[us]")
+    return np.where(possible, found, np.datetime64("NaT", "us"))
+
+
 def _where(condition: Any, a: Any, b: Any) -> Any:
     a, b = (np.asarray(v, dtype=object) if np.asarray(v).dtype.kind == "U" else np.asarray(v) for v in (a, b))
     kinds = {"n" if v.dtype.kind in "bfiu" else v.dtype.kind for v in (a, b)}
@@ -203,9 +223,9 @@ def _numeric(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *values: _finite(function(*(_number(v, f"{name}()") for v in values)))
 
 
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
+_FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     **{
-        name: (_numeric(name, function), arity)
+        name: (_numeric(name, function), (arity,))
         for name, function, arity in (
             ("log", np.log, 1),
             ("log1p", np.log1p, 1),
@@ -220,10 +240,11 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], int]] = {
             ("clip", np.clip, 3),
         )
     },
-    **{name: (_part(name), 1) for name in DATE_PARTS},
-    **{name: (_unit(name), 1) for name in _UNITS},
-    "where": (_where, 3),
-    "isnull": (_is_null, 1),
+    **{name: (_part(name), (1,)) for name in DATE_PARTS},
+    **{name: (_unit(name), (1,)) for name in _UNITS},
+    "timestamp": (_timestamp, (3, 4, 5, 6)),
+    "where": (_where, (3,)),
+    "isnull": (_is_null, (1,)),
 }
 
 _OPERATORS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
@@ -304,7 +325,10 @@ class _Parser:
             return lambda columns: value
         if not isinstance(value, bool | int | float):
             self.refuse(node, f"{value!r} is neither a number nor text")
-        number = np.float64(value)
+        try:
+            number = np.float64(value)
+        except OverflowError:
+            self.refuse(node, f"a number of {len(str(value))} digits is too large; the largest is about 1.8e308")
         return lambda columns: number
 
     def on_name(self, node: ast.Name, depth: int) -> _Node:
@@ -366,11 +390,13 @@ class _Parser:
         if name not in _FUNCTIONS:
             hint = _did_you_mean(name, _FUNCTIONS) or "; there are " + ", ".join(sorted(_FUNCTIONS))
             self.refuse(node, f"there is no function {name!r}{hint}")
-        function, arity = _FUNCTIONS[name]
-        if len(node.args) != arity:
-            self.refuse(node, f"{name}() takes {arity} value{'s' * (arity > 1)}, not {len(node.args)}")
+        function, arities = _FUNCTIONS[name]
+        if len(node.args) not in arities:
+            few, many = arities[0], arities[-1]
+            takes = f"{few} to {many}" if many > few else str(few)
+            self.refuse(node, f"{name}() takes {takes} value{'s' * (many > 1)}, not {len(node.args)}")
         parts = [self.node(value, depth) for value in node.args]
-        if arity == 1:
+        if len(parts) == 1:
             only = parts[0]
             return lambda columns: function(only(columns))
         return lambda columns: function(*(part(columns) for part in parts))

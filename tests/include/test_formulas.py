@@ -138,3 +138,51 @@ def test_the_module_imports_numpy_and_the_standard_library_alone() -> None:
         if isinstance(n, ast.Import | ast.ImportFrom)
     }
     assert imported <= {"__future__", "ast", "difflib", "collections.abc", "typing", "numpy"}
+
+
+PARTS = {
+    "y": np.array([2024.0, 2024.0, 2023.0, np.nan, 2024.0]),
+    "m": np.array([2.0, 2.0, 2.0, 1.0, 13.0]),
+    "d": np.array([29.0, 30.0, 29.0, 1.0, 1.0]),
+    "h": np.array([23.0, 0.0, 0.0, 0.0, 0.0]),
+}
+
+
+def test_a_timestamp_is_made_of_its_parts_and_missing_where_the_calendar_has_none() -> None:
+    found = Formula("timestamp(y, m, d, h)").evaluate(PARTS)
+    assert found.dtype == "M8[us]"
+    assert [str(t) for t in found] == ["2024-02-29T23:00:00.000000", "NaT", "NaT", "NaT", "NaT"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("timestamp(y, m, d)", "2024-02-29T00:00:00.000000"),
+        ("timestamp(y, m, d, h, 5)", "2024-02-29T23:05:00.000000"),
+        ("timestamp(y, m, d, h, 5, 1.25)", "2024-02-29T23:05:01.250000"),
+        ("timestamp(y, m, d, h + 1)", "NaT"),
+        ("timestamp(y, m, d + 0.5)", "NaT"),
+        ("timestamp(y - 3000, m, d)", "NaT"),
+        ("timestamp(y * 1e300, m, d)", "NaT"),
+    ],
+)
+def test_a_timestamp_takes_hour_minute_and_second_or_leaves_them_out(text: str, expected: str) -> None:
+    assert str(Formula(text).evaluate(PARTS)[0]) == expected
+
+
+def test_what_is_made_of_parts_is_a_timestamp_for_every_other_function() -> None:
+    assert Formula("hour(timestamp(y, m, d, h))").evaluate(PARTS)[0] == 23
+    assert Formula("hours(timestamp(y, m, d, h) - timestamp(y, m, d))").evaluate(PARTS)[0] == 23
+
+
+def test_a_timestamp_of_text_or_of_too_few_parts_is_refused() -> None:
+    with pytest.raises(FormulaError, match=r"timestamp\(\) takes numbers, not text"):
+        Formula("timestamp(s, 1, 1)").evaluate(COLUMNS)
+    with pytest.raises(FormulaError, match="takes 3 to 6 values, not 2"):
+        Formula("timestamp(a, 1)")
+
+
+@pytest.mark.parametrize("text", ["a + " + "9" * 400, "a + -" + "1" * 310, "clip(a, 0, " + "9" * 900 + ")"])
+def test_a_number_beyond_all_floats_is_refused_with_its_place(text: str) -> None:
+    with pytest.raises(FormulaError, match=r"at character \d+: a number of \d+ digits is too large"):
+        Formula(text)
