@@ -60,7 +60,7 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
             wanted = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
             runs.go_on_if(verdict["verdict"] in wanted, verdict["summary"])
             env = settings.environment()
-            where = {"mlflow_url": env.mlflow_url, "data_url": env.data_url, "bento_home": env.home / "bentoml"}
+            where = {"mlflow_url": env.mlflow_url, "data_url": env.data_url, "bento_home": env.paths.bentoml}
             made = promotion.package(model, verdict["version"], root=settings.ROOT, **where)
             return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
 

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from include.home import Home
+
 log = logging.getLogger("mlops.alerts")
 
 
@@ -29,7 +31,7 @@ def send(home: Path, event: str, message: str, **details: Any) -> None:
         default=str,
     )
     log.error(line)
-    _append(home / "logs" / "alerts.jsonl", line)
+    _append(Home(home).alerts, line)
 
 
 def _append(path: Path, line: str) -> None:

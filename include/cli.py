@@ -27,7 +27,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 
 def _home() -> Path:
-    return Path(os.environ.get("MLOPS_HOME") or ROOT / "var").absolute()
+    from include import home
+
+    return home.of(os.environ, ROOT)
 
 
 def _stack() -> Stack:
@@ -150,7 +152,7 @@ def logs(
     from include.stack import local, supervisor
 
     stack = _stack()
-    log = stack.logs / f"{part}.log"
+    log = stack.paths.log(part)
     if part not in local.PARTS or not log.exists():
         raise local.StackError(f"there is no log of {part!r}; parts are {', '.join(local.PARTS)}")
     typer.echo(supervisor.last_lines(log, lines))
@@ -163,9 +165,9 @@ app.add_typer(keys_app, name="keys")
 
 
 def _keys_file() -> Path:
-    from include.serving import keys
+    from include.home import Home
 
-    return keys.file_of(_home())
+    return Home(_home()).serving_keys
 
 
 @keys_app.command("add")
@@ -449,7 +451,7 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
     verdict = gate.judge(model, version, entry=entry, database_url=env.database_url, mlflow_url=env.mlflow_url)
     typer.echo(f"verdict {verdict.verdict} on version {version}: {'; '.join(verdict.reasons)}")
     packaged = promotion.package(
-        model, version, mlflow_url=env.mlflow_url, data_url=env.data_url, bento_home=env.home / "bentoml", root=ROOT
+        model, version, mlflow_url=env.mlflow_url, data_url=env.data_url, bento_home=env.paths.bentoml, root=ROOT
     )
     made = promotion.begin(
         dataclasses.asdict(verdict),
@@ -523,10 +525,11 @@ def forget(
     prediction: Annotated[str | None, typer.Option(help="or the prediction_id of an answer", metavar="ID")] = None,
 ) -> None:
     """Delete a subject's predictions and labels of a model from PostgreSQL, for good."""
+    from include.home import Home
     from include.monitoring import predictions as logged
 
     engine = _database()
-    copied = logged.wait_until_copied(engine, _home() / "serving" / "spool", seconds=10)
+    copied = logged.wait_until_copied(engine, Home(_home()).spool, seconds=10)
     gone = logged.forget(engine, model, entity=entity, prediction_id=prediction)
     typer.echo(f"{model}: {gone.predictions:,} predictions and {gone.labels:,} labels were deleted")
     if not copied:

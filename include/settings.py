@@ -1,7 +1,7 @@
 """params.yaml and the environment, checked and typed.
 
-No side effects; imports nothing of ours. A mistake in params.yaml raises `ParamsError`, which names the key, its line,
-what was expected, and the nearest known key.
+No side effects; of ours it imports the layout of MLOPS_HOME alone. A mistake in params.yaml raises `ParamsError`, which
+names the key, its line, what was expected, and the nearest known key.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from include.home import DEFAULT, Home
 
 Task = Literal["regression", "binary", "multiclass"]
 ColumnType = Literal["float", "int", "string", "bool", "timestamp", "date"]
@@ -705,7 +707,7 @@ class Environment(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MLOPS_", extra="ignore", frozen=True)
 
-    home: Path = ROOT / "var"
+    home: Path = ROOT / DEFAULT
     """Scratch and state of this machine."""
     params: Path = ROOT / "params.yaml"
     data_url: str = ""
@@ -726,11 +728,16 @@ class Environment(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _defaults_below_home(cls, data: Any) -> Any:
-        home = Path(data.get("home") or ROOT / "var").absolute()
-        data["home"] = home
-        data.setdefault("data_url", str(home / "data"))
-        data.setdefault("dvc_remote_url", str(home / "dvc" / "remote"))
+        paths = Home(Path(data.get("home") or ROOT / DEFAULT).absolute())
+        data["home"] = paths.path
+        data.setdefault("data_url", str(paths.data))
+        data.setdefault("dvc_remote_url", str(paths.dvc_remote))
         return data
+
+    @property
+    def paths(self) -> Home:
+        """Files and folders below `home`."""
+        return Home(self.home)
 
 
 def environment() -> Environment:

@@ -38,6 +38,7 @@ import sqlalchemy as sa
 from include import alerts, database, settings
 from include.deployment import arms, experiment, ledger, rollouts
 from include.deployment.rollouts import Rollout
+from include.home import Home
 
 ACTOR = "the controller"
 LOCK, EXPERIMENTS_LOCK = "rollouts", "experiments"
@@ -47,8 +48,6 @@ EXPERIMENTS_REST = 20
 AWAY_SECONDS = 10.0
 """PostgreSQL's absence, or silence, is alerted after this: rollouts run, and nobody watches them."""
 KEPT = dt.timedelta(days=1)
-BEAT = Path("run", "rollouts.beat")
-"""Below the home: touched after each look at the rollouts, so that others can see whether they are watched."""
 
 log = logging.getLogger("mlops.rollouts")
 
@@ -246,14 +245,15 @@ def run(database_url: str, home: Path, mlflow_url: str, stop: threading.Event) -
     def engine() -> sa.Engine:
         return database.connect(_noticing_a_dead_peer(database_url))
 
+    beat = Home(home).rollouts_beat
     watching, told, looked = engine(), dict[int, str](), [time.monotonic()]
 
     def look() -> None:
         watch(watching, home, told)
         looked[0] = time.monotonic()
         with contextlib.suppress(OSError):
-            (home / BEAT).parent.mkdir(parents=True, exist_ok=True)
-            (home / BEAT).touch()
+            beat.parent.mkdir(parents=True, exist_ok=True)
+            beat.touch()
 
     loops = [
         Loop("watching rollouts", look, WATCH_SECONDS),

@@ -36,6 +36,7 @@ from include import database, storage
 from include.features import columns as cols
 from include.features import stage
 from include.features.feature_set import FeatureError, FeatureSet, compile_features
+from include.home import Home
 from include.settings import ROOT, Model, Params, load_params
 
 if TYPE_CHECKING:
@@ -126,12 +127,12 @@ def build(
                     _bring_previous(repo, workspace, model, previous)
                     _reproduce(repo, workspace, model)
                     lock = (workspace / "dvc.lock").read_text(encoding="utf-8")
-                    storage.write_bytes(str(_pending(home, model)), lock.encode())
+                    storage.write_bytes(str(Home(home).dvc_pending(model)), lock.encode())
                     _push(repo, workspace, model, remote_url)
                 outcome = _outcome(workspace, model)
                 version = _version_of(lock, model)
                 _record(engine, RecordedVersion(model, version, lock, partitions, outcome["rows"]))
-                _pending(home, model).unlink(missing_ok=True)
+                Home(home).dvc_pending(model).unlink(missing_ok=True)
     finally:
         engine.dispose()
     seconds = round(time.monotonic() - started, 3)
@@ -374,7 +375,7 @@ def _repo(workspace: Path, remote_url: str, home: Path, *, links: str) -> Iterat
             "remote": REMOTE,
             "site_cache_dir": own / "site",
         },
-        "cache": {"dir": home.absolute() / "dvc" / "cache", "type": links},
+        "cache": {"dir": Home(home.absolute()).dvc_cache, "type": links},
         f"'remote \"{REMOTE}\"'": remote,
     }
     lines = [
@@ -397,13 +398,9 @@ def _previous_locks(engine: sa.Engine, model: str, home: Path) -> list[str]:
     """Where to go on from: a run that computed but could not push or record, then the latest version."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        found.append(_pending(home, model).read_text(encoding="utf-8"))
+        found.append(Home(home).dvc_pending(model).read_text(encoding="utf-8"))
     known = _latest(engine, model)
     return [*found, *([known.dvc_lock] if known else [])]
-
-
-def _pending(home: Path, model: str) -> Path:
-    return home / "dvc" / "pending" / f"{model}.lock"
 
 
 def _bring_previous(repo: Repo, workspace: Path, model: str, locks: list[str]) -> None:
@@ -520,7 +517,7 @@ def _version_of(lock: str, model: str) -> str:
 @contextlib.contextmanager
 def _workspace(home: Path, name: str) -> Iterator[Path]:
     """A private folder that belongs to this process; those of dead processes are removed."""
-    work = home.absolute() / "dvc" / "work"
+    work = Home(home.absolute()).dvc_work
     work.mkdir(parents=True, exist_ok=True)
     storage.ensure_space(work)
     workspace = work / f"{name}-{uuid.uuid4().hex[:12]}"

@@ -14,6 +14,7 @@ from typing import Any
 from airflow.sdk import Asset, BaseOperatorLink, XComArg
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from include.home import Home
 from include.orchestration import alerts
 
 log = logging.getLogger("mlops")
@@ -143,7 +144,7 @@ def overrides(form: Mapping[str, Any], events: Any, asset: Asset) -> dict[str, A
 def folder(home: Path, dag_id: str, run_id: str) -> str:
     """A folder of one run's own; a run id may hold what a file's name should not."""
     digest = hashlib.sha256(run_id.encode()).hexdigest()[:8]
-    return str(home / "runs" / dag_id / f"{re.sub(r'[^A-Za-z0-9_-]', '_', run_id)[:80]}-{digest}")
+    return str(Home(home).runs(dag_id) / f"{re.sub(r'[^A-Za-z0-9_-]', '_', run_id)[:80]}-{digest}")
 
 
 def prepared(made: Any) -> dict[str, Any]:

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from include import home
+
 SERVICE = "bentofiles.prediction.service:Prediction"
 STOP_SECONDS = 15
 """After SIGTERM: when whoever started the service may kill it. The launcher kills its workers a second before."""
@@ -43,11 +45,6 @@ def serve_environment(bentoml_home: Path, *, key: str, root: Path) -> Mapping[st
     }
 
 
-def home_of(environment: Mapping[str, str], root: Path) -> Path:
-    """The folder below which the service keeps its files."""
-    return Path(environment.get("MLOPS_HOME") or root / "var").absolute()
-
-
 def check_keys(environment: Mapping[str, str], root: Path) -> None:
     """Refuse to listen without a key: nobody could use the service, or everybody, and nobody said which.
 
@@ -56,7 +53,7 @@ def check_keys(environment: Mapping[str, str], root: Path) -> None:
     """
     if environment.get("MLOPS_SERVING_KEY") or environment.get("MLOPS_SERVING_OPEN") == "1":
         return
-    file = home_of(environment, root) / "serving" / "keys.json"
+    file = home.Home(home.of(environment, root)).serving_keys
     try:
         if json.loads(file.read_bytes())["keys"]:
             return

@@ -51,11 +51,6 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     keys: list[Key]
 
 
-def file_of(home: Path) -> Path:
-    """Where the keys of this home lie."""
-    return home / "serving" / "keys.json"
-
-
 def digest(secret: str) -> str:
     """What the file holds of a key."""
     return hashlib.sha256(secret.encode()).hexdigest()

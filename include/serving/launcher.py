@@ -34,7 +34,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from include.serving.command import SERVICE, STOP_SECONDS, CannotStart, certificate, check_keys, home_of
+from include import home
+from include.serving.command import SERVICE, STOP_SECONDS, CannotStart, certificate, check_keys
 from include.serving.log import log_as_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -91,7 +92,7 @@ def main() -> None:
         tls = certificate(os.environ)
         known = asked.workers or _number(os.environ.get("MLOPS_SERVING_WORKERS"))
         first = listen(asked.host, asked.port)
-        run = _private(home_of(os.environ, asked.root) / "serving" / "run" / str(first.getsockname()[1]))
+        run = _private(_home(os.environ, asked.root).serving_run(first.getsockname()[1]))
     except CannotStart as error:
         raise SystemExit(str(error)) from None
     command = worker_command(asked.service, tls)
@@ -318,10 +319,14 @@ def worker_environment(inherited: Mapping[str, str], root: Path, metrics: Path) 
         "TMPDIR": str(metrics.parent),  # BentoML's clients make folders there, which a killed worker leaves behind
         "MLOPS_SERVING_LAUNCHER": str(os.getpid()),
     }
-    return environment | _bytecode(inherited, home_of(inherited, root))
+    return environment | _bytecode(inherited, _home(inherited, root))
 
 
-def _bytecode(inherited: Mapping[str, str], home: Path) -> dict[str, str]:
+def _home(environment: Mapping[str, str], root: Path) -> home.Home:
+    return home.Home(home.of(environment, root))
+
+
+def _bytecode(inherited: Mapping[str, str], paths: home.Home) -> dict[str, str]:
     """Where Python keeps what it compiled, if it would keep nothing: half of each start is compiling otherwise."""
     spec = importlib.util.find_spec("bentoml")
     if "PYTHONPYCACHEPREFIX" in inherited or spec is None or spec.origin is None:
@@ -329,8 +334,8 @@ def _bytecode(inherited: Mapping[str, str], home: Path) -> dict[str, str]:
     kept = Path(importlib.util.cache_from_source(spec.origin)).exists() or os.access(Path(spec.origin).parent, os.W_OK)
     if kept and not sys.dont_write_bytecode:
         return {}
-    place = Path(sys.prefix) if os.access(sys.prefix, os.W_OK) else home / "serving"
-    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(place / "bytecode")}
+    place = Path(sys.prefix, "bytecode") if os.access(sys.prefix, os.W_OK) else paths.serving_bytecode
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(place)}
 
 
 def _private(folder: Path) -> Path:

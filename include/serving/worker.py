@@ -13,15 +13,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from include import home as homes
 from include.serving import connections
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
 from include.serving.application import Application, Limits
 from include.serving.batching import Unrecorded
-from include.serving.command import home_of
 from include.serving.ending import Ending
-from include.serving.keys import file_of
 from include.serving.log import log_as_json
 from include.serving.metrics import Metrics
 from include.serving.models import Models
@@ -45,35 +44,35 @@ class Worker:
         settings, default = _params(environment, root)
         if settings.pin_workers:
             _pin(int(environment.get("MLOPS_SERVING_WORKER") or 1))
-        home, database_url = home_of(environment, root), environment.get("MLOPS_DATABASE_URL", "")
+        paths, database_url = homes.Home(homes.of(environment, root)), environment.get("MLOPS_DATABASE_URL", "")
         bundled = root / BUNDLED
         body_bytes = int(settings.max_body_megabytes * 1024 * 1024)
         metrics = Metrics()
         self.models = Models(
             metrics,
             database_url=database_url,
-            copies=home / "serving" if database_url else None,
+            copies=paths.serving if database_url else None,
             bundled=bundled if bundled.is_dir() else None,
             default=default,
             memory_megabytes=settings.memory_megabytes,
-            home=home if database_url else None,
+            home=paths.path if database_url else None,
         )
         self._shadows, self._access_log = Shadow(metrics), AccessLog(settings.access_log, metrics)
         self._log: PredictionLog | None = None
         if database_url:  # a Bento that runs by itself has nowhere to bring its predictions
             self._log = PredictionLog(
-                home / "predictions",
+                paths.spool,
                 database_url=database_url,
                 fsync=settings.fsync,
                 spool_megabytes=settings.spool_megabytes,
                 when_full=settings.when_full,
-                home=home,
+                home=paths.path,
             )
         self.application = Application(
             self.models,
             metrics,
             access=Access(
-                file_of(home),
+                paths.serving_keys,
                 metrics,
                 key=environment.get("MLOPS_SERVING_KEY"),
                 open_to_all=environment.get("MLOPS_SERVING_OPEN") == "1",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from include.storage import write_private
 
-FILE = "credentials.env"
 SHORT_NAMES = {
     "airflow": "airflow_admin_password",
     "mlflow": "mlflow_admin_password",

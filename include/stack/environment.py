@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+from include.home import Home
+
 TELEMETRY_OFF = {
     "SCARF_ANALYTICS": "false",
     "SCARF_NO_ANALYTICS": "true",
@@ -257,7 +259,7 @@ def serving_environment(
         "MLOPS_DATA_URL": data_url,
         "MLOPS_DATABASE_URL": database_url,
         "MLOPS_SERVING_URL": serving_url,
-        "BENTOML_HOME": str(home / "bentoml"),
+        "BENTOML_HOME": str(Home(home).bentoml),
         "OMP_NUM_THREADS": "1",
         "SPT_NOENV": "1",
     }

@@ -29,6 +29,7 @@ import certifi
 import psutil
 
 from include import settings, storage
+from include.home import Home
 from include.serving import keys as serving_keys
 from include.serving.command import STOP_SECONDS, CannotStart, certificate, serve_command
 from include.stack import credentials, environment, ports, postgres, processes, supervisor
@@ -37,10 +38,6 @@ from include.stack.progress import Progress
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 PARTS = ("postgres", "mlflow", "prediction", "rollouts", *AIRFLOW_PARTS)
 MINIMUM_FREE_BYTES = 2 * 1024**3
-ROLLOUTS_BEAT = Path("run", "rollouts.beat")
-"""Touched by the controller after each look; see include/deployment/controller.py."""
-TRUSTED = "trusted.pem"
-"""In the folder `run`: the public certificates and the service's own, which may be nobody else's."""
 LONGEST_START = 180.0
 """Seconds after which a part that lives, but does not become ready, is given up."""
 
@@ -61,19 +58,24 @@ class Stack:
     """The service's certificate: with one it speaks TLS."""
 
     @property
+    def paths(self) -> Home:
+        """Its files and folders."""
+        return Home(self.home)
+
+    @property
     def run(self) -> Path:
         """Sockets, locks and the supervisor's configuration."""
-        return self.home / "run"
+        return self.paths.run
 
     @property
     def logs(self) -> Path:
         """A log for each part."""
-        return self.home / "logs"
+        return self.paths.logs
 
     @property
     def credentials_file(self) -> Path:
         """Passwords and keys."""
-        return self.home / credentials.FILE
+        return self.paths.credentials
 
     def credentials(self) -> credentials.Credentials:
         """Passwords and keys, read now."""
@@ -87,7 +89,7 @@ class Stack:
     @property
     def trusted(self) -> ssl.SSLContext | bool:
         """What a client of ours trusts: the service's certificate, beside those that everybody trusts."""
-        return ssl.create_default_context(cafile=str(self.run / TRUSTED)) if self.certificate else True
+        return ssl.create_default_context(cafile=str(self.paths.trusted)) if self.certificate else True
 
 
 @dataclass(frozen=True)
@@ -110,20 +112,21 @@ def load(root: Path, home: Path) -> Stack:
     Raises:
         StackError: none was ever started there.
     """
+    file = Home(home).stack_file
     try:
-        saved = json.loads((home / "stack.json").read_text(encoding="utf-8"))
+        saved = json.loads(file.read_text(encoding="utf-8"))
         known = {part: int(saved["ports"][part]) for part in ports.DEFAULTS}
         return Stack(root, home, str(saved["id"]), known, saved.get("certificate"))
     except FileNotFoundError as error:
         raise StackError(f"no stack was started in {home} yet: run `make up`, or set MLOPS_HOME") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StackError(f"{home / 'stack.json'} is damaged ({error}); delete it: `make up` writes it anew") from error
+        raise StackError(f"{file} is damaged ({error}); delete it: `make up` writes it anew") from error
 
 
 def _save(stack: Stack) -> None:
     saved = {"id": stack.stack_id, "ports": stack.ports, "certificate": stack.certificate}
     text = json.dumps(saved, indent=1)
-    storage.write_bytes(str(stack.home / "stack.json"), text.encode())
+    storage.write_bytes(str(stack.paths.stack_file), text.encode())
 
 
 def _prepare_home(home: Path, minimum_free: int) -> None:
@@ -134,14 +137,14 @@ def _prepare_home(home: Path, minimum_free: int) -> None:
             f"too little disk: {home} has {free / 1e9:.1f} GB free, {minimum_free / 1e9:.1f} GB are needed;"
             " free some, or set MLOPS_HOME to a larger disk"
         )
-    for name in ("run", "logs", "airflow", "mlflow", "bentoml", "data"):
-        (home / name).mkdir(exist_ok=True, mode=0o700)
+    for folder in Home(home).folders_of_the_stack:
+        folder.mkdir(exist_ok=True, mode=0o700)
 
 
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """One `up` or `down` at a time on a home; the kernel frees the lock when its holder dies."""
-    with (home / "run" / "lock").open("a") as file:
+    with Home(home).up_lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -170,26 +173,25 @@ def platform_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, 
     )
     passed_on = ("MLOPS_PARAMS", "MLOPS_DATA_URL", "MLOPS_DVC_REMOTE_URL", "MLOPS_S3_ENDPOINT_URL", "MLOPS_SUITES")
     if stack.certificate:
-        variables["SSL_CERT_FILE"] = str(stack.run / TRUSTED)
+        variables["SSL_CERT_FILE"] = str(stack.paths.trusted)
     return {**variables, **{name: inherited[name] for name in passed_on if inherited.get(name)}}
 
 
 def airflow_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of Airflow's processes and tasks."""
     keys, port = stack.credentials(), stack.ports["postgres"]
-    airflow_home = stack.home / "airflow"
     return {
         **platform_variables(stack, inherited),
-        "BENTOML_HOME": str(stack.home / "bentoml"),
+        "BENTOML_HOME": str(stack.paths.bentoml),
         **environment.airflow_environment(
             root=stack.root,
-            airflow_home=airflow_home,
+            airflow_home=stack.paths.airflow,
             database_url=postgres.url("airflow", keys.airflow_database_password, port),
             async_database_url=postgres.url("airflow", keys.airflow_database_password, port, "asyncpg"),
             host=ports.HOST,
             port=stack.ports["airflow"],
             base_url=stack.address("airflow"),
-            passwords_file=airflow_home / "passwords.json",
+            passwords_file=stack.paths.airflow_passwords,
             jwt_secret=keys.airflow_jwt_secret,
             fernet_key=keys.airflow_fernet_key,
             api_secret_key=keys.airflow_api_secret_key,
@@ -208,16 +210,16 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         root=stack.root,
         home=stack.home,
         database_url=postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"]),
-        artifacts=str(stack.home / "mlflow" / "artifacts"),
+        artifacts=str(stack.paths.mlflow_artifacts),
         port=stack.ports["mlflow"],
-        auth_config=stack.run / "mlflow-auth.ini",
+        auth_config=stack.paths.mlflow_auth,
         admin_password=keys.mlflow_admin_password,
         session_key=keys.mlflow_session_key,
     )
     serving = environment.serving_environment(
         root=stack.root,
         home=stack.home,
-        data_url=platform.get("MLOPS_DATA_URL") or str(stack.home / "data"),
+        data_url=platform.get("MLOPS_DATA_URL") or str(stack.paths.data),
         database_url=platform["MLOPS_DATABASE_URL"],
         serving_url=stack.address("serving"),
     )
@@ -234,7 +236,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
     return [
         supervisor.Program(
             "postgres",
-            postgres.command(stack.home / "postgres", stack.ports["postgres"]),
+            postgres.command(stack.paths.postgres, stack.ports["postgres"]),
             {"LC_ALL": "C"},
             user=user.pw_name if user else None,
             stop_signal="INT",
@@ -334,8 +336,8 @@ def _find(
     root: Path, home: Path, inherited: Mapping[str, str], progress: Progress
 ) -> tuple[Stack, supervisor.Control | None]:
     """The stack of this home, and its supervisor if one runs; what a killed one left behind is removed."""
-    asked = ports.explicit(inherited)
-    known = load(root, home) if (home / "stack.json").exists() else None
+    asked, paths = ports.explicit(inherited), Home(home)
+    known = load(root, home) if paths.stack_file.exists() else None
     if known is not None:
         if known.credentials_file.exists():  # an older version of the platform needed fewer
             credentials.read_or_create(known.credentials_file)
@@ -348,15 +350,15 @@ def _find(
                     )
             return known, control
         _sweep(known)
-    elif (home / "postgres" / "PG_VERSION").exists() and not (home / credentials.FILE).exists():
+    elif (paths.postgres / "PG_VERSION").exists() and not paths.credentials.exists():
         raise StackError(
-            f"{home / credentials.FILE} is gone, but {home / 'postgres'} holds data that only its passwords open:"
+            f"{paths.credentials} is gone, but {paths.postgres} holds data that only its passwords open:"
             " bring the file back, or delete the directory to start anew"
         )
     choice = ports.choose(asked, known.ports if known else {})
     for notice in choice.notices:
         progress.line(f"  {notice}")
-    own = _certificate(home / "run", inherited)
+    own = _certificate(paths, inherited)
     stack = Stack(root, home, known.stack_id if known else uuid.uuid4().hex, choice.ports, own)
     credentials.read_or_create(stack.credentials_file)
     _save(stack)
@@ -365,10 +367,10 @@ def _find(
 
 def _keep_serving_keys(stack: Stack) -> None:
     """Let the prediction service know the stack's own keys; one that runs reads them within a second."""
-    serving_keys.keep(serving_keys.file_of(stack.home), stack.credentials().serving_keys(), now=dt.datetime.now(dt.UTC))
+    serving_keys.keep(stack.paths.serving_keys, stack.credentials().serving_keys(), now=dt.datetime.now(dt.UTC))
 
 
-def _certificate(run: Path, inherited: Mapping[str, str]) -> str | None:
+def _certificate(paths: Home, inherited: Mapping[str, str]) -> str | None:
     """The service's certificate, if it is given one; it is laid beside the public ones, for our own clients."""
     try:
         files = certificate(inherited)
@@ -377,7 +379,7 @@ def _certificate(run: Path, inherited: Mapping[str, str]) -> str | None:
     if files is None:
         return None
     texts = (Path(certifi.where()).read_text(encoding="utf-8"), files[0].read_text(encoding="utf-8"))
-    storage.write_bytes(str(run / TRUSTED), "\n".join(texts).encode())
+    storage.write_bytes(str(paths.trusted), "\n".join(texts).encode())
     return str(files[0])
 
 
@@ -389,12 +391,12 @@ def _control(stack: Stack) -> supervisor.Control | None:
 
 def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.Control:
     keys = stack.credentials()
-    postgres.prepare(stack.home / "postgres", keys.postgres_password)
+    postgres.prepare(stack.paths.postgres, keys.postgres_password)
     storage.write_private(
-        stack.home / "airflow" / "passwords.json", environment.simple_auth_passwords(keys.airflow_admin_password)
+        stack.paths.airflow_passwords, environment.simple_auth_passwords(keys.airflow_admin_password)
     )
     mlflow_url = postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"])
-    storage.write_private(stack.run / "mlflow-auth.ini", environment.mlflow_auth_config(mlflow_url))
+    storage.write_private(stack.paths.mlflow_auth, environment.mlflow_auth_config(mlflow_url))
     socket = supervisor.socket_path(stack.run)
     text = supervisor.configuration(
         programs(stack, inherited),
@@ -480,7 +482,7 @@ def _start_migrations(
         variables["PGPASSWORD"] = stack.credentials().mlflow_database_password
     jobs = {}
     for name, command in commands.items():
-        with (stack.logs / f"{name}-migration.log").open("wb") as log:
+        with stack.paths.log(f"{name}-migration").open("wb") as log:
             jobs[name] = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 stdin=subprocess.DEVNULL,
@@ -547,7 +549,7 @@ def _wait(
                 elif time.time() - started_at[name] > LONGEST_START:
                     raise StackError(
                         f"{name} runs, but is not ready after {LONGEST_START:.0f} s; its log ends with\n"
-                        f"{supervisor.last_lines(stack.logs / f'{name}.log', 5)}"
+                        f"{supervisor.last_lines(stack.paths.log(name), 5)}"
                     )
             waiting = [*(f"{name} migration" for name in jobs), *sorted(started_at.keys() - ready)]
             if waiting:
@@ -560,7 +562,7 @@ def _wait(
 
 
 def _died(stack: Stack, name: str) -> StackError:
-    log = stack.logs / f"{name}.log"
+    log = stack.paths.log(name)
     words = supervisor.last_lines(log, 8) or "(nothing in its log)"
     return StackError(f"{name} could not start; the last lines of {log}:\n{words}")
 
@@ -573,7 +575,7 @@ def _is_ready(stack: Stack, name: str, airflow_health: Mapping[str, Any], since:
     if name == "prediction":
         return _answers(f"{stack.address('serving')}/livez", stack.trusted)
     if name == "rollouts":
-        return _beats(stack.home / ROLLOUTS_BEAT, since)
+        return _beats(stack.paths.rollouts_beat, since)
     if name == "api-server":
         return bool(airflow_health)
     key = name.replace("-", "_")
@@ -618,9 +620,10 @@ def _airflow_health(stack: Stack) -> dict[str, Any]:
 
 def down(root: Path, home: Path) -> int:
     """Stop every part, and whatever a killed supervisor left behind; returns how many had to be swept up."""
-    if not (home / "stack.json").exists():
+    paths = Home(home)
+    if not paths.stack_file.exists():
         return 0
-    (home / "run").mkdir(exist_ok=True, mode=0o700)
+    paths.run.mkdir(exist_ok=True, mode=0o700)
     with _alone(home):
         stack = load(root, home)
         return _stop(stack, _control(stack))
@@ -654,7 +657,7 @@ def _wait_for_end(pid: int) -> None:
 
 def _sweep(stack: Stack) -> int:
     """End what still carries the stack's mark, the supervisor first so that nothing is restarted, the database last."""
-    data = stack.home / "postgres"
+    data = stack.paths.postgres
     servers = {process.pid for process in processes.postgres(data)}
     left = [process for process in processes.marked(stack.stack_id) if process.pid not in servers]
     supervisors = [process for process in left if _is_supervisor(process)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from include.home import Home
 from tests.conftest import ROOT
 
 
@@ -47,7 +48,7 @@ def test_without_a_stack_the_answer_is_one_line_that_says_what_to_do(command: li
 def test_keys_of_the_service_are_made_shown_replaced_and_revoked(tmp_path: Path) -> None:
     from include.serving import keys
 
-    file = keys.file_of(tmp_path)
+    file = Home(tmp_path).serving_keys
     made = mlops("keys", "add", "billing", "--scope", "predict", "--scope", "feedback", "--quota", "50", home=tmp_path)
     assert made.returncode == 0, made.stderr
     [held] = keys.read(file)
@@ -81,18 +82,19 @@ def test_replacing_the_stacks_own_key_changes_it_for_the_stack_and_the_service(t
     (tmp_path / "stack.json").write_text(
         json.dumps({"id": "x", "ports": {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4}})
     )
-    before = credentials.read_or_create(tmp_path / credentials.FILE)
-    keys.keep(keys.file_of(tmp_path), before.serving_keys(), now=dt.datetime.now(dt.UTC))
+    before = credentials.read_or_create(Home(tmp_path).credentials)
+    keys.keep(Home(tmp_path).serving_keys, before.serving_keys(), now=dt.datetime.now(dt.UTC))
     replaced = mlops("keys", "rotate", "serving", home=tmp_path)
     assert replaced.returncode == 0, replaced.stderr
     assert "Airflow's tasks have the old one" in replaced.stderr
     assert mlops("key", "serving", home=tmp_path).stdout == replaced.stdout
-    after = credentials.read(tmp_path / credentials.FILE)
+    after = credentials.read(Home(tmp_path).credentials)
     assert after.postgres_password == before.postgres_password
-    counting = {key.sha256 for key in keys.read(keys.file_of(tmp_path)) if key.name == "serving"}
+    counting = {key.sha256 for key in keys.read(Home(tmp_path).serving_keys) if key.name == "serving"}
     assert counting == {keys.digest(before.serving_key), keys.digest(after.serving_key)}
-    keys.keep(keys.file_of(tmp_path), after.serving_keys(), now=dt.datetime.now(dt.UTC))  # as the next `mlops up` does
-    assert {key.sha256 for key in keys.read(keys.file_of(tmp_path)) if key.name == "serving"} == counting
+    # As the next `mlops up` does:
+    keys.keep(Home(tmp_path).serving_keys, after.serving_keys(), now=dt.datetime.now(dt.UTC))
+    assert {key.sha256 for key in keys.read(Home(tmp_path).serving_keys) if key.name == "serving"} == counting
 
 
 def test_down_without_a_stack_is_no_error(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from include import database
 from include.deployment import arms, controller, ledger, rollouts
-from include.stack import local
+from include.home import Home
 from tests.conftest import ROOT
 from tests.include.deployment import trials
 
@@ -384,7 +384,7 @@ def test_while_postgresql_does_not_answer_it_keeps_trying_and_alerts_once(
         url = sa.make_url(database_url).update_query_dict({"host": str(relay.folder)}).render_as_string(False)
         thread = threading.Thread(target=controller.run, args=(url, tmp_path, "http://127.0.0.1:9", stop))
         thread.start()
-        beat = tmp_path / controller.BEAT
+        beat = Home(tmp_path).rollouts_beat
         wait_until(beat.exists)
         relay.fault(fault)
         trials.report(engine, made, "canary", errors=200, ago=0)
@@ -452,10 +452,6 @@ class Relay:
                 target.sendall(data)
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
-
-
-def test_the_stack_knows_where_the_controller_tells_that_it_lives() -> None:
-    assert local.ROLLOUTS_BEAT == controller.BEAT
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 import time_machine
 from prometheus_client import CollectorRegistry
 
+from include.home import Home
 from include.serving import access, keys
 from include.serving.access import Access
 from include.serving.metrics import Metrics
@@ -28,7 +29,7 @@ def bearer(secret: str) -> bytes:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return keys.file_of(tmp_path)
+    return Home(tmp_path).serving_keys
 
 
 def access_of(file: Path | None, **more: object) -> Access:

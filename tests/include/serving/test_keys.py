@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from include.home import Home
 from include.serving import keys
 
 NOW = dt.datetime(2026, 3, 2, 8, 30, tzinfo=dt.UTC)
@@ -18,7 +19,7 @@ DAY = dt.timedelta(days=1)
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return keys.file_of(tmp_path)
+    return Home(tmp_path).serving_keys
 
 
 def test_a_key_is_given_once_and_only_its_hash_is_kept_in_a_private_file(file: Path) -> None:

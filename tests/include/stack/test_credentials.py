@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from include.home import Home
 from include.serving import keys
 from include.stack import credentials, local
 from include.stack.progress import Progress
@@ -69,13 +70,13 @@ def test_up_adds_what_a_newer_version_of_the_platform_needs(tmp_path: Path) -> N
     (tmp_path / "run").mkdir()
     ports = {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4}
     (tmp_path / "stack.json").write_text(json.dumps({"id": "x", "ports": ports}))
-    path = tmp_path / credentials.FILE
+    path = Home(tmp_path).credentials
     credentials.read_or_create(path)
     kept = [line for line in path.read_text().splitlines() if not line.startswith("SERVING_FEEDBACK_KEY")]
     path.write_text("\n".join(kept))
     found, _ = local._find(Path("/root of it"), tmp_path, {}, Progress(io.StringIO()))
     local._keep_serving_keys(found)
-    held = {key.name: (key.sha256, key.scopes) for key in keys.read(keys.file_of(tmp_path))}
+    held = {key.name: (key.sha256, key.scopes) for key in keys.read(Home(tmp_path).serving_keys)}
     assert held["feedback"] == (keys.digest(found.credentials().serving_feedback_key), ("feedback",))
 
 
