@@ -58,7 +58,8 @@ def features(model: str, entry: settings.Model) -> None:
             where = {"data_url": env.data_url, "database_url": env.database_url, "remote_url": env.dvc_remote_url}
             made = versions.build(model, params_path=PARAMS, **where, home=env.home)
             work = f"{runs.span(made.computed)} built, {made.reused} reused"
-            text = f"version {made.version[:12]}: {made.rows:,} rows; {work}"
+            spare = "".join(f"; {column} is no input: {why}" for column, why in made.left_out.items())
+            text = f"version {made.version[:12]}: {made.rows:,} rows; {work}{spare}"
             return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
 
         @task(outlets=[assets.retraining(model)])

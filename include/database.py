@@ -47,6 +47,16 @@ feature_versions = sa.Table(
     comment="the feature sets that were pushed whole",
 )
 
+model_columns = sa.Table(
+    "model_columns",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("columns", JSONB, nullable=False, comment="the names of all columns that the source had then"),
+    sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    comment="what a model of all columns takes: decided with its first feature version",
+)
+
 verdicts = sa.Table(
     "verdicts",
     metadata,

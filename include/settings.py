@@ -133,7 +133,10 @@ class Features(_Strict):
 
     definition: Name | None = None
     columns: tuple[str, ...] | None = None
-    """Input columns. Default: all of the source's, without target, time, entity (or what the definition names)."""
+    """Input columns. Default: all of the source's, without target, time, entity (or what the definition names). They
+    are decided with the first feature version: a column that the source gets later is one once `include` names it."""
+    include: tuple[str, ...] = ()
+    """More input columns, where `columns` is not given."""
     exclude: tuple[str, ...] = ()
     derived: dict[str, str] = Field(default_factory=dict)
     date_parts: dict[str, tuple[Literal["hour", "weekday", "day", "month", "year", "minute", "dayofyear"], ...]] = (
@@ -152,6 +155,14 @@ class Features(_Strict):
     """name of the component columns → the columns they are made of."""
     unknown_category: Literal["other", "error"] = "other"
     """What the service does with a category that training did not see."""
+
+    @model_validator(mode="after")
+    def _include_adds_to_all(self) -> Features:
+        if self.include and self.columns is not None:
+            raise ValueError(f"include: list {', '.join(self.include)} under `columns`, which names all inputs already")
+        if both := [column for column in self.include if column in self.exclude]:
+            raise ValueError(f"include: {both[0]!r} is listed under `exclude` too; choose one")
+        return self
 
     @field_validator("ordinal", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,8 @@ class FeatureSet:
         spec: plain data that describes it whole, together with `definition`.
         definition: the source text of the Python definition, if there is one.
         kinds: the computed feature columns, `number` or `string`, in order.
+        left_out: of a set that was compiled just now, the source's columns that are no inputs although the model takes
+            all, each with the reason.
     """
 
     def __init__(self, spec: dict[str, Any], definition: str | None) -> None:
@@ -83,6 +85,7 @@ class FeatureSet:
         self._features: Callable[[Columns], Mapping[str, Any]] | None = None
         if definition is not None:
             _, self._features = load_definition(definition, str(spec["definition"]))
+        self.left_out: dict[str, str] = {}
         self._steps = Steps(spec["declared"], self.kinds)
         self._plan: tuple[Fitted, Plan] | None = None
 
@@ -260,6 +263,7 @@ def compile_features(
     time_column: str | None,
     root: Path,
     derive: Mapping[str, str] | None = None,
+    known: Collection[str] | None = None,
 ) -> FeatureSet:
     """Check a model's `features` against its source's columns, and compile them.
 
@@ -271,11 +275,14 @@ def compile_features(
         time_column: the column that dates a row, if any; no input by default.
         root: the folder that holds include/.
         derive: the source's formulas, to see inputs from which the target could be computed.
+        known: the columns that a model of all columns takes; what the source has beyond them is an input only where
+            the entry names it. Default: all.
 
     Raises:
         FeatureError: the key below the model's `features`, what is wrong, and the nearest known name.
     """
-    return _Compiler(features, dict(source_columns), target, entity, time_column, dict(derive or {})).compile(root)
+    compiler = _Compiler(features, dict(source_columns), target, entity, time_column, dict(derive or {}), known)
+    return compiler.compile(root)
 
 
 class _Compiler:
@@ -289,8 +296,11 @@ class _Compiler:
         entity: str | None,
         time_column: str | None,
         derive: dict[str, str],
+        known: Collection[str] | None,
     ) -> None:
         self.features, self.source, self.target, self.derive = features, source, target, derive
+        self.known = source if known is None else {*known, *features.include}
+        self.spare: list[str] = []  # the columns among which a model of all columns takes its inputs
         self.apart = {c for c in (target, entity, time_column) if c}
         self.inputs: dict[str, ColumnType] = {}
         self.passed: list[str] = []
@@ -316,15 +326,18 @@ class _Compiler:
             "kinds": dict(self.made),
             "unknown_category": self.features.unknown_category,
         }
-        return FeatureSet(spec, definition)
+        made = FeatureSet(spec, definition)
+        made.left_out = {c: self.why_left_out(c) for c in self.spare if c not in self.inputs}
+        return made
 
     def check_roles(self) -> None:
         for key, name in (("target", self.target), *(("entity or time_column", c) for c in self.apart - {self.target})):
             if name not in self.source:
                 raise FeatureError(f"{key}: the source has no column {name!r}{_hint(name, self.source)}")
         for name in self.features.exclude:
-            if name not in self.source:
-                raise FeatureError(f"features.exclude: the source has no column {name!r}{_hint(name, self.source)}")
+            # One that the source does not have, or has no longer, is left out as it is; a misspelt one is not.
+            if name not in self.source and (close := _hint(name, self.source, cutoff=0.8)):
+                raise FeatureError(f"features.exclude: the source has no column {name!r}{close}")
 
     def need(self, name: str, key: str) -> None:
         """Make a column of the source an input."""
@@ -378,17 +391,26 @@ class _Compiler:
             self.made[column] = "string" if values.dtype.kind == "O" else "number"
 
     def choose_columns(self, *, defined: bool) -> None:
-        columns = self.features.columns
-        if columns is None:
-            skipped = {*self.apart, *self.features.exclude}
-            chosen = [] if defined else [c for c in self.source if c not in skipped]
-            self.used_times = [c for c in chosen if family(self.source[c]) == "time"]
-            chosen = [c for c in chosen if c not in self.used_times]
-        else:
-            self.used_times = [c for c in columns if c in self.source and family(self.source[c]) == "time"]
-            chosen = [c for c in columns if c not in self.used_times]
-        for column in chosen:
-            self.pass_on(column, "features.columns")
+        named, key = self.features.columns, "features.columns"
+        if named is None:
+            named, key = self.features.include, "features.include"
+            if not defined:
+                self.spare = [c for c in self.source if c not in {*self.apart, *self.features.exclude}]
+        for column in self.spare:
+            if column in self.known and family(self.source[column]) != "time":
+                self.pass_on(column, key)
+        self.used_times = [c for c in named if c in self.source and family(self.source[c]) == "time"]
+        for column in named:
+            if column not in self.used_times:
+                self.pass_on(column, key)
+
+    def why_left_out(self, column: str) -> str:
+        """Why a column of the source is no input of a model that takes all."""
+        if column not in self.known:
+            return f"came after the inputs were decided; `features.include: [{column}]` makes it one"
+        return (
+            f"a timestamp that nothing uses; `features.date_parts: {{{column}: [hour, weekday]}}` makes features of it"
+        )
 
     def pass_on(self, column: str, key: str) -> None:
         """Make a column of the source a feature as it is."""
@@ -467,7 +489,7 @@ class _Compiler:
             column = self.used_times[0]
             raise FeatureError(
                 f"features: the timestamp {column!r} is used by nothing; declare"
-                f" `date_parts: {{{column}: [hour, weekday]}}`, or leave it out with `exclude: [{column}]`"
+                f" `date_parts: {{{column}: [hour, weekday]}}`, or do not list it"
             )
         if not self.made:
             raise FeatureError("features: no column is left to learn from; name some in features.columns")
@@ -560,6 +582,6 @@ def example_columns(types: Mapping[str, ColumnType]) -> dict[str, np.ndarray]:
     return values
 
 
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def _hint(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""

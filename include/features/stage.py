@@ -176,8 +176,9 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
     parquet = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
     if lacking := [c for c in plan.kept if c not in parquet.schema_arrow.names]:
         raise StageError(
-            f"partition {key} of {plan.source} has no column {lacking[0]!r}, which {plan.model} needs;"
-            " ingest it again with `replace`, or exclude the column from the features"
+            f"partition {key} of {plan.source} has no column {lacking[0]!r}, which {plan.model} needs; if the file has"
+            " it now, ingest it again with `replace`; if the source has the column only since then, let the model's"
+            " `window` begin there, or leave the column out of the features"
         )
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     writer: pq.ParquetWriter | None = None

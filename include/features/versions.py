@@ -34,7 +34,7 @@ from sqlalchemy.dialects import postgresql
 
 from include import database, storage
 from include.features import columns as cols
-from include.features import stage
+from include.features import known_columns, stage
 from include.features.feature_set import FeatureError, FeatureSet, compile_features
 from include.home import Home
 from include.settings import ROOT, Model, Params, load_params
@@ -63,6 +63,7 @@ class FeatureVersion:
         computed: the keys that this build computed; empty when DVC found nothing changed.
         reused: how many partitions it did not have to compute.
         dropped: rows without a target, in all partitions.
+        left_out: columns of the source that are no inputs although the model takes all, each with the reason.
         seconds: how long the build took.
     """
 
@@ -73,6 +74,7 @@ class FeatureVersion:
     computed: list[str]
     reused: int
     dropped: int
+    left_out: dict[str, str]
     seconds: float
 
 
@@ -119,7 +121,7 @@ def build(
     try:
         with database.advisory_lock(engine, f"features:{model}"):
             partitions = _published(engine, entry)
-            feature_set = _compile(params, model, data_url, partitions)
+            feature_set, known = _compile(engine, params, model, data_url, partitions)
             with _workspace(home, model) as workspace:
                 _lay_out(workspace, params, model, feature_set, partitions, data_url)
                 previous = _previous_locks(engine, model, home)
@@ -131,12 +133,19 @@ def build(
                     _push(repo, workspace, model, remote_url)
                 outcome = _outcome(workspace, model)
                 version = _version_of(lock, model)
-                _record(engine, RecordedVersion(model, version, lock, partitions, outcome["rows"]))
+                _record(engine, RecordedVersion(model, version, lock, partitions, outcome["rows"]), entry.source, known)
                 Home(home).dvc_pending(model).unlink(missing_ok=True)
     finally:
         engine.dispose()
     seconds = round(time.monotonic() - started, 3)
-    return FeatureVersion(model=model, version=version, partitions=list(partitions), seconds=seconds, **outcome)
+    return FeatureVersion(
+        model=model,
+        version=version,
+        partitions=list(partitions),
+        left_out=feature_set.left_out,
+        seconds=seconds,
+        **outcome,
+    )
 
 
 def _published(engine: sa.Engine, entry: Model) -> dict[str, str]:
@@ -157,27 +166,49 @@ def _published(engine: sa.Engine, entry: Model) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _compile(params: Params, model: str, data_url: str, partitions: dict[str, str]) -> FeatureSet:
-    """The model's feature set, checked against the columns that its newest partition really has."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _compile(
+    engine: sa.Engine, params: Params, model: str, data_url: str, partitions: dict[str, str]
+) -> tuple[FeatureSet, list[str] | None]:
+    """The model's feature set, checked against the columns that its newest partition really has.
 
+    Also the columns that a model of all columns takes, None for one that lists its own.
+    """
     entry = params.models[model]
-    key, sha256 = next(reversed(partitions.items()))
-    content = storage.read_bytes(storage.join(data_url, "validated", entry.source, f"{key}.parquet"), sha256)
-    types = cols.types_of(pq.read_schema(pa.BufferReader(content)))
+    source = params.sources[entry.source]
+    newest = next(reversed(partitions))
+    types = _types(entry, data_url, newest, partitions[newest])
+
+    def shared() -> list[str]:
+        others = [_types(entry, data_url, key, sha256) for key, sha256 in partitions.items() if key != newest]
+        return [column for column in types if all(column in other for other in others)]
+
     try:
-        return compile_features(
+        known = None
+        if known_columns.takes_all(entry):
+            known = known_columns.decide(engine, model, entry, types, shared)
+            known_columns.require(known, types, source, entry, newest)
+        made = compile_features(
             entry.features,
             source_columns=types,
             target=entry.target,
             entity=entry.entity,
             time_column=params.time_column(model),
             root=ROOT,
-            derive=params.sources[entry.source].derive,
+            derive=source.derive,
+            known=None if known is None else known_columns.named(known, source),
         )
     except FeatureError as error:
         raise FeatureError(f"models.{model}: {error}") from error
+    return made, known
+
+
+def _types(entry: Model, data_url: str, key: str, sha256: str) -> dict[str, cols.ColumnType]:
+    """The columns of a published partition."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = storage.read_bytes(storage.join(data_url, "validated", entry.source, f"{key}.parquet"), sha256)
+    return cols.types_of(pq.read_schema(pa.BufferReader(content)))
 
 
 def _lay_out(
@@ -301,12 +332,10 @@ def _from_row(row: Any) -> RecordedVersion:
     return RecordedVersion(row.model, row.version, row.dvc_lock, dict(row.inputs), row.rows)
 
 
-def _record(engine: sa.Engine, made: RecordedVersion) -> None:
-    """Make a version the latest; one that is it already is left as it is."""
+def _record(engine: sa.Engine, made: RecordedVersion, source: str, columns: list[str] | None) -> None:
+    """Make a version the latest, with the columns that it took; one that is it already is left as it is."""
     table = database.feature_versions
     known = _latest(engine, made.model)
-    if known and known.version == made.version and known.inputs == made.inputs:
-        return
     values = {"dvc_lock": made.dvc_lock, "inputs": made.inputs, "rows": made.rows}
     statement = postgresql.insert(table).values(model=made.model, version=made.version, **values)
     again = {
@@ -315,6 +344,9 @@ def _record(engine: sa.Engine, made: RecordedVersion) -> None:
         "created_at": sa.func.now(),
     }
     with engine.begin() as connection:
+        known_columns.record(connection, made.model, source, columns)
+        if known and known.version == made.version and known.inputs == made.inputs:
+            return
         connection.execute(statement.on_conflict_do_update(index_elements=["model", "version"], set_=again))
 
 

@@ -22,11 +22,11 @@ SOURCE: dict[str, ColumnType] = {
 
 
 def compiled(
-    root: Path = ROOT, target: str = "paid", derive: dict[str, str] | None = None, **features: Any
+    root: Path = ROOT, target: str = "paid", derive: dict[str, str] | None = None, known: Any = None, **features: Any
 ) -> FeatureSet:
     return compile_features(
         Features.model_validate(features),
-        source_columns=SOURCE, target=target, entity="id", time_column="seen", root=root, derive=derive,
+        source_columns=SOURCE, target=target, entity="id", time_column="seen", root=root, derive=derive, known=known,
     )  # fmt: skip
 
 
@@ -41,6 +41,32 @@ def test_by_default_all_columns_but_target_time_and_entity_are_features() -> Non
     made = compiled(exclude=["since"])
     assert made.inputs == {"age": "float", "city": "string", "member": "bool"}
     assert made.kinds == {"age": "number", "city": "string", "member": "number"}
+
+
+def test_a_timestamp_that_nothing_uses_is_no_input_and_named_with_what_makes_it_one() -> None:
+    made = compiled()
+    assert "since" not in made.inputs
+    assert made.left_out == {
+        "since": "a timestamp that nothing uses; `features.date_parts: {since: [hour, weekday]}` makes features of it"
+    }
+    assert compiled(date_parts={"since": ["month"]}).left_out == {}
+
+
+def test_a_column_beyond_the_known_ones_is_an_input_only_where_the_entry_names_it() -> None:
+    known = ["age", "member", "since", "seen", "paid", "id"]
+    made = compiled(known=known, exclude=["since"])
+    assert list(made.inputs) == ["age", "member"]
+    assert made.left_out == {"city": "came after the inputs were decided; `features.include: [city]` makes it one"}
+    for how in ({"include": ["city"]}, {"one_hot": ["city"]}, {"derived": {"b": "city == 'b'"}}):
+        made = compiled(known=known, exclude=["since"], **how)
+        assert "city" in made.inputs
+        assert made.left_out == {}
+
+
+def test_a_column_that_is_gone_may_stay_excluded_but_a_misspelt_one_may_not() -> None:
+    assert "gone" not in compiled(exclude=["since", "gone"]).inputs
+    with pytest.raises(FeatureError, match="did you mean 'since'"):
+        compiled(exclude=["sinse"])
 
 
 def test_everything_declared_compiles_and_survives_json() -> None:
@@ -127,7 +153,7 @@ def test_the_shipped_definition_gives_one_row_the_bits_it_gives_among_many() -> 
         ({"derived": {"x": "city * 2"}, "columns": ["age"]}, "features.derived.x: .*takes numbers, not text"),
         ({"derived": {"age": "age * 2"}, "columns": ["age"]}, "features.derived.age: there is a column of this name"),
         ({"derived": {"x": "since"}, "columns": ["age"]}, "gives a timestamp"),
-        ({}, "timestamp 'since' is used by nothing; declare `date_parts"),
+        ({"include": ["since"]}, "timestamp 'since' is used by nothing; declare `date_parts"),
         ({"columns": ["since"]}, "timestamp 'since' is used by nothing"),
         (
             {"columns": ["age"], "date_parts": {"city": ["hour"]}},

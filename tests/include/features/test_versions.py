@@ -13,11 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from include import storage
 from include.features import versions
+from include.features.feature_set import FeatureError
 from include.settings import ROOT
 
 from .conftest import Place, day, trips
@@ -78,6 +80,68 @@ def test_changed_features_compute_everything_again(place: Place) -> None:
     assert changed.computed == changed.partitions
     restored = place.restore(changed.version, place.root / "back")
     assert "twice" in pq.read_schema(restored / f"{day(0)}.parquet").names
+
+
+def everything(place: Place, **changes: list[str]) -> None:
+    """Let `walk` take all columns of its source, but for `changes` of its features."""
+    features = "".join(f"{key}: [{', '.join(names)}], " for key, names in changes.items())
+    head = place.params.read_text().split("  walk:")[0]
+    walk = f"source: walks, target: duration_minutes, task: regression, features: {{{features}}}"
+    place.params.write_text(f"{head}  walk: {{{walk}}}\n")
+
+
+def inputs(place: Place, made: versions.FeatureVersion) -> set[str]:
+    folder = place.restore(made.version, place.root / f"back-{made.version}", "walk")
+    return set(json.loads((folder / "feature_set.json").read_bytes())["spec"]["inputs"])
+
+
+def test_a_column_that_a_new_file_adds_becomes_an_input_only_when_params_yaml_names_it(place: Place) -> None:
+    """New York's taxis got `cbd_congestion_fee` in 2025; pandas writes `__index_level_0__` by mistake."""
+    everything(place)
+    place.publish("walks", day(0), trips(day(0)))
+    first = place.build("walk")
+    taken = set(trips(day(0)).column_names) - {"pickup_datetime", "duration_minutes"}
+    assert inputs(place, first) == taken
+
+    more = trips(day(1)).append_column("cbd_congestion_fee", pa.array([0.75] * 50))
+    more = more.append_column("__index_level_0__", pa.array(range(50)))
+    place.publish("walks", day(1), more.append_column("paid_at", more["pickup_datetime"]))
+    second = place.build("walk")
+    assert (second.computed, second.reused) == ([day(1)], 1)
+    assert inputs(place, second) == taken
+    why = "came after the inputs were decided; `features.include: [{}]` makes it one"
+    extra = ("cbd_congestion_fee", "__index_level_0__", "paid_at")
+    assert second.left_out == {column: why.format(column) for column in extra}
+
+    everything(place, include=["cbd_congestion_fee"])
+    with pytest.raises(versions.FeatureVersionError, match=rf"{day(0)} of walks has no column 'cbd_.*`window` begin"):
+        place.build("walk")
+    place.withdraw("walks", day(0))
+    third = place.build("walk")
+    assert inputs(place, third) == {*taken, "cbd_congestion_fee"}
+    assert set(third.left_out) == {"__index_level_0__", "paid_at"}
+
+
+def test_the_first_version_takes_the_columns_that_all_partitions_have(place: Place) -> None:
+    everything(place)
+    place.publish("walks", day(0), trips(day(0)))
+    place.publish("walks", day(1), trips(day(1)).append_column("fee", pa.array([0.75] * 50)))
+    made = place.build("walk")
+    assert "fee" not in inputs(place, made)
+    assert set(made.left_out) == {"fee"}
+
+
+def test_a_column_that_vanishes_stops_the_features_with_advice_that_helps(place: Place) -> None:
+    everything(place)
+    place.publish("walks", day(0), trips(day(0)))
+    place.build("walk")
+    place.publish("walks", day(1), trips(day(1)).drop_columns(["passenger_count"]))
+    with pytest.raises(FeatureError, match=rf"{day(1)} of walks has no column 'passenger_count' any more.*exclude: \["):
+        place.build("walk")
+    everything(place, exclude=["passenger_count"])
+    made = place.build("walk")
+    assert "passenger_count" not in inputs(place, made)
+    assert made.partitions == [day(0), day(1)]
 
 
 def test_a_version_comes_back_to_the_byte_after_its_partitions_were_overwritten(place: Place) -> None:
