@@ -15,7 +15,7 @@ import numpy as np
 
 from include.serving import inference_protocol
 from include.serving.batching import Rows
-from include.serving.requests import JSON, Checked, Refused
+from include.serving.requests import BATCH_TYPES, JSON, Checked, Refused, Tables
 from include.serving.router import Arm, Route
 from include.serving.scoring import Scored, recorded
 
@@ -87,6 +87,8 @@ class Asking:
     request: Request
     body: bytes
     explain: bool = False
+    tables: Tables | None = None
+    """What reads a table, if this is one."""
 
     def by(self, arm: Arm) -> Asked:
         """Decoded and checked, as an arm's contract says."""
@@ -97,7 +99,7 @@ class Asking:
             infer = inference_protocol.request(self.body, headers.get(inference_protocol.HEADER_LENGTH), loaded)
             return Asked(started, infer.checked, infer=infer)
         if self.does == "batch":
-            return Asked(started, schema.many(self.body, content_type))
+            return Asked(started, schema.many(self.body, content_type, self.tables))
         if content_type != JSON:
             raise unsupported([JSON])
         rows = [schema.row(self.body)]
@@ -192,6 +194,11 @@ class Joined:
         """See `Told`."""
         if isinstance(self._found, Answer):
             self._found.count(seconds)
+
+
+def is_table(content_type: bytes) -> bool:
+    """Whether a body of this Content-Type is an Arrow stream or parquet."""
+    return content_type != JSON_TYPE and (sent := media_type(content_type)) != JSON and sent in BATCH_TYPES
 
 
 def media_type(content_type: bytes) -> str:

@@ -23,6 +23,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ import numpy as np
 from include.serving import feedback, inference_protocol, openapi
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
-from include.serving.admission import Admission
+from include.serving.admission import Admission, overloaded
 from include.serving.answering import (
     CONTENT_TYPE,
     JSON_TYPE,
@@ -48,6 +49,7 @@ from include.serving.answering import (
     Request,
     Row,
     Told,
+    is_table,
     media_type,
     unsupported,
 )
@@ -60,12 +62,15 @@ from include.serving.models import Models
 from include.serving.requests import JSON, Refused
 from include.serving.router import Arm, Route
 from include.serving.scoring import is_the_arms_fault, refusal, score
+from include.serving.table_process import TableProcess
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+MOST_TABLES = 16
+"""Tables that wait to be read, or are; more of them are refused at once."""
 INLINE_BODY = 32 * 1024
 """Batches of up to this size are answered on the event loop; larger ones in a thread, so that they hold nobody up."""
 OPEN = frozenset({"/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
@@ -143,6 +148,9 @@ class Application:
         self._direct: dict[bytes, Endpoint] = {}
         self._generation = -1
         self._bodies = Bodies(limits.max_body_bytes, limits.body_seconds)
+        self._tables = TableProcess(limits.request_seconds)
+        self._table_threads = ThreadPoolExecutor(2, "tables")  # one is read while another is predicted
+        self._reading = 0
         self.draining = False
         """Readiness says 503, and clients are asked to close their connections: the process is about to end."""
 
@@ -240,9 +248,11 @@ class Application:
         return url in self._direct
 
     def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, reply: Reply) -> ASGIApp | None:
-        """Begin to answer a request that is whole, by its reply. Or what refuses it, by ASGI."""
+        """Begin to answer a request that is whole, by its reply. Or what answers or refuses it by ASGI."""
         endpoint = self._direct[url]
         request = Request(url.decode(), "POST", dict(headers), time.perf_counter(), model=endpoint.model)
+        if endpoint.does == "batch" and is_table(request.headers.get(CONTENT_TYPE, b"")):
+            return self
         request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
         try:
             request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), endpoint.scope).name
@@ -293,6 +303,11 @@ class Application:
             size,
         )
 
+    def close(self) -> None:
+        """End the process that reads tables."""
+        self._table_threads.shutdown(wait=False, cancel_futures=True)
+        self._tables.close()
+
     def count(self) -> None:
         """Count and note what was answered but a moment ago; before the process ends."""
         self._turns.count()
@@ -313,7 +328,7 @@ class Application:
                 return await self._row(route, request, body)
             if endpoint.does == "feedback":
                 return await self._feedback(route, request, body)
-            return await self._rows(Asking(endpoint.does, route, request, body, explain))
+            return await self._rows(self._asking(endpoint, route, request, body, explain=explain))
         finally:
             self._bodies.done(body)
 
@@ -337,18 +352,36 @@ class Application:
         rows = self._turns.add(route, arm, row, body, request.caller, request.started)
         return Row(rows, len(rows.rows) - 1), rows.committed
 
+    def _asking(self, endpoint: Endpoint, route: Route, request: Request, body: bytes, *, explain: bool) -> Asking:
+        table = endpoint.does == "batch" and is_table(request.headers.get(CONTENT_TYPE, b""))
+        return Asking(endpoint.does, route, request, body, explain, self._tables if table else None)
+
     async def _rows(self, asking: Asking) -> bytes:
-        if len(asking.body) <= INLINE_BODY and not asking.explain:  # a row's explanation takes milliseconds
+        if asking.tables is None and len(asking.body) <= INLINE_BODY and not asking.explain:
             answer = self._scored(asking)
-        else:
+        else:  # a row's explanation takes milliseconds, a table whatever its bytes make of it
             try:
                 async with asyncio.timeout(self._limits.request_seconds):
-                    answer = await asyncio.to_thread(self._scored, asking, whole=True)
+                    answer = await self._in_a_thread(asking)
             except TimeoutError:
                 seconds = self._limits.request_seconds
                 message = f"the answer took longer than {seconds:g} s; send smaller batches"
                 raise Refused(503, "timeout", message) from None
         return self._finish(asking.request, answer, await self._turns.record(answer.lines, answer.rows))
+
+    async def _in_a_thread(self, asking: Asking) -> Answer:
+        """Score outside of the event loop. Tables, which are read one at a time, wait apart from the others."""
+        score_whole = partial(self._scored, asking, whole=True)
+        if asking.tables is None:
+            return await asyncio.to_thread(score_whole)
+        if self._reading >= MOST_TABLES:
+            raise overloaded()
+        self._reading += 1
+        found = asyncio.get_running_loop().run_in_executor(self._table_threads, score_whole)
+        try:
+            return await found
+        finally:
+            self._reading -= 1
 
     def _join(self, route: Route, request: Request, body: bytes) -> tuple[Joined, Committed]:
         """Check a small batch and let it be answered in this turn."""
@@ -401,7 +434,7 @@ class Application:
             route = self._models.route(endpoint.model) if endpoint else None
             if endpoint is None or route is None:
                 raise self._unloaded(endpoint.model if endpoint else "")
-            return 200, await self._rows(Asking(endpoint.does, route, request, body, _explains(query)))
+            return 200, await self._rows(self._asking(endpoint, route, request, body, explain=_explains(query)))
         except Refused as refused:
             status, answer, _ = self._refused(refused, request)
             return status, answer

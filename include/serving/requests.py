@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -94,6 +94,13 @@ class Checked:
         return path(self.form, column, row)
 
 
+class Tables(Protocol):
+    """Who reads tables: include/serving/table_process.py."""
+
+    def read(self, schema: Schema, body: bytes, content_type: str) -> tuple[Columns, int]:
+        """See `Schema.table`."""
+
+
 class Schema:
     """What one version of a model takes: compiled once from its manifest.
 
@@ -109,6 +116,10 @@ class Schema:
     ) -> None:
         self.inputs = {str(entry["name"]): entry for entry in inputs}
         self.max_batch, self.entity = max_batch, entity
+        self.contract = msgspec.json.encode(
+            {"inputs": inputs, "max_batch": max_batch, "extra_field": extra_field, "entity": entity}
+        )
+        """The part of the manifest that this is made of."""
         known = {str(entry["name"]): Field.of(entry) for entry in inputs}
         self._known = Fields(known, entity, extra=extra_field == "ignore")
         self._fields = sorted(known.values(), key=lambda field: ORDER.index(field.kind))
@@ -222,13 +233,14 @@ class Schema:
 
     # --------------------------------------------------------------------------------------------- many rows
 
-    def many(self, body: bytes, content_type: str = JSON) -> Checked:
+    def many(self, body: bytes, content_type: str = JSON, tables: Tables | None = None) -> Checked:
         """The columns of a batch.
 
         Args:
             body: `{"rows": [{…}, …]}` or `{"columns": {"trip_distance": [2.1, …], …}}`, or a table as an Arrow IPC
                 stream or parquet.
             content_type: one of `BATCH_TYPES`.
+            tables: what reads a table; None: this process does.
 
         Raises:
             Refused: with the path of what is wrong: `rows[3].trip_distance`, or `columns.trip_distance[3]`.
@@ -236,7 +248,8 @@ class Schema:
         if content_type == JSON:
             return self._of_json(body, self.max_batch, judged=True)
         if content_type in BATCH_TYPES:
-            return self._of_table(body, content_type)
+            found, count = self.table(body, content_type) if tables is None else tables.read(self, body, content_type)
+            return self._of_table_columns(found, count)
         message = f"send a batch as Content-Type: {', '.join(sorted(BATCH_TYPES))}"
         raise Refused(415, "unsupported_media_type", message)
 
@@ -323,17 +336,6 @@ class Schema:
         if b"\\u0000" in text:
             _refuse_null_character(values, name, "columns")
         return values
-
-    def _of_table(self, body: bytes, content_type: str) -> Checked:
-        from include.serving import tables  # and with it pyarrow, which most services never need
-
-        kinds = {
-            name: self._known.inputs[name].kind if name in self._known.inputs else "entity"
-            for name in self._row_names.values()
-        }
-        found, count = tables.read(body, content_type, kinds, self.max_batch, self._check_names)
-        self._check_length(count, self.max_batch, "columns")
-        return self._of_table_columns(found, count)
 
     # --------------------------------------------------------------------------------------------- values
 
@@ -435,6 +437,22 @@ class Schema:
             _refuse_null_character([getattr(row, f"f{n}") for row in rows], self._row_names[f"f{n}"], form)
 
     # --------------------------------------------------------------------------------------------- tables
+
+    def table(self, body: bytes, content_type: str) -> tuple[Columns, int]:
+        """The columns of a table that this version knows, not yet checked, and the number of its rows.
+
+        Raises:
+            Refused: see `tables.read`; also for names, and for no rows.
+        """
+        from include.serving import tables  # and with it pyarrow, which no process that answers ever needs
+
+        kinds = {
+            name: self._known.inputs[name].kind if name in self._known.inputs else "entity"
+            for name in self._row_names.values()
+        }
+        found, count = tables.read(body, content_type, kinds, self.max_batch, self._check_names)
+        self._check_length(count, self.max_batch, "columns")
+        return found, count
 
     def _check_names(self, names: Sequence[str]) -> None:
         """Refuse a table by its columns' names, before anything else of it is read."""

@@ -2,8 +2,9 @@
 
 A few kilobytes can decode to gigabytes: by compression, by one long text that a dictionary names ten thousand times, by
 texts that share their beginnings. So before anything is decoded, the headers of all messages or pages are read for the
-size that it would have, and texts are counted before they are made. pyarrow is imported when the first table comes, and
-pandas never.
+size that it would have, and texts are counted before they are made. A count that a body claims is first held against
+the bytes that are left for it. pyarrow is imported when the first table comes, and pandas never. In the service this
+runs in a process of its own (include/serving/table_process.py): what is overlooked here costs one request.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ LARGEST_HEADER = 64 * 1024
 """Bytes of the header of one of its pages."""
 MOST_MESSAGES, MOST_PAGES = 1_000, 10_000
 """Parts of a body, each of which takes time whatever its size."""
+MOST_VALUES = 200_000
+"""Values of a parquet file's footer and of all its pages' headers: a third of a second to read."""
 
 _NUMBERS = ("float", "int")
 _DAY = 86_400_000_000
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
 _DELTA_BYTE_ARRAY = 7
-_I32, _I64, _LIST, _STRUCT = 5, 6, 9, 12
+_I32, _I64, _DOUBLE, _LIST, _STRUCT = 5, 6, 7, 9, 12
 
 Check = Callable[[Sequence[str]], None]
+Struct = dict[tuple[int, int], Any]
+"""A struct of Thrift: (its member's id, its type) → value."""
 
 
 def read(
@@ -75,6 +80,8 @@ def read(
         return {name: _column(batches, name, kinds[name], texts) for name in names}, count
     except Refused:
         raise
+    except MemoryError:
+        raise _too_large("parts") from None
     except Exception as error:  # noqa: BLE001  whatever foreign bytes provoke, they are to blame
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise Refused(400, f"malformed_{what}", f"the body cannot be read as {content_type}: {said}") from None
@@ -92,8 +99,12 @@ class _Budget:
             raise ValueError(f"{self._of} of {size} bytes")
         self._left -= size
         if self._left < 0:
-            message = f"its {self._of} decode to more than {LARGEST_DECODED // 1024**2} MB; send several requests"
-            raise Refused(413, "body_too_large", message)
+            raise _too_large(self._of)
+
+
+def _too_large(what: str) -> Refused:
+    message = f"its {what} decode to more than {LARGEST_DECODED // 1024**2} MB; send several requests"
+    return Refused(413, "body_too_large", message)
 
 
 def _check_rows(rows: int, limit: int) -> None:
@@ -153,8 +164,7 @@ def _arrow(body: bytes, kinds: Mapping[str, str], limit: int, check: Check) -> I
     for batch in reader:
         kept = batch.select(names)
         _check_rows(kept.num_rows, limit)
-        for column in kept.columns:
-            column.validate(full=True)  # a stream's offsets and places are only claims
+        kept.validate(full=True)  # a stream's lengths, offsets and places are only claims
         yield kept
 
 
@@ -176,21 +186,32 @@ def _check_messages(body: bytes, limit: int) -> None:
         elif kind != _RECORD_BATCH:
             continue
         length = _member(header, content, 0)
-        if kind == _RECORD_BATCH and length:
-            _check_rows(_number("<q", header, length), limit)
+        claimed = _number("<q", header, length) if length else 0
+        if kind == _RECORD_BATCH:
+            _check_rows(claimed, limit)
+        size = message.body.size
         if _member(header, content, 3):  # compressed
-            for size in _decompressed_sizes(header, content, message.body):
-                budget.spend(size)
+            size = sum(_decompressed_sizes(header, content, message.body))
+            budget.spend(size)
+        if kind == _DICTIONARY_BATCH:
+            nodes = _pointer(header, _member(header, content, 1))
+            for values in (claimed, _number("<q", header, nodes + 4)):
+                if not 0 <= values <= 8 * size:  # the smallest value takes a bit
+                    raise ValueError(f"a dictionary of {values} values in {size} bytes")
 
 
 def _decompressed_sizes(header: bytes, batch: int, body: Any) -> Iterator[int]:
     """Each compressed buffer begins with the size it will have; -1 where it is not compressed after all."""
     buffers = _pointer(header, _member(header, batch, 2))
     data = memoryview(body)
-    for n in range(_number("<I", header, buffers)):
+    count = _number("<I", header, buffers)
+    _check_claim(count, 16, len(header) - buffers - 4)
+    for n in range(count):
         offset, length = struct.unpack_from("<qq", header, buffers + 4 + 16 * n)
         if length:
             size = _number("<q", data, offset)
+            if size < -1:
+                raise ValueError(f"buffers of {size} bytes")
             yield length if size == -1 else size
 
 
@@ -219,18 +240,19 @@ def _parquet(body: bytes, kinds: Mapping[str, str], limit: int, check: Check) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    described = _footer(body)
+    values = _Claims(MOST_VALUES)
+    described = _footer(body, values)
     _check_rows(described[3, _I64], limit)
     options = {"pre_buffer": False, "arrow_extensions_enabled": False}
     names = _check_schema(pq.ParquetFile(pa.BufferReader(body), **options).schema_arrow, kinds, check)
-    _check_pages(body, described, names)
+    _check_pages(body, described, names, limit, values)
     texts = [name for name in names if kinds[name] in ("string", "entity")]  # made once each, however often named
     file = pq.ParquetFile(pa.BufferReader(body), read_dictionary=texts, **options)
     for batch in file.iter_batches(batch_size=65_536, columns=names, use_threads=False):
         yield batch.select(names)
 
 
-def _footer(body: bytes) -> dict[tuple[int, int], Any]:
+def _footer(body: bytes, values: _Claims) -> Struct:
     """The file's description, a FileMetaData. (pyarrow's own objects of it end the process where it is corrupt.)"""
     if body[-4:] != b"PAR1" or len(body) < 12:
         raise ValueError("it does not end with PAR1")
@@ -239,10 +261,11 @@ def _footer(body: bytes) -> dict[tuple[int, int], Any]:
         raise ValueError("its footer begins before the file")
     if size > LARGEST_FOOTER:
         raise Refused(413, "body_too_large", f"the file's footer has more than {LARGEST_FOOTER // 1024} kB")
-    return _struct(body, len(body) - 8 - size)[0]
+    end = len(body) - 8
+    return _struct(body[end - size : end], 0, values)[0]
 
 
-def _check_pages(body: bytes, described: dict[tuple[int, int], Any], names: Sequence[str]) -> None:
+def _check_pages(body: bytes, described: Struct, names: Sequence[str], limit: int, values: _Claims) -> None:
     """Refuse a file by its pages' headers: what they have when they are decompressed, and how texts are written."""
     budget = _Budget("pages")
     pages = 0
@@ -253,17 +276,21 @@ def _check_pages(body: bytes, described: dict[tuple[int, int], Any], names: Sequ
         while place < end:
             pages += 1
             _check_parts(pages, MOST_PAGES, "pages")
-            header, length = _struct(body[place : place + LARGEST_HEADER], 0)
+            header, length = _struct(body[place : min(end, place + LARGEST_HEADER)], 0, values)
             budget.spend(header[2, _I32])
-            if header[3, _I32] < 0:
-                raise ValueError("a page of negative size")
+            if not 0 <= header[3, _I32] <= end - place - length:
+                raise ValueError("a page outside of its column")
             place += length + header[3, _I32]
             first, second = header.get((5, _STRUCT), {}), header.get((8, _STRUCT), {})
+            for page in (first, second):
+                _check_rows(page.get((1, _I32), 0), limit)
+            if header.get((7, _STRUCT), {}).get((1, _I32), 0) > header[2, _I32]:  # the smallest entry takes a byte
+                raise ValueError("a dictionary of more values than it has bytes")
             if _DELTA_BYTE_ARRAY in (first.get((2, _I32)), second.get((4, _I32))):
                 raise Refused(415, "unsupported_media_type", "pages in the encoding DELTA_BYTE_ARRAY are not read")
 
 
-def _chunks(described: dict[tuple[int, int], Any], names: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _chunks(described: Struct, names: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Where the pages of the named columns begin and end, as pyarrow will find them."""
     for group in described[4, _LIST]:
         for chunk in group[1, _LIST]:
@@ -276,11 +303,32 @@ def _chunks(described: dict[tuple[int, int], Any], names: Sequence[str]) -> Iter
                     yield place, place + column[7, _I64]
 
 
-def _struct(data: bytes, place: int) -> tuple[dict[tuple[int, int], Any], int]:
+class _Claims:
+    """Values of Thrift's compact protocol that may still be read, each only if the bytes for it can be there."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def take(self, count: int = 1) -> None:
+        """Take note of so many."""
+        self._left -= count
+        if self._left < 0:
+            raise Refused(413, "too_many_parts", f"the file's headers have more than {MOST_VALUES:,} values")
+
+
+def _check_claim(count: int, size: int, left: int) -> None:
+    """Hold a claimed count against the bytes that are there, before anything is done so many times."""
+    if not 0 <= count * size <= left:
+        raise ValueError(f"{count} entries are claimed and {max(left, 0)} bytes left")
+
+
+def _struct(data: bytes, place: int, values: _Claims | None = None) -> tuple[Struct, int]:
     """A struct of Thrift's compact protocol: its members by id and type, each at most once, and where it ends."""
-    found: dict[tuple[int, int], Any] = {}
+    values = values or _Claims(MOST_VALUES)
+    found: Struct = {}
     last = 0
     while head := data[place]:
+        values.take()
         place += 1
         if head >> 4:
             last += head >> 4
@@ -289,31 +337,40 @@ def _struct(data: bytes, place: int) -> tuple[dict[tuple[int, int], Any], int]:
         kind = head & 15
         if (last, kind) in found:
             raise ValueError("a member is given twice")
-        found[last, kind], place = (None, place) if kind in (1, 2) else _value(kind, data, place)
+        found[last, kind], place = (None, place) if kind in (1, 2) else _value(kind, data, place, values)
     return found, place + 1
 
 
-def _value(kind: int, data: bytes, place: int) -> tuple[Any, int]:
+def _value(kind: int, data: bytes, place: int, values: _Claims) -> tuple[Any, int]:
     if kind in (4, _I32, _I64):
         return _varint(data, place)
     if kind == 8:
         length, place = _varint(data, place, signed=False)
+        _check_claim(length, 1, len(data) - place)
         return data[place : place + length], place + length
     if kind == _STRUCT:
-        return _struct(data, place)
+        return _struct(data, place, values)
     if kind == _LIST:
-        head, place = data[place], place + 1
-        size, place = (head >> 4, place) if head >> 4 < 15 else _varint(data, place, signed=False)
-        values = []
-        for _ in range(size):
-            value, place = _value(head & 15, data, place)
-            values.append(value)
-        return values, place
+        return _list(data, place, values)
     if kind in (1, 2, 3):
         return data[place], place + 1
-    if kind == 7:
+    if kind == _DOUBLE:
+        _check_claim(1, 8, len(data) - place)
         return None, place + 8
     raise ValueError("neither a footer nor the header of a page")
+
+
+def _list(data: bytes, place: int, values: _Claims) -> tuple[list[Any], int]:
+    head, place = data[place], place + 1
+    size, place = (head >> 4, place) if head >> 4 < 15 else _varint(data, place, signed=False)
+    kind = head & 15
+    _check_claim(size, 8 if kind == _DOUBLE else 1, len(data) - place)
+    values.take(size)
+    found = []
+    for _ in range(size):
+        value, place = _value(kind, data, place, values)
+        found.append(value)
+    return found, place
 
 
 def _varint(data: bytes, place: int, *, signed: bool = True) -> tuple[int, int]:

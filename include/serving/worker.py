@@ -106,6 +106,7 @@ class Worker:
     async def stop(self) -> None:
         """End the following; what was acknowledged is brought to disk, and to the database if it is there."""
         self.application.count()
+        self.application.close()
         self._shadows.stop()
         following = asyncio.to_thread(self.models.stop)  # either may have to wait for the database
         await asyncio.gather(following, *([self._log.stop()] if self._log is not None else []))

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import io
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -401,6 +402,63 @@ def test_a_page_that_lies_about_its_size_is_not_believed() -> None:
     with_lie = bytes(body[:place]) + new + bytes(body[place + len(old) :])
     optional = Schema([{"name": "note.text", "type": "string", "required": False}], max_batch=9)
     assert refused(with_lie, PARQUET, optional).code == "body_too_large"
+
+
+def claiming(kind: int, count: int, entries: bytes = b"") -> bytes:
+    """A parquet file whose footer is a list that claims so many elements of a type of Thrift."""
+    footer = bytes([0x19, 0xF0 | kind]) + _unsigned(count) + entries
+    return b"PAR1" + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
+@pytest.mark.parametrize("kind", range(16))
+@pytest.mark.parametrize("count", [15, 10**7, 2**31 - 1, 2**62])
+def test_a_claimed_count_is_held_against_the_bytes_that_are_there(kind: int, count: int) -> None:
+    """19 bytes that claim n elements were looped over n times: seconds for ten million, and no end for 2^62."""
+    body = claiming(kind, count)
+    assert len(body) < 30
+    assert refused(body, PARQUET).code == "malformed_parquet"
+
+
+@pytest.mark.parametrize("kind", [1, 3, 5, 7, 8, 9, 12])
+def test_no_claim_takes_more_steps_than_it_has_bytes(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within lists too: whatever a claim says, the values that are read have bytes."""
+    steps = 0
+    read = tables._value
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return read(*arguments)
+
+    monkeypatch.setattr(tables, "_value", counted)
+    entries = bytes([0xF0 | kind]) + _unsigned(2**40) + b"\0" * 200
+    refused(claiming(9, 3, entries * 3), PARQUET)
+    assert steps <= 2 * len(entries) * 3
+
+
+def test_headers_with_more_values_than_any_file_has_are_refused() -> None:
+    body = claiming(3, 250_000, b"\1" * 250_000)
+    assert refused(body, PARQUET).code == "too_many_parts"
+
+
+def test_a_dictionary_that_claims_values_without_bytes_for_them_is_refused() -> None:
+    table = pa.table({"note.text": pa.array(["a", "b"]).dictionary_encode()})
+    body = stream(table)
+    length = struct.pack("<q", 2)
+    optional = Schema([{"name": "note.text", "type": "string", "required": False}], max_batch=9)
+    places = [n for n in range(len(body) - 8) if body[n : n + 8] == length]
+    assert len(places) >= 3  # the dictionary's, its node's, the batch's and its node's
+    for place in places:
+        for claimed in (2**31, 2**40, 2**62, -1):
+            lying = body[:place] + struct.pack("<q", claimed) + body[place + 8 :]
+            assert refused(lying, ARROW, optional).status in (400, 413)
+
+
+def _unsigned(value: int) -> bytes:
+    found = b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
 
 
 def _varint(value: int) -> bytes:
