@@ -1,8 +1,8 @@
 """Suites: one JSON file of Great Expectations' own form per source, edited by hand.
 
-What happens when an expectation fails is said by its `severity` and its kind:
+What happens when an expectation fails is said by its `severity` and its kind, which is Great Expectations' own class:
 
-    severity  an expectation about values (…_values_…)         any other (columns, types, volume, freshness)
+    severity  an expectation about rows (a MapExpectation)     any other (columns, types, volume, freshness, shares)
     critical  the partition is refused                         the partition is refused
     warning   rows that break it go to quarantine, up to the   noted; lowers the quality score
               source's quarantine_share; above, as critical
@@ -21,9 +21,9 @@ import json
 import re
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +31,9 @@ import pyarrow.compute as pc
 from include.ingestion.sources import column_type
 
 SEVERITIES = ("critical", "warning", "info")
+Scope = Literal["values", "records", "types", "distribution", "table"]
+"""What an expectation is about: single values of a column, several columns of a row, a column's type, its histogram, or
+any other fact of a column or table as a whole."""
 _COLUMN_SET = "expect_table_columns_to_match_set"
 _COLUMN_KEYS = ("column", "column_A", "column_B")
 
@@ -48,6 +51,8 @@ class Rule:
     kwargs: Mapping[str, Any]
     severity: str
     description: str | None
+    scope: Scope | None = None
+    """None where the suite was read without Great Expectations, whose class decides it."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -56,17 +61,9 @@ class Rule:
         return (*named, *self.kwargs.get("column_list", ()))
 
     @property
-    def about_type(self) -> bool:
-        """Whether it fixes a column's type."""
-        return self.type in ("expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list")
-
-    @property
     def about_rows(self) -> bool:
         """Whether single rows keep or break it."""
-        return not self.about_type and (
-            "_values_" in self.type
-            or self.type in ("expect_compound_columns_to_be_unique", "expect_multicolumn_sum_to_equal")
-        )
+        return self.scope in ("values", "records")
 
     @property
     def text(self) -> str:
@@ -170,7 +167,7 @@ def load(path: Path) -> Suite:
     from great_expectations.expectations import core
 
     found = rules(path)
-    known = [name for name in map(_snake, vars(core)) if name.startswith("expect_")]
+    known = [kind.expectation_type for name, kind in vars(core).items() if name.startswith("Expect")]
     built = {}
     for index, rule in enumerate(found):
         where = f"{path}: expectation {index + 1} ({rule.type})"
@@ -179,18 +176,40 @@ def load(path: Path) -> Suite:
             raise SuiteError(
                 f"{where}: Great Expectations does not know it" + (f"; did you mean {close[0]}?" if close else "")
             )
-        entry = {"type": rule.type, "kwargs": dict(rule.kwargs), "severity": rule.severity, "id": rule.id}
+        entry = {"type": rule.type, "kwargs": _understood(rule.kwargs), "severity": rule.severity, "id": rule.id}
         if rule.description:
             entry["description"] = rule.description
         try:
             (built[rule.id],) = ExpectationSuite(name=path.stem, expectations=[entry]).expectations
         except Exception as error:  # whatever it is, it is the file's mistake, and named so
             raise SuiteError(f"{where}: {' '.join(str(error).split())[:300]}") from error
-    return Suite(path.stem, found, built)
+    scoped = tuple(replace(rule, scope=_scope(built[rule.id])) for rule in found)
+    return Suite(path.stem, scoped, built)
 
 
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+def _scope(expectation: Any) -> Scope:
+    """From Great Expectations' class: names such as "distinct values" or "value lengths" mislead."""
+    from great_expectations.expectations import core
+    from great_expectations.expectations import expectation as bases
+
+    if isinstance(
+        expectation,
+        core.ExpectColumnValuesToBeOfType | core.ExpectColumnValuesToBeInTypeList | core.ExpectColumnTypeToBe,
+    ):
+        return "types"
+    if isinstance(expectation, bases.ColumnPairMapExpectation | bases.MulticolumnMapExpectation):
+        return "records"
+    if isinstance(expectation, core.ExpectColumnKLDivergenceToBeLessThan):
+        return "distribution"
+    return "values" if isinstance(expectation, bases.ColumnMapExpectation) else "table"
+
+
+def _understood(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A type list in which `datetime64` means any resolution, as it does in `expect_column_values_to_be_of_type`."""
+    listed = kwargs.get("type_list")
+    if not isinstance(listed, list) or not any(str(name).startswith("datetime64") for name in listed):
+        return dict(kwargs)
+    return {**kwargs, "type_list": [*listed, *(f"datetime64[{unit}]" for unit in ("s", "ms", "us", "ns"))]}
 
 
 # -------------------------------------------------------------------------------------------------- proposing

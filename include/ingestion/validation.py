@@ -19,6 +19,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from sqlalchemy.dialects.postgresql import insert
 from include import storage
 from include.database import connect
 from include.database import partitions as rows_of
-from include.ingestion import data_docs, partitions, suites
+from include.ingestion import data_docs, frames, partitions, suites
 from include.ingestion.sources import REASON
 from include.settings import Source
 
@@ -225,18 +226,21 @@ def _judge(
 ) -> Judgement:
     if table.num_rows == 0:
         return Judgement("0 rows", report={"message": "0 rows"})
-    frame = table.to_pandas(date_as_object=False)
+    evaluate = partial(_evaluate, run, _Frames(table), suite, given)
     present = set(table.column_names)
     able = [rule for rule in suite.rules if set(rule.columns) <= present]
-    results = run(frame, suite, able, given, "BOOLEAN_ONLY")
+    results = evaluate(able, "BOOLEAN_ONLY")
     retyped = {
-        column: rule for rule in able if rule.about_type and not results[rule.id].success for column in rule.columns
+        column: rule
+        for rule in able
+        if rule.scope == "types" and not results[rule.id].success
+        for column in rule.columns
     }
     for rule in able:
         _refuse_to_guess(rule, results[rule.id], table, retyped)
     schema = _schema_difference(table, suite, retyped)
     failed = [rule for rule in able if not results[rule.id].success and not _raised(results[rule.id])]
-    details = run(frame, suite, failed, given, "COMPLETE")
+    details = evaluate(failed, "COMPLETE")
     results |= details
     broken = [rule for rule in failed if rule.about_rows]
 
@@ -266,6 +270,40 @@ def _judge(
         report=report,
         results=tuple(results[rule.id] for rule in suite.rules if rule.id in results),
     )
+
+
+_FRAME = {"records": frames.of_records, "distribution": frames.of_records, "types": frames.of_types}
+
+
+class _Frames:
+    """A table's frames for Great Expectations, each made when a rule first needs it."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, scope: suites.Scope | None) -> Any:
+        make = _FRAME.get(scope or "table", frames.of_values)
+        if make.__name__ not in self._made:
+            self._made[make.__name__] = make(self._table)
+        return self._made[make.__name__]
+
+
+def _evaluate(
+    run: _Run,
+    of_table: _Frames,
+    suite: suites.Suite,
+    given: Mapping[str, Any],
+    rules: Sequence[suites.Rule],
+    result_format: str,
+) -> dict[str, Any]:
+    """Results by rule id, each rule on the frame that is exact for it."""
+    found: dict[str, Any] = {}
+    for scopes in (("values", "table"), ("records", "distribution"), ("types",)):
+        chosen = [rule for rule in rules if rule.scope in scopes]
+        if chosen:
+            found |= run(of_table[chosen[0].scope], suite, chosen, given, result_format)
+    return found
 
 
 def _raised(result: Any) -> str | None:
@@ -350,7 +388,7 @@ def _causes(
         result = results.get(rule.id)
         if rule.severity != "critical" or result is None or result.success:
             continue
-        if rule.about_type:
+        if rule.scope == "types":
             for column in rule.columns:
                 types = schema["retyped"][column]
                 causes.append(f"column {column} is {types['found']}, expected {types['expected']}")
