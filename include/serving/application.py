@@ -56,6 +56,7 @@ from include.serving.answering import (
 from include.serving.batching import Batch, Committed, Recorder, Shadows, Turns
 from include.serving.bodies import Bodies
 from include.serving.direct import Reply
+from include.serving.headers import refuse_missing_host, refuse_repeated, refuse_transfer_coding
 from include.serving.inner import replayed
 from include.serving.metrics import Metrics
 from include.serving.models import Models
@@ -167,6 +168,10 @@ class Application:
         request = _request(scope)
         request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
         try:
+            if len(request.headers) != len(scope["headers"]):
+                refuse_repeated(scope["headers"])
+            refuse_transfer_coding(request.headers)
+            refuse_missing_host(scope.get("http_version", ""), request.headers)
             endpoint = self._endpoint(request.path)
             if endpoint is not None and request.method == "POST":
                 request.model = endpoint.model
@@ -251,10 +256,16 @@ class Application:
         """Begin to answer a request that is whole, by its reply. Or what answers or refuses it by ASGI."""
         endpoint = self._direct[url]
         request = Request(url.decode(), "POST", dict(headers), time.perf_counter(), model=endpoint.model)
+        if b"content-encoding" in request.headers or b"transfer-encoding" in request.headers:
+            return self
         if endpoint.does == "batch" and is_table(request.headers.get(CONTENT_TYPE, b"")):
             return self
         request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
         try:
+            if len(request.headers) != len(headers):
+                refuse_repeated(headers)
+            if b"host" not in request.headers:
+                refuse_missing_host("1.1", request.headers)
             request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), endpoint.scope).name
             if not self._admission.admits(client):
                 return lambda scope, receive, send: self._turn_away(request, scope, send)
@@ -547,6 +558,8 @@ class Application:
             extra = [(b"allow", b"POST" if refused.message.endswith("POST") else b"GET, HEAD")]
         elif refused.status in (408, 413):  # what is left of the body is not read
             extra = [(b"connection", b"close")]
+        elif refused.code == "unsupported_content_encoding":
+            extra = [(b"accept-encoding", b"gzip, identity")]
         return refused.status, msgspec.json.encode({"error": error}), extra
 
 

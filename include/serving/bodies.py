@@ -1,8 +1,12 @@
-"""Reads a request's body within bounds: so large, so long, and so much of all bodies together in memory."""
+"""Reads a request's body within bounds: so large, so long, and so much of all bodies together in memory.
+
+A body may be compressed (`Content-Encoding: gzip`); it then has the same bounds when it is decompressed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -13,6 +17,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 SMALL = 64 * 1024
 """Bodies up to this size are not counted: the limit on requests in progress is one on their memory, too."""
+MOST_MEMBERS = 100
+"""Of a compressed body; usual is one."""
+_CODINGS = (b"identity", b"gzip", b"x-gzip")
 AT_ONCE = 8
 """So many of the largest bodies may be in memory at once; decoded, each takes some times its size."""
 
@@ -33,9 +40,17 @@ class Bodies:
         """The whole body, to be followed by `done`; None: the client has gone.
 
         Raises:
-            Refused: 408, 413, or 503 when the bodies in progress would need too much memory. After a 408 or 413 the
-                connection must be closed (`connection: close`): what is left of the body would follow.
+            Refused: 400, 408, 413, 415, or 503 when the bodies in progress would need too much memory. After a 408 or
+                413 the connection must be closed (`connection: close`): what is left of the body would follow.
         """
+        coding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if coding not in _CODINGS:
+            text = f"a body may be sent as it is, or as Content-Encoding: gzip, not {coding.decode('latin-1')[:40]!r}"
+            raise Refused(415, "unsupported_content_encoding", text)
+        body = await self._read(headers, receive)
+        return body if body is None or coding == b"identity" else await self._decompressed(body)
+
+    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
         length = headers.get(b"content-length")
         if length is not None and length.isdigit() and (len(length) > 15 or int(length) > self._largest):
             raise self._too_large()  # before a byte of it is read
@@ -55,6 +70,19 @@ class Bodies:
         """A body that was read is no longer needed."""
         if body is not None and len(body) > SMALL:
             self._free += len(body)
+
+    async def _decompressed(self, body: bytes) -> bytes:
+        """A body that came as gzip; it counts as what it becomes."""
+        self.done(body)
+        if len(body) <= SMALL // 16:
+            whole = gunzip(body, self._largest)
+        else:
+            whole = await asyncio.to_thread(gunzip, body, self._largest)
+        if len(whole) > SMALL:
+            if len(whole) > self._free:
+                raise overloaded()
+            self._free -= len(whole)
+        return whole
 
     async def _rest(self, first: bytes, message: MutableMapping[str, Any], receive: Receive) -> bytes | None:
         chunks, size, held, kept = [first], len(first), 0, False
@@ -80,5 +108,38 @@ class Bodies:
                 self._free += held
 
     def _too_large(self) -> Refused:
-        megabytes = self._largest / 1024**2
-        return Refused(413, "body_too_large", f"the body is larger than {megabytes:g} MB; send several requests")
+        return _too_large(self._largest)
+
+
+def gunzip(body: bytes, largest: int) -> bytes:
+    """What a body is when it is decompressed, never more than so many bytes of it in memory.
+
+    Raises:
+        Refused: 400 for what is no gzip, or is cut off or goes on after its end; 413.
+    """
+    parts: list[bytes] = []
+    left = largest
+    while body or not parts:
+        inflating = zlib.decompressobj(wbits=31)  # with gzip's own header and checksum
+        try:
+            parts.append(inflating.decompress(body, left + 1))
+        except zlib.error as error:
+            raise _not_gzip(str(error)) from None
+        left -= len(parts[-1])
+        if left < 0:
+            raise _too_large(largest)
+        if not inflating.eof:
+            raise _not_gzip("it is cut off")
+        body = inflating.unused_data  # gzip files may stand one after the other
+        if len(parts) > MOST_MEMBERS:
+            raise _not_gzip(f"it has more than {MOST_MEMBERS} members")
+    return b"".join(parts)
+
+
+def _not_gzip(why: str) -> Refused:
+    return Refused(400, "malformed_gzip", f"the body is not what its Content-Encoding says, gzip: {why}")
+
+
+def _too_large(largest: int) -> Refused:
+    megabytes = largest / 1024**2
+    return Refused(413, "body_too_large", f"the body is larger than {megabytes:g} MB; send several requests")

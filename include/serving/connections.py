@@ -106,6 +106,11 @@ class Connection(Direct):
         self._in_body, self._began = False, None
         _message_complete(self)
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in the form of every other refusal (uvicorn)."""
+        self.transport.write(_refusal("400 Bad Request", "bad_request", msg))
+        self.transport.close()
+
     def shutdown(self) -> None:
         """The server ends, and listens no more (uvicorn): who has connected and not asked yet may still do so."""
         cycle: object = self.cycle

@@ -16,7 +16,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic
 from typing import Any, ClassVar, Protocol
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from include.serving.headers import without_upgrade
 
 Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
@@ -27,7 +30,6 @@ LARGEST = 32 * 1024
 _headers_complete = HttpToolsProtocol.on_headers_complete
 _body = HttpToolsProtocol.on_body
 _message_complete = HttpToolsProtocol.on_message_complete
-_received = HttpToolsProtocol.data_received
 
 
 class Reply(Protocol):
@@ -111,14 +113,35 @@ class Direct(HttpToolsProtocol):
         super().__init__(*arguments, **more)
         self._whole: bytes | None = None
         """The body of a request that may be answered directly, as far as it has come."""
+        self._head: Headers = []
+        """The headers of the request whose body comes. What follows a body in chunks is none of them."""
         self.answered_at = 0.0
         """When the last direct answer was sent: its idle time counts from here, without a timer."""
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request, or of none."""
-        _received(self, data)
+        try:
+            self._unset_keepalive_if_required()
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
         if self._whole is not None:  # the rest of it is still to come
             self._undo(self._whole)
+
+    def _go_on(self, rest: bytes) -> None:
+        """Answer a request that wants another protocol by this one: a server may pass an Upgrade over.
+
+        The parser takes what follows such a head for the other protocol's; another one reads the request without it.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            self.send_400_response("this is no proxy")
+            return
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(without_upgrade(method, self.url, version, self.headers) + rest)
 
     def on_headers_complete(self) -> None:
         """The headers are whole (httptools)."""
@@ -137,8 +160,11 @@ class Direct(HttpToolsProtocol):
             and self.limit_concurrency is None
         ):
             self._whole = b""
+        elif parser.should_upgrade():
+            return
         else:
             _headers_complete(self)
+        self._head, self.headers = self.headers, []
 
     def on_body(self, body: bytes) -> None:
         """A part of the body (httptools)."""
@@ -153,11 +179,12 @@ class Direct(HttpToolsProtocol):
         """The request is whole (httptools)."""
         body, before = self._whole, self.cycle
         if body is None or self.application is None:
-            _message_complete(self)
+            if not self.parser.should_upgrade():
+                _message_complete(self)
             return
         self._whole = None
         self.cycle = cycle = Cycle(self)  # type: ignore[assignment]
-        refusing = self.application.ask(self.url, self.headers, body, self.client, cycle)
+        refusing = self.application.ask(self.url, self._head, body, self.client, cycle)
         if refusing is not None:
             self.cycle, self._whole = before, body
             application, self.app = self.app, refusing

@@ -45,7 +45,7 @@ class Inner:
         for name, value in scope["headers"]:
             if name == b"content-type":
                 sent = value
-            else:
+            elif name not in (b"content-encoding", b"content-length"):  # the body has been read, and decompressed
                 headers.append((name, value))
         headers.append((b"content-type", b"application/json"))
         scope = {**scope, "headers": headers, CONTENT_TYPE: sent.decode("latin-1")}
