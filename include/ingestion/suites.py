@@ -25,10 +25,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from include.ingestion.proposal import propose_suite
 
-from include.ingestion.sources import column_type
+__all__ = ["Rule", "Suite", "SuiteError", "check", "load", "parse", "path_of", "propose_suite", "rules"]
 
 SEVERITIES = ("critical", "warning", "info")
 Scope = Literal["values", "records", "types", "distribution", "table"]
@@ -106,16 +105,24 @@ def rules(path: Path) -> tuple[Rule, ...]:
     Raises:
         SuiteError: it is missing, no JSON, or an expectation lacks a type.
     """
-    name = path.stem
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError as error:
         raise SuiteError(
-            f"{path} is missing: a source without a suite is not ingested. Run `mlops suite {name}`"
+            f"{path} is missing: a source without a suite is not ingested. Run `mlops suite {path.stem}`"
             " to have one proposed from the data, read it, and edit it"
         ) from error
     except ValueError as error:
         raise SuiteError(f"{path}: not valid JSON: {error}") from error
+    return _rules(path, data)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON; leave the bound out")
+
+
+def _rules(path: Path, data: Any) -> tuple[Rule, ...]:
+    name = path.stem
     listed = data.get("expectations") if isinstance(data, dict) else None
     if not isinstance(listed, list) or not listed:
         raise SuiteError(f'{path}: write {{"name": "{name}", "expectations": […]}} with at least one expectation')
@@ -163,10 +170,18 @@ def load(path: Path) -> Suite:
     Raises:
         SuiteError: it is missing, or Great Expectations does not know an expectation or its arguments.
     """
+    return _built(path, rules(path))
+
+
+def parse(path: Path, data: Mapping[str, Any]) -> Suite:
+    """As `load`, of a suite that is not yet written to `path`."""
+    return _built(path, _rules(path, data))
+
+
+def _built(path: Path, found: tuple[Rule, ...]) -> Suite:
     from great_expectations.core.expectation_suite import ExpectationSuite
     from great_expectations.expectations import core
 
-    found = rules(path)
     known = [kind.expectation_type for name, kind in vars(core).items() if name.startswith("Expect")]
     built = {}
     for index, rule in enumerate(found):
@@ -210,99 +225,3 @@ def _understood(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(listed, list) or not any(str(name).startswith("datetime64") for name in listed):
         return dict(kwargs)
     return {**kwargs, "type_list": [*listed, *(f"datetime64[{unit}]" for unit in ("s", "ms", "us", "ns"))]}
-
-
-# -------------------------------------------------------------------------------------------------- proposing
-
-
-def propose_suite(name: str, table: pa.Table, time_column: str | None = None) -> dict[str, Any]:
-    """A first suite from a look at some data: columns, types, nullability, ranges, allowed values, volume,
-    freshness.
-
-    It accepts what it was shown with room around it; a person should tighten it.
-    """
-    expectations: list[dict[str, Any]] = [
-        _entry(_COLUMN_SET, "critical", column_set=table.column_names, exact_match=False),
-        _entry(
-            "expect_table_row_count_to_be_between",
-            "critical",
-            "an unusual number of rows: between a tenth of and five times the usual are expected",
-            min_value={"$PARAMETER": "usual_rows * 0.1"},
-            max_value={"$PARAMETER": "usual_rows * 5"},
-        ),
-    ]
-    if time_column:
-        expectations.append(
-            _entry(
-                "expect_column_max_to_be_between",
-                "critical",
-                "the feed is stale: nothing from the day's last twelve hours",
-                column=time_column,
-                min_value={"$PARAMETER": "due - timedelta(hours=12)"},
-            )
-        )
-    for column in table.column_names:
-        expectations.extend(_proposed_for(column, table[column], table.num_rows))
-    notes = [
-        f"Proposed by `mlops suite {name}` from {table.num_rows} rows; read it and tighten it.",
-        "severity: critical refuses the partition; warning sends rows to quarantine; info is only noted.",
-        "description becomes the reason that a quarantined row carries.",
-    ]
-    return {"name": name, "notes": notes, "expectations": expectations}
-
-
-_TYPE_LISTS = {
-    "int": ["int64", "float64"],
-    "float": ["float64"],
-    "string": ["str"],
-    "bool": ["bool", "object"],
-    "timestamp": ["datetime64"],
-    "date": ["datetime64"],
-}
-
-
-def _proposed_for(column: str, values: pa.ChunkedArray, rows: int) -> list[dict[str, Any]]:
-    kind = column_type(values.type)
-    found = [_entry("expect_column_values_to_be_in_type_list", "critical", column=column, type_list=_TYPE_LISTS[kind])]
-    missing = values.null_count / rows if rows else 0.0
-    if missing == 0:
-        found.append(_entry("expect_column_values_to_not_be_null", "warning", f"{column} is missing", column=column))
-    elif missing < 0.9:
-        mostly = round(max(0.05, 1 - 2 * missing - 0.05), 2)
-        text = f"{column} is missing too often"
-        found.append(_entry("expect_column_values_to_not_be_null", "critical", text, column=column, mostly=mostly))
-    present = values.drop_null()
-    if not len(present):
-        return found
-    if kind in ("int", "float"):
-        found.extend(_proposed_range(column, present, kind))
-    elif kind == "string":
-        distinct = pc.unique(present)
-        if len(distinct) <= 30 and len(distinct) <= len(present) / 5:
-            text = f"{column} has a value that was not seen before"
-            allowed = sorted(distinct.to_pylist())
-            found.append(_entry("expect_column_values_to_be_in_set", "warning", text, column=column, value_set=allowed))
-    return found
-
-
-def _proposed_range(column: str, present: pa.ChunkedArray, kind: str) -> list[dict[str, Any]]:
-    if kind == "int" and len(present) > 50 and pc.count_distinct(present).as_py() == len(present):
-        return []  # a number that names a row has no range
-    low, high = pc.min_max(present).as_py().values()
-    room = (high - low) / 2 or abs(high) or 1
-    lowest = 0 if low >= 0 else low - room
-    bounds = (
-        {"min_value": round(lowest), "max_value": round(high + room)}
-        if kind == "int"
-        else {
-            "min_value": float(f"{lowest:.4g}"),
-            "max_value": float(f"{high + room:.4g}"),
-        }
-    )
-    text = f"{column} lies outside {bounds['min_value']} to {bounds['max_value']}"
-    return [_entry("expect_column_values_to_be_between", "warning", text, column=column, **bounds)]
-
-
-def _entry(kind: str, severity: str, description: str | None = None, **kwargs: Any) -> dict[str, Any]:
-    entry = {"type": kind, "kwargs": kwargs, "severity": severity}
-    return {**entry, "description": description} if description else entry
