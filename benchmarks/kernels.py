@@ -71,7 +71,7 @@ def planted(folder: Path, features: FeatureSet, columns: Columns, target: np.nda
     estimator = estimators.load("xgboost")
     data = estimators.Data(X, target, None, None, "regression", "mae", 0)
     point = {**estimators.defaults("xgboost", {}, "regression"), "n_estimators": 300, "max_depth": 6}
-    fitted = estimator.fit(point, data, seed=1, threads=1, report=None)
+    fitted = estimator.fit(point, data, seed=1, threads=1, progress=None)
     rows = [{name: plain(values[row]) for name, values in columns.items()} for row in range(50)]
     bare = {"required": True, "categories": None, "minimum": None, "maximum": None}
     manifest = {

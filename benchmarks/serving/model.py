@@ -111,7 +111,7 @@ def _fit(X: np.ndarray, target: np.ndarray, learning_rate: float) -> Any:
         "learning_rate": learning_rate,
     }
     data = estimators.Data(X, target, None, None, "regression", "mae", 0)
-    return xgboost.fit(params, data, seed=7, threads=1, report=None)
+    return xgboost.fit(params, data, seed=7, threads=1, progress=None)
 
 
 def _export(

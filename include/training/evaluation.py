@@ -150,7 +150,7 @@ def plots(
         metric: the study's metric, for the axes.
         classes: the labels of classes, in order.
         importance: feature → share.
-        curves: name of a trial → (iteration, loss) pairs.
+        curves: name of a trial → (step, metric on the validation part) pairs.
         trials: number, estimator and value of each finished trial.
     """
     pictures = {"learning_curve.png": _learning_curve(metric, curves, trials)}
@@ -187,7 +187,7 @@ def _learning_curve(
     figure, (left, right) = _figure(2)
     for name, points in curves.items():
         left.plot(*zip(*points, strict=True), label=name, linewidth=1)
-    left.set(title="Loss on the validation part, by iteration", xlabel="iteration", ylabel="loss")
+    left.set(title="Trials as they advanced", xlabel="step", ylabel=f"{metric} on the validation part")
     if curves:
         left.legend(fontsize=7)
     for estimator in sorted({name for _, name, _ in trials}):

@@ -105,7 +105,7 @@ def _fit(
     work, classes = Path(prepared["work"]), prepared["classes"]
     data = _everything(prepared)
     estimator, seed = estimators.load(name), int(prepared["seed"])
-    chosen = estimator.fit(params, data, seed=seed, threads=threads, report=None)
+    chosen = estimator.fit(params, data, seed=seed, threads=threads, progress=None)
     X_test, y_test = (np.load(work / f"{part}_test.npy", allow_pickle=False) for part in ("X", "y"))
     prediction = estimator.predict(chosen, X_test)
     metrics = evaluation.metrics(entry.task, y_test, prediction)
@@ -115,7 +115,7 @@ def _fit(
             f"{model}: {name} has no finite {entry.metric_name} on the held-out part; nothing is registered"
         )
     dummy = estimators.load("dummy")
-    guess = dummy.fit(estimators.defaults("dummy", {}, entry.task), data, seed=seed, threads=1, report=None)
+    guess = dummy.fit(estimators.defaults("dummy", {}, entry.task), data, seed=seed, threads=1, progress=None)
     baseline = evaluation.metrics(entry.task, y_test, dummy.predict(guess, X_test))
 
     described = json.loads((work / "feature_set.json").read_bytes())
@@ -309,7 +309,9 @@ def _draw(
         metric=entry.metric_name,
         classes=classes,
         importance=importance,
-        curves={f"trial {r.number}{' (best)' if r.number == best.number else ''}": _loss(r, entry) for r in top},
+        curves={
+            f"trial {r.number}{' (best)' if r.number == best.number else ''}": sorted(r.curve.items()) for r in top
+        },
         trials=[
             (r.number, str(r.params.get("estimator")), r.value)
             for r, _ in trials
@@ -319,11 +321,6 @@ def _draw(
     folder.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         (folder / name).write_bytes(picture)
-
-
-def _loss(record: tracking.Trial, entry: Model) -> list[tuple[int, float]]:
-    sign = 1 if entry.direction == "minimize" else -1
-    return [(step, sign * value) for step, value in sorted(record.curve.items())]
 
 
 def plain(result: Any) -> dict[str, Any]:

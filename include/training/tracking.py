@@ -235,7 +235,7 @@ def _log_trial(client: Any, experiment: str, parent: str, trial: Trial, run: Any
             },
         )
     ended = round(trial.ended * 1000)
-    metrics = [Metric("loss", value, ended, step) for step, value in sorted(trial.curve.items())][-900:]
+    metrics = [Metric("validation", value, ended, step) for step, value in sorted(trial.curve.items())][-900:]
     if trial.value is not None:
         metrics.append(Metric("value", trial.value, ended, 0))
     client.log_batch(run.info.run_id, metrics, [Param(k, str(v)[:500]) for k, v in trial.params.items()][:100])

@@ -21,7 +21,7 @@ import numpy as np
 
 from include import database
 from include.settings import Choices, Dimension, Model, Range, cores
-from include.training import estimators, evaluation
+from include.training import allocation, estimators, evaluation, pruning
 
 LOG = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ GRACE = 30
 """Seconds without a sign of life after which a trial is given to another worker."""
 RETRIES = 3
 """How often a trial whose worker died is begun again, before it counts as failed."""
-CLAIMED = "claimed_by"
+CLAIMED, KIND = "claimed_by", "kind"
+STARTUP = 10
+"""Trials before the sampler learns from them."""
 
 
 class StudyFailed(RuntimeError):
@@ -78,21 +80,15 @@ def create_study(
     heartbeat: int = HEARTBEAT,
     grace: int = GRACE,
 ) -> None:
-    """Create the study with the default point of each estimator first in its queue; what is there stays."""
+    """Create the study; what is there stays."""
     import optuna
 
-    study = optuna.create_study(
+    optuna.create_study(
         study_name=name,
         storage=open_storage(optuna_url, heartbeat, grace),
         direction=entry.direction,
         load_if_exists=True,
     )
-    for estimator, params in entry.estimators.items():
-        point = estimators.defaults(estimator, params, entry.task)
-        searched = _searched(estimators.space(estimator, params, entry.task))
-        study.enqueue_trial(
-            {"estimator": estimator, **{f"{estimator}.{key}": point[key] for key in searched}}, skip_if_exists=True
-        )
 
 
 def delete_study(name: str, *, optuna_url: str) -> None:
@@ -134,7 +130,6 @@ def tune(
     study = optuna.load_study(
         study_name=prepared["study"],
         storage=open_storage(optuna_url, heartbeat, grace),
-        pruner=pruner(),
     )
     data = load(prepared)
     threads = threads or cores(entry.tuning.workers)
@@ -146,12 +141,12 @@ def tune(
             with database.advisory_lock(engine, f"study:{prepared['study']}"):
                 _requeue_dead(study)
                 now = tally(study)
-                if now.finished >= trials or (now.complete and _time_is_up(study, prepared)):
+                if now.finished >= trials or (now.complete and time.time() > _deadline(study, prepared)):
                     break
                 trial = None
                 if now.finished + now.running < trials:
                     study.sampler = _sampler(seed + now.finished + now.running)
-                    trial = _claim(study, worker)
+                    trial = _claim(study, entry, worker)
             if trial is None:  # others run the last ones: stay, in case one of them dies
                 time.sleep(min(0.5, grace / 4))
                 continue
@@ -208,19 +203,12 @@ def _run(
 
     name, params = suggest(trial, entry)
     estimator = estimators.load(name)
-    worse = -1.0 if entry.direction == "maximize" else 1.0
-
-    def report(step: int, loss: float) -> None:
-        trial.report(worse * loss, step)
-        if entry.tuning.pruning and trial.should_prune():
-            raise optuna.TrialPruned
-        if _time_is_up(study, prepared) and study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            raise optuna.TrialPruned
-
+    trial.set_user_attr(KIND, pruning.kind(name, params))
+    progress = _Progress(study, trial, name, params, entry, deadline=_deadline(study, prepared))
     value: float | None = None
     state = TrialState.FAIL
     try:
-        fitted = estimator.fit(params, data, seed=seed, threads=threads, report=report)
+        fitted = estimator.fit(params, data, seed=seed, threads=threads, progress=progress)
         assert data.X_val is not None  # noqa: S101  (for the type checker: a study has a validation part)
         assert data.y_val is not None  # noqa: S101
         value = evaluation.score(data.metric, data.task, data.y_val, estimator.predict(fitted, data.X_val))
@@ -242,7 +230,7 @@ def _run(
 def suggest(trial: Any, entry: Model) -> tuple[str, dict[str, Any]]:
     """The estimator and the parameters of a trial: what params.yaml fixes is not asked of the study."""
     name = trial.suggest_categorical("estimator", list(entry.estimators))
-    space = estimators.space(name, entry.estimators[name], entry.task)
+    space = estimators.space(name, entry.estimators[name], entry.task, entry.metric_name)
     return name, {key: _suggested(trial, f"{name}.{key}", dimension) for key, dimension in space.items()}
 
 
@@ -256,28 +244,107 @@ def _suggested(trial: Any, name: str, dimension: Dimension) -> Any:
     return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.scale == "log")
 
 
-def _searched(space: Mapping[str, Dimension]) -> list[str]:
+def _searched(entry: Model, name: str) -> list[str]:
+    space = estimators.space(name, entry.estimators[name], entry.task, entry.metric_name)
     return [key for key, dimension in space.items() if isinstance(dimension, Range | Choices)]
 
 
-def _time_is_up(study: Any, prepared: Mapping[str, Any]) -> bool:
-    began = study.user_attrs.get("began")
-    return began is not None and time.time() > began + float(prepared["time_budget"])
+class _Progress:
+    """What a trial reports as it advances: recorded, and ended where it is hopeless or late.
+
+    One that is late is judged by the model that it has by then, so that even a study that has time for less than one
+    trial has a result.
+    """
+
+    def __init__(
+        self, study: Any, trial: Any, estimator: str, params: Mapping[str, Any], entry: Model, *, deadline: float
+    ) -> None:
+        self._study, self._trial, self._entry, self._deadline = study, trial, entry, deadline
+        self._kind = pruning.kind(estimator, params)
+        self._curve: pruning.Curve = {}
+
+    def report(self, step: int, value: float) -> None:
+        """Record the study's metric at a step.
+
+        Raises:
+            TrialPruned: the trial will not become the best.
+        """
+        import optuna
+
+        self._trial.report(value, step)
+        self._curve[step] = value
+        if not self._entry.tuning.pruning:
+            return
+        sign = 1.0 if self._entry.direction == "minimize" else -1.0
+        finished = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        alike = [(t.intermediate_values, t.value) for t in finished if t.user_attrs.get(KIND) == self._kind]
+        best = min((sign * t.value for t in finished), default=np.inf)
+        if pruning.hopeless(self._curve, alike, best, sign=sign):
+            raise optuna.TrialPruned
+
+    def time_is_up(self) -> bool:
+        """Whether the study's time is over."""
+        return time.time() > self._deadline
+
+
+def _deadline(study: Any, prepared: Mapping[str, Any]) -> float:
+    """Seconds since the epoch at which the study's time is over; it begins with the first trial."""
+    return float(study.user_attrs.get("began", np.inf)) + float(prepared["time_budget"])
 
 
 # ---------------------------------------------------------------------------------------------- claims and heartbeats
 
 
-def _claim(study: Any, worker: int) -> Any:
+def _claim(study: Any, entry: Model, worker: int) -> Any:
     """Take the next trial; only ever called under the study's lock."""
+    from optuna.trial import TrialState
+
     if "began" not in study.user_attrs:
         study.set_user_attr("began", time.time())
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # else one is tried again
+        study.enqueue_trial(_next_point(study, entry))
     with warnings.catch_warnings():  # Optuna warns that `ask` alone sends no heartbeat; `_alive` does
         warnings.filterwarnings("ignore", message="Heartbeat of storage")
         trial = study.ask()
     study._storage.record_heartbeat(trial._trial_id)
     trial.set_user_attr(CLAIMED, worker)
     return trial
+
+
+def _next_point(study: Any, entry: Model) -> dict[str, Any]:
+    """What is known of the next trial: all of it for one of the first points, else its estimator alone."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    queued = [trial.system_attrs.get("fixed_params", {}) for trial in trials]
+    for point in _first_points(entry):
+        if point not in queued:
+            return point
+    sign = 1.0 if entry.direction == "minimize" else -1.0
+    past = [
+        allocation.Past(
+            fixed["estimator"], sign * trial.value if trial.state == TrialState.COMPLETE else None, len(fixed) == 1
+        )
+        for trial, fixed in zip(trials, queued, strict=True)
+        if "estimator" in fixed and trial.state != TrialState.FAIL
+    ]
+    return {
+        "estimator": allocation.next_estimator(past, {name: len(_searched(entry, name)) for name in entry.estimators})
+    }
+
+
+def _first_points(entry: Model) -> list[dict[str, Any]]:
+    """The defaults of each estimator, then the further points of each, as a trial's parameters."""
+    points = {
+        name: estimators.first_points(name, params, entry.task, entry.metric_name)
+        for name, params in entry.estimators.items()
+    }
+    ordered = [(name, found[0]) for name, found in points.items()]
+    ordered += [(name, point) for name, found in points.items() for point in found[1:]]
+    return [
+        {"estimator": name, **{f"{name}.{key}": point[key] for key in _searched(entry, name)}}
+        for name, point in ordered
+    ]
 
 
 def _requeue_dead(study: Any) -> None:
@@ -353,20 +420,9 @@ def open_storage(url: str, heartbeat: int = HEARTBEAT, grace: int = GRACE) -> An
         )
 
 
-def pruner() -> Any:
-    """What stops a trial that is not among the best quarter at its step.
-
-    A step is not an iteration but a rung of `iterations x learning rate` (see estimators/xgboost.py), so that those
-    that learn slowly and end well are compared at equal distance from their end.
-    """
-    import optuna
-
-    return optuna.pruners.PercentilePruner(25.0, n_startup_trials=3, n_warmup_steps=13, n_min_trials=2)
-
-
 def _sampler(seed: int) -> Any:
     """Seeded anew for each trial by its place in the study, so that a point does not depend on which worker asks for
     it."""
     import optuna
 
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)

@@ -7,7 +7,7 @@ adding one is adding one file. Nothing heavy is imported before a function needs
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -16,9 +16,18 @@ from include.settings import Choices, Dimension, Range, Task, did_you_mean, esti
 if TYPE_CHECKING:
     import numpy as np
 
-Report = Callable[[int, float], None]
-"""Called as a fit advances, at steps that grow by a constant factor and mean the same in all trials of the estimator,
-with the loss on the validation part (smaller is better); may raise to prune."""
+
+class Progress(Protocol):
+    """The study's view of a fit that advances in steps."""
+
+    def report(self, step: int, value: float) -> None:
+        """Record the study's metric on the validation part; may raise to prune.
+
+        Steps grow by a constant factor and mean the same in all trials of the estimator.
+        """
+
+    def time_is_up(self) -> bool:
+        """Whether to end now, with the model that there is."""
 
 
 class EstimatorError(ValueError):
@@ -36,6 +45,8 @@ class Parameter:
     """Named values it accepts, beside the numbers between `low` and `high` where one of these is given."""
     search: Range | Choices | None = None
     """What the study searches when params.yaml does not say; None: it stays at its default."""
+    search_for: Mapping[str, Range | Choices] = field(default_factory=dict)
+    """What it searches instead where it is judged by one of these metrics."""
     integer: bool = False
 
 
@@ -64,7 +75,13 @@ class Estimator(Protocol):
     def parameters(self, task: Task) -> dict[str, Parameter]:
         """All that params.yaml may say about this estimator."""
 
-    def fit(self, params: Mapping[str, Any], data: Data, *, seed: int, threads: int, report: Report | None) -> Any:
+    def starts(self, task: Task, metric: str) -> list[dict[str, Any]]:
+        """Points that have proved good on many tables: the study tries them after the defaults, before it samples.
+
+        Each names what differs from the defaults.
+        """
+
+    def fit(self, params: Mapping[str, Any], data: Data, *, seed: int, threads: int, progress: Progress | None) -> Any:
         """Fit with fixed parameters; the same seed and threads give the same model."""
 
     def settled(self, params: Mapping[str, Any], fitted: Any) -> dict[str, Any]:
@@ -93,16 +110,36 @@ def load(name: str) -> Estimator:
     return cast(Estimator, importlib.import_module(f"{__name__}.{name}"))
 
 
-def space(name: str, params: Mapping[str, Dimension], task: Task) -> dict[str, Dimension]:
+def space(name: str, params: Mapping[str, Dimension], task: Task, metric: str | None = None) -> dict[str, Dimension]:
     """The search space in force: each of the estimator's own dimensions, with those of params.yaml in their place."""
-    accepted = load(name).parameters(task)
-    return {key: params.get(key, p.search if p.search is not None else p.default) for key, p in accepted.items()}
+
+    def own(parameter: Parameter) -> Dimension:
+        search = parameter.search_for.get(metric or "", parameter.search)
+        return search if search is not None else parameter.default
+
+    return {key: params.get(key, own(parameter)) for key, parameter in load(name).parameters(task).items()}
 
 
-def defaults(name: str, params: Mapping[str, Dimension], task: Task) -> dict[str, Any]:
+def defaults(name: str, params: Mapping[str, Dimension], task: Task, metric: str | None = None) -> dict[str, Any]:
     """The point the study begins with: the defaults, moved into the ranges of params.yaml where they lie outside."""
+    return _point(name, params, task, metric, {})
+
+
+def first_points(name: str, params: Mapping[str, Dimension], task: Task, metric: str) -> list[dict[str, Any]]:
+    """What the study tries before it samples: the defaults, then `starts`, all moved into the ranges of params.yaml."""
+    starts = [{}, *load(name).starts(task, metric)]
+    points = [_point(name, params, task, metric, start) for start in starts]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
+
+
+def _point(
+    name: str, params: Mapping[str, Dimension], task: Task, metric: str | None, start: Mapping[str, Any]
+) -> dict[str, Any]:
     accepted = load(name).parameters(task)
-    return {key: _nearest(dimension, accepted[key].default) for key, dimension in space(name, params, task).items()}
+    return {
+        key: _nearest(dimension, start.get(key, accepted[key].default))
+        for key, dimension in space(name, params, task, metric).items()
+    }
 
 
 def _nearest(dimension: Dimension, default: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from include.settings import Task
 from include.training import graphs
-from include.training.estimators import Data, Parameter, Report
+from include.training.estimators import Data, Parameter, Progress
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,12 @@ def parameters(task: Task) -> dict[str, Parameter]:
     return {"strategy": Parameter("auto", choices=("auto", "mean", "median"))} if task == "regression" else {}
 
 
-def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, report: Report | None) -> Fitted:
+def starts(task: Task, metric: str) -> list[dict[str, Any]]:
+    """None."""
+    return []
+
+
+def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, progress: Progress | None) -> Fitted:
     """Learn the answer; `auto` is the median where the metric is mae, which it minimises, else the mean."""
     if data.task == "regression":
         strategy = params.get("strategy", "auto")

@@ -10,7 +10,7 @@ import numpy as np
 
 from include.settings import Range, Task
 from include.training import graphs
-from include.training.estimators import Data, Parameter, Report
+from include.training.estimators import Data, Parameter, Progress
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,12 @@ def parameters(task: Task) -> dict[str, Parameter]:
     }
 
 
-def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, report: Report | None) -> Fitted:
+def starts(task: Task, metric: str) -> list[dict[str, Any]]:
+    """The defaults are all."""
+    return []
+
+
+def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, progress: Progress | None) -> Fitted:
     """Impute by the median, scale to unit variance, fit."""
     from sklearn.linear_model import LogisticRegression, Ridge
 

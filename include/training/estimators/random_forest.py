@@ -10,7 +10,7 @@ import numpy as np
 
 from include.settings import Range, Task
 from include.training import boosters, graphs
-from include.training.estimators import Data, Parameter, Report
+from include.training.estimators import Data, Parameter, Progress
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,12 @@ def parameters(task: Task) -> dict[str, Parameter]:
     }
 
 
-def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, report: Report | None) -> Fitted:
+def starts(task: Task, metric: str) -> list[dict[str, Any]]:
+    """Deeper trees with smaller leaves, which need more rows."""
+    return [{"max_depth": 16, "min_samples_leaf": 2}]
+
+
+def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, progress: Progress | None) -> Fitted:
     """Impute by the median, and grow. `max_samples` counts rows."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 

@@ -65,7 +65,7 @@ def plant(
     data = estimators.Data(X, y, None, None, task, "mae", len(classes or ()))
     small = {"xgboost": {"n_estimators": 30, "max_depth": 4}, "random_forest": {"n_estimators": 12, "max_depth": 6}}
     point = {**estimators.defaults(name, {}, task), **small.get(name, {}), **params}
-    fitted = estimator.fit(point, data, seed=3, threads=1, report=None)
+    fitted = estimator.fit(point, data, seed=3, threads=1, progress=None)
     inputs = [{"name": n, "type": k, "required": n != "b", "example": given[0][n]} for n, k in features.inputs.items()]
     manifest = {
         "model": "planted", "task": task, "target": "y", "estimator": name, "classes": classes,

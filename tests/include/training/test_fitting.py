@@ -182,7 +182,7 @@ def test_the_refit_sees_the_validation_part_too(trained: Train) -> None:
     data = fitting._everything(prepared)
     assert len(data.X) == prepared["train_rows"] + prepared["validation_rows"]
     best = estimators.load(fitted["estimator"]).fit(
-        fitted["params"], data, seed=prepared["seed"], threads=1, report=None
+        fitted["params"], data, seed=prepared["seed"], threads=1, progress=None
     )
     X, y = (np.load(Path(fitted["work"]) / f"{name}_test.npy") for name in ("X", "y"))
     answer = estimators.load(fitted["estimator"]).predict(best, X)

