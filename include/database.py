@@ -34,6 +34,19 @@ partitions = sa.Table(
     comment="the newest validation of each partition",
 )
 
+source_schemas = sa.Table(
+    "source_schemas",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("column", sa.Text, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False, comment="float | int | string | bool | timestamp | date"),
+    sa.Column("since", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column(
+        "history", JSONB, nullable=False, comment="every type that it had: type, from, the partition that made it so"
+    ),
+    comment="one type for each column of a source, in which every partition is read",
+)
+
 feature_versions = sa.Table(
     "feature_versions",
     metadata,

@@ -31,13 +31,13 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from include import storage
+from include import schemas, storage
 from include.features import columns as cols
 from include.features.columns import ColumnError
 from include.features.declared import is_missing
@@ -75,13 +75,21 @@ class Plan:
     kept: tuple[str, ...]
     """Raw columns that a feature file holds, target last."""
     fingerprint: str
-    """Of features and code: another one means that everything is computed again."""
+    """Of features, types and code: another one means that everything is computed again."""
+    types: schemas.Types = field(default_factory=dict)
+    """Column → type of the source, in which each partition is read, whatever it holds itself."""
 
 
 def code_fingerprint() -> str:
     """The hash of the code that computes features, so that results of two states of it are never mixed."""
     root = Path(__file__).resolve().parent
-    files = (root.parent / "formulas.py", root / "columns.py", root / "feature_set.py", root / "stage.py")
+    files = (
+        root.parent / "formulas.py",
+        root.parent / "schemas.py",
+        root / "columns.py",
+        root / "feature_set.py",
+        root / "stage.py",
+    )
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -102,6 +110,7 @@ def read_plan(workspace: Path, model: str) -> Plan:
         feature_set=feature_set,
         target=described["target"],
         kept=(*feature_set.inputs, *dict.fromkeys(apart), described["target"]),
+        types=described.get("types", {}),
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
     )
 
@@ -130,7 +139,12 @@ def run(plan: Plan, output: Path, data_url: str) -> dict[str, Any]:
         index[key] = {"input": sha256, **build_partition(plan, key, content, file)}
         computed.append(key)
     _refuse_empty_features(plan, index)
-    stored = {"spec": plan.feature_set.spec, "definition": plan.feature_set.definition, "target": plan.target}
+    stored = {
+        "spec": plan.feature_set.spec,
+        "definition": plan.feature_set.definition,
+        "target": plan.target,
+        "types": plan.types,
+    }
     storage.write_bytes(str(output / FEATURE_SET), _json(stored))
     storage.write_bytes(str(output / INDEX), _json({"fingerprint": plan.fingerprint, "partitions": index}))
     wanted = {FEATURE_SET, INDEX, *(f"{key}.parquet" for key in index)}
@@ -235,7 +249,11 @@ def _compute(batch: pa.RecordBatch, plan: Plan, key: str) -> _Piece:
     """One batch: raw columns as they are, then the features; with the counts of values that are there."""
     import pyarrow as pa
 
-    seen, batch = batch.num_rows, batch.select(plan.kept)
+    seen = batch.num_rows
+    try:
+        batch = schemas.cast_table(batch.select(plan.kept), plan.types)
+    except schemas.SchemaError as error:
+        raise StageError(schemas.outdated(plan.source, key, error)) from error
     missing = is_missing(_plain_values(batch, plan.target))
     if missing.any():
         batch = batch.filter(pa.array(~missing))

@@ -32,12 +32,12 @@ import sqlalchemy as sa
 import yaml
 from sqlalchemy.dialects import postgresql
 
-from include import database, storage
+from include import database, schema_record, schemas, storage
 from include.features import columns as cols
 from include.features import known_columns, stage
 from include.features.feature_set import FeatureError, FeatureSet, compile_features
 from include.home import Home
-from include.settings import ROOT, Model, Params, load_params
+from include.settings import ROOT, ColumnType, Model, Params, load_params
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -121,9 +121,10 @@ def build(
     try:
         with database.advisory_lock(engine, f"features:{model}"):
             partitions = _published(engine, entry)
-            feature_set, known = _compile(engine, params, model, data_url, partitions)
+            types = _source_types(engine, params, model, data_url)
+            feature_set, known = _compile(engine, params, model, data_url, partitions, types)
             with _workspace(home, model) as workspace:
-                _lay_out(workspace, params, model, feature_set, partitions, data_url)
+                _lay_out(workspace, params, model, feature_set, partitions, types, data_url)
                 previous = _previous_locks(engine, model, home)
                 with _repo(workspace, remote_url, home, links="reflink,hardlink,copy") as repo:
                     _bring_previous(repo, workspace, model, previous)
@@ -166,8 +167,22 @@ def _published(engine: sa.Engine, entry: Model) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def _source_types(engine: sa.Engine, params: Params, model: str, data_url: str) -> dict[str, ColumnType]:
+    """The types of the source's columns, in which every partition is read."""
+    name = params.models[model].source
+    try:
+        return schema_record.learned(engine, name, data_url, getattr(params.sources[name], "types", {}))
+    except schemas.SchemaError as error:
+        raise FeatureVersionError(str(error)) from error
+
+
 def _compile(
-    engine: sa.Engine, params: Params, model: str, data_url: str, partitions: dict[str, str]
+    engine: sa.Engine,
+    params: Params,
+    model: str,
+    data_url: str,
+    partitions: dict[str, str],
+    source_types: schemas.Types,
 ) -> tuple[FeatureSet, list[str] | None]:
     """The model's feature set, checked against the columns that its newest partition really has.
 
@@ -177,6 +192,7 @@ def _compile(
     source = params.sources[entry.source]
     newest = next(reversed(partitions))
     types = _types(entry, data_url, newest, partitions[newest])
+    types |= {name: kind for name, kind in source_types.items() if name in types}
 
     def shared() -> list[str]:
         others = [_types(entry, data_url, key, sha256) for key, sha256 in partitions.items() if key != newest]
@@ -212,17 +228,25 @@ def _types(entry: Model, data_url: str, key: str, sha256: str) -> dict[str, cols
 
 
 def _lay_out(
-    workspace: Path, params: Params, model: str, feature_set: FeatureSet, partitions: dict[str, str], data_url: str
+    workspace: Path,
+    params: Params,
+    model: str,
+    feature_set: FeatureSet,
+    partitions: dict[str, str],
+    types: schemas.Types,
+    data_url: str,
 ) -> None:
     """Write everything that the stage and DVC read."""
     entry = params.models[model]
     inputs = workspace / "inputs" / model
     inputs.mkdir(parents=True)
+    read = {*feature_set.inputs, entry.target, params.time_column(model), entry.entity}
     described = {
         "spec": feature_set.spec,
         "target": entry.target,
         "time_column": params.time_column(model),
         "entity": entry.entity,
+        "types": {name: kind for name, kind in sorted(types.items()) if name in read},
         "code": stage.code_fingerprint(),
     }
     _write_json(inputs / "features.json", described)

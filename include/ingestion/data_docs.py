@@ -145,6 +145,7 @@ def _index_row(report: Mapping[str, Any], pages: set[str]) -> str:
     facts = {**report, **{k: v for k, v in current.items() if k in ("rows", "quarantined_rows", "quality")}}
     detail = current.get("report") or report["report"]
     told = [f"{reason}: {count}" for reason, count in (detail.get("reasons") or {}).items()]
+    told += [f"column {column} is {change}" for column, change in (detail.get("types_changed") or {}).items()]
     if detail.get("message"):
         told.insert(0, str(detail["message"]))
     if refused := report["report"].get("refused_replacement"):

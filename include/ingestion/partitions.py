@@ -15,17 +15,17 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
-from include import storage
+from include import schema_record, schemas, storage
 from include.database import advisory_lock, connect
 from include.database import partitions as rows_of
 from include.ingestion import sources
-from include.settings import Source
+from include.settings import ColumnType, Source
 
 ALL = "all"
 MAXIMUM_DAYS = 3660
@@ -67,6 +67,8 @@ class Partition:
     sha256: str
     rows: int
     quality: float
+    types: schemas.Types = field(default_factory=dict, compare=False, repr=False)
+    """Column → type, of the source as it is now: what the rows are read in."""
 
 
 # ------------------------------------------------------------------------------------------------------ keys
@@ -161,6 +163,7 @@ def extract(
     if storage.is_local(data_url):
         storage.ensure_space(storage.local_path(data_url))
     already = set() if replace else {p.key for p in published(database_url, name)}
+    known = known_types(name, source, wanted, data_url=data_url, database_url=database_url)
     skipped = [key for key in wanted if key in already]
     pending = [key for key in wanted if key not in already]
     asked = len(pending)
@@ -168,7 +171,7 @@ def extract(
     missing: list[str] = []
     while pending:
         try:
-            for key, table in sources.read_partitions(source, pending):
+            for key, table in sources.read_partitions(source, pending, known):
                 storage.delete(staging_url(data_url, name, run_id, f"{key}.refused.json"))
                 storage.write_table(staging_url(data_url, name, run_id, f"{key}.parquet"), table)
                 rows[key] = table.num_rows
@@ -187,6 +190,28 @@ def extract(
         except sources.SourceError as error:
             raise type(error)(f"source {name!r}: {error}") from error
     return Extracted([key for key in wanted if key in rows], skipped, rows)
+
+
+def known_types(
+    name: str, source: Source, keys: Sequence[str], *, data_url: str, database_url: str
+) -> dict[str, ColumnType]:
+    """The types that the columns of some partitions must have: the declared ones, and those that other published
+    partitions have. What is only in partitions that are about to be replaced decides nothing.
+
+    Raises:
+        SchemaError: published partitions hold types of one column that cannot be united.
+    """
+    engine = connect(database_url)
+    try:
+        learned = schema_record.known_without(engine, name, data_url, keys, declared(source))
+    finally:
+        engine.dispose()
+    return {**learned, **declared(source)}
+
+
+def declared(source: Source) -> dict[str, ColumnType]:
+    """The types that params.yaml fixes."""
+    return dict(getattr(source, "types", {}))
 
 
 def _stage_refusal(data_url: str, name: str, run_id: str, key: str, reason: str) -> None:
@@ -242,6 +267,10 @@ def _publish_one(engine: sa.Engine, name: str, key: str, *, data_url: str, run_i
             )
         staged = staging_url(data_url, name, run_id, f"{key}.accepted.parquet")
         storage.write_bytes(published_url(data_url, name, key), storage.read_bytes(staged, candidate["sha256"]))
+        try:
+            schema_record.record(connection, name, key, *_types_of(candidate))
+        except schemas.SchemaError as error:
+            raise NotAccepted(f"{name} {key}: {error}") from error
         connection.execute(
             sa.update(rows_of)
             .where(here)
@@ -256,6 +285,11 @@ def _publish_one(engine: sa.Engine, name: str, key: str, *, data_url: str, run_i
             )
         )
         return int(candidate["rows"])
+
+
+def _types_of(candidate: dict[str, Any]) -> tuple[schemas.Types, schemas.Types]:
+    """The types that validation stored a partition in, and those that were recorded then."""
+    return candidate["report"].get("types", {}), candidate["report"].get("types_before", {})
 
 
 def _version(engine: sa.Engine, name: str) -> str:
@@ -279,17 +313,22 @@ def _published(engine: sa.Engine, name: str) -> list[Partition]:
     columns = (rows_of.c.source, rows_of.c.key, rows_of.c.sha256, rows_of.c.rows, rows_of.c.quality)
     query = sa.select(*columns).where(rows_of.c.source == name, rows_of.c.status == "published").order_by(rows_of.c.key)
     with engine.connect() as connection:
-        return [Partition(*row) for row in connection.execute(query)]
+        types = schema_record.recorded(connection, name)
+        return [Partition(r.source, r.key, r.sha256, r.rows, r.quality, types) for r in connection.execute(query)]
 
 
 def read(data_url: str, partition: Partition, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a published partition.
+    """The rows of a published partition, in the types of its source.
 
     Raises:
         ChangedFile: the file is not the one that was validated.
+        SchemaError: it holds a value that the source's type of now cannot hold.
     """
     url = published_url(data_url, partition.source, partition.key)
-    return storage.read_table(url, columns, partition.sha256)
+    try:
+        return schemas.cast_table(storage.read_table(url, columns, partition.sha256), partition.types)
+    except schemas.SchemaError as error:
+        raise schemas.SchemaError(schemas.outdated(partition.source, partition.key, error)) from error
 
 
 def reports(database_url: str, name: str, limit: int = 400) -> list[dict[str, Any]]:

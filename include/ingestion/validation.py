@@ -18,7 +18,7 @@ import difflib
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from sqlalchemy.dialects.postgresql import insert
 from include import storage
 from include.database import connect
 from include.database import partitions as rows_of
-from include.ingestion import data_docs, frames, partitions, suites
+from include.ingestion import data_docs, frames, partitions, run_schema, suites
 from include.ingestion.sources import REASON
+from include.schemas import United
 from include.settings import Source
 
 WEIGHTS = {"critical": 3.0, "warning": 2.0, "info": 1.0}
@@ -56,6 +57,8 @@ class Validation:
     quality: dict[str, float]
     reasons: dict[str, int]
     docs_url: str
+    types_changed: dict[str, str] = field(default_factory=dict)
+    """Column → what became of its type with these partitions: `int → float`."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,14 @@ def validate(
     engine = connect(database_url)
     try:
         usual = _usual_rows(engine, name, staged)
+        schema = run_schema.RunSchema(engine, name, source, keys, data_url)
         outcomes: dict[str, _Outcome] = {}
         pages: dict[str, Judgement] = {}
         with _engine_room() as run:
             for key in keys:
-                judged = _judge_staged(run, name, source, suite, key, staged[key], usual, today, data_url, run_id)
+                judged = _judge_staged(
+                    run, schema, name, source, suite, key, staged[key], usual, today, data_url, run_id
+                )
                 outcomes[key] = _store(name, key, judged, data_url=data_url, run_id=run_id)
                 if judged.judgement.results:
                     pages[key] = judged.judgement
@@ -121,6 +127,12 @@ def validate(
         quality={key: outcome.quality for key, outcome in outcomes.items()},
         reasons=dict(reasons.most_common()),
         docs_url=docs_url,
+        types_changed={
+            column: change
+            for outcome in outcomes.values()
+            if outcome.refused is None
+            for column, change in outcome.report["types_changed"].items()
+        },
     )
 
 
@@ -488,6 +500,7 @@ def _usual_rows(engine: sa.Engine, name: str, staged: Mapping[str, _Staged]) -> 
 
 def _judge_staged(
     run: _Run,
+    schema: run_schema.RunSchema,
     name: str,
     source: Source,
     suite: suites.Suite,
@@ -500,7 +513,8 @@ def _judge_staged(
 ) -> _Judged:
     if staged.unreadable is not None:
         return _Judged(None, None, Judgement(staged.unreadable, report={"message": staged.unreadable}))
-    table = storage.read_table(partitions.staging_url(data_url, name, run_id, f"{key}.parquet"))
+    united = schema.unite(storage.read_table(partitions.staging_url(data_url, name, run_id, f"{key}.parquet")))
+    table = united.table
     strays = None
     if REASON in table.column_names:
         astray = table[REASON].is_valid()
@@ -514,7 +528,25 @@ def _judge_staged(
         judgement = _judge(run, table, suite, source.quarantine_share, parameters(key, usual, today))
     except NotValidated as error:
         raise NotValidated(f"{name} {key}: not validated: {error}") from error
+    judgement = _typed(judgement, united, schema)
+    if judgement.refused is None:
+        schema.accept(united)
     return _Judged(table, strays, judgement)
+
+
+def _typed(judgement: Judgement, united: United, schema: run_schema.RunSchema) -> Judgement:
+    """The judgement, with what became of the columns' types; values that fit no type refuse the partition."""
+    types = {name: kind for name, kind in united.types.items() if name != REASON}
+    report = {
+        **judgement.report,
+        "types": types,
+        "types_before": {name: schema.before[name] for name in types if name in schema.before},
+        "types_changed": united.changes,
+    }
+    known = judgement.report.get("schema", {}).get("retyped", {})
+    unsaid = {name: reason for name, reason in united.conflicts.items() if name not in known}
+    causes = [judgement.refused, run_schema.refusal(replace(united, conflicts=unsaid))]
+    return replace(judgement, refused="; ".join(cause for cause in causes if cause) or None, report=report)
 
 
 def _store(name: str, key: str, judged: _Judged, *, data_url: str, run_id: str) -> _Outcome:

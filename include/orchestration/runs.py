@@ -113,6 +113,9 @@ def validated(validation: Any, ti: Any, data_url: str) -> dict[str, Any]:
     """
     good, refused = validation.accepted, validation.rejected
     text = f"{validation.rows:,} rows of {span(good)} accepted, {validation.quarantined:,} rows quarantined"
+    if validation.types_changed:
+        changes = ", ".join(f"{column} ({change})" for column, change in validation.types_changed.items())
+        text += f"; columns of another type from now on, for all partitions: {changes}"
     answer = result(validation, text) | {"docs": page(validation.docs_url, data_url)}
     ti.xcom_push(key="return_value", value=answer)
     if refused:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from include import storage
+from include import schemas, storage
 from include.features.columns import ColumnType, from_arrow, types_of
 from include.features.feature_set import FeatureSet, UnknownCategory
 from include.features.profile import profile
@@ -272,12 +272,17 @@ def lay_down(
 
 
 def _read(files: list[Path], model: str) -> pa.Table:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not files:
         raise Untrainable(f"{model}: the feature version holds no partition; run features_{model} first")
-    return pa.concat_tables([pq.read_table(file) for file in files], promote_options="default").combine_chunks()
+    try:
+        return schemas.concat([(file.stem, pq.read_table(file)) for file in files]).combine_chunks()
+    except schemas.SchemaError as error:
+        raise Untrainable(
+            f"{model}: the partitions of this feature version do not go together: {error}; declare the type under the"
+            f" source's `types`, ingest the partition again with `replace`, then run features_{model}"
+        ) from error
 
 
 def _columns(

@@ -1,7 +1,7 @@
 """Where data comes from: one module per `type` in params.yaml, all with the same three functions.
 
     columns(source)     the columns and their types; cheap: at most the head of one file is read
-    read(source, keys)  (key, table) for each partition asked for; a file that holds many days is read once
+    read(source, keys, known)  (key, table) for each partition; a file that holds many days is read once
     health(source)      whether the source can be reached now
 
 To add a type of source: a class in `include/settings.py`, and a module here named like its `type`.
@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import pyarrow as pa
 
+from include.schemas import Types
+from include.schemas import type_of as column_type
 from include.settings import ColumnType, Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+__all__ = ["column_type"]
 
 REASON = "_reason"
 
@@ -65,8 +69,8 @@ class SourceType(Protocol):
     def columns(self, source: Any) -> dict[str, ColumnType]:
         """The columns and their types."""
 
-    def read(self, source: Any, keys: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-        """Each asked-for partition, once."""
+    def read(self, source: Any, keys: Sequence[str], known: Types) -> Iterator[tuple[str, pa.Table]]:
+        """Each of the partitions, once; `known` are the types that the columns have in earlier ones."""
 
     def health(self, source: Any) -> Health:
         """Whether the source can be reached."""
@@ -94,8 +98,11 @@ def columns_of(source: Source) -> dict[str, ColumnType]:
     return found
 
 
-def read_partitions(source: Source, keys: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def read_partitions(source: Source, keys: Sequence[str], known: Types | None = None) -> Iterator[tuple[str, pa.Table]]:
     """Read partitions, with the derived columns added.
+
+    `known` are the types that the columns have in the partitions that are published: text that looks like numbers stays
+    text where the column is text. Without it the earliest file decides.
 
     A derived column is left out of a partition that lacks what it is computed from, or holds it in another type;
     validation then shows the difference.
@@ -105,7 +112,7 @@ def read_partitions(source: Source, keys: Sequence[str]) -> Iterator[tuple[str, 
         UnreadablePartitions: naming the partitions; ask for the others again.
     """
     formulas = dict(source.derive)
-    for key, table in of_type(source.type).read(source, keys):
+    for key, table in of_type(source.type).read(source, keys, known or {}):
         yield key, _derived(table, formulas)
 
 
@@ -176,18 +183,3 @@ def to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
         return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
     return np.asarray(column.to_numpy(zero_copy_only=False), dtype=object)
-
-
-def column_type(kind: pa.DataType) -> ColumnType:
-    """The settings' name of an arrow type."""
-    if pa.types.is_boolean(kind):
-        return "bool"
-    if pa.types.is_integer(kind):
-        return "int"
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
-        return "float"
-    if pa.types.is_timestamp(kind):
-        return "timestamp"
-    if pa.types.is_date(kind):
-        return "date"
-    return "string"

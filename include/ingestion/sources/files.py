@@ -13,6 +13,7 @@ column's type; a column that really became another type is passed on as it is, f
 from __future__ import annotations
 
 import codecs
+import contextlib
 import datetime as dt
 import difflib
 import gzip
@@ -44,6 +45,7 @@ from include.ingestion.sources import (
     UnreadablePartitions,
     column_type,
 )
+from include.schemas import SchemaError, Types, cast_column
 from include.settings import ROOT, ColumnType, FilesSource
 
 ATTEMPTS = 4
@@ -86,17 +88,17 @@ def columns(source: FilesSource) -> dict[str, ColumnType]:
     return _columns_of_file(source, files[0])
 
 
-def read(source: FilesSource, keys: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def read(source: FilesSource, keys: Sequence[str], known: Types) -> Iterator[tuple[str, pa.Table]]:
     """Each asked-for partition once; every file is opened once."""
-    known: dict[str, ColumnType] | None = None
+    hints: dict[str, ColumnType] | None = None
     for period in _periods(source, keys):
         files = _files_of(source, period)
         if not files:
             raise NothingFound(f"no file matches {period.pattern}{_nearest(source, period.pattern)}", period.keys)
         try:
-            if known is None:
-                known = _known_types(source)
-            tables = [_read_file(source, file, known) for file in files]
+            if hints is None:
+                hints = {**_known_types(source), **known}
+            tables = [_read_file(source, file, hints) for file in files]
             table = pa.concat_tables(tables, promote_options="permissive")
             parts = _split(source, table, period, ", ".join(files))
         except (_Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -444,7 +446,8 @@ def _plain(
     if pa.types.is_null(values.type):
         return values.cast(_ARROW[known or "float"])
     if known == "float" and pa.types.is_integer(values.type):
-        return values.cast(pa.float64(), safe=False)
+        with contextlib.suppress(SchemaError):  # beyond 2^53: validation refuses it by name
+            return cast_column(values, known)
     return values
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from include.ingestion.sources import Health
+from include.schemas import Types
 from include.settings import ColumnType, SampleSource
 
 TRIP_COLUMNS: dict[str, ColumnType] = {
@@ -73,7 +74,7 @@ def columns(source: SampleSource) -> dict[str, ColumnType]:
     return dict(TRIP_COLUMNS if source.dataset == "taxi_trips" else CELL_COLUMNS)
 
 
-def read(source: SampleSource, keys: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+def read(source: SampleSource, keys: Sequence[str], known: Types) -> Iterator[tuple[str, pa.Table]]:
     """Generate the trips of each day, or give the cells as the one partition `all`."""
     for key in keys:
         if source.dataset == "breast_cancer":

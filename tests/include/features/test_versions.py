@@ -378,3 +378,35 @@ def test_threads_may_build_two_models_in_one_process(place: Place) -> None:
     with ThreadPoolExecutor(2) as pool:
         ride, walk = pool.map(place.build, ["ride", "walk"])
     assert (ride.rows, walk.rows) == (150, 50)
+
+
+def test_partitions_of_whole_and_of_broken_numbers_are_features_of_one_type(place: Place, tmp_path: Path) -> None:
+    """The specimen: a month of int64 beside one of double, both green, then every training dies."""
+    import pyarrow as pa
+
+    from include.training.preparation import _read
+
+    whole = trips(day(0)).set_column(4, "vendor_id", pa.array([1] * 50, pa.int64()))
+    broken = trips(day(1)).set_column(4, "vendor_id", pa.array([None, 1.5] * 25, pa.float64()))
+    place.publish("walks", day(0), whole)
+    first = place.build("walk")
+    place.publish("walks", day(1), broken)
+    second = place.build("walk")
+    assert second.computed == [day(0), day(1)]
+    folder = place.restore(second.version, tmp_path / "both", "walk")
+    table = _read(sorted(folder.glob("*.parquet")), "walk")
+    assert table.schema.field("vendor_id").type == pa.float64()
+    assert table["vendor_id"].to_pylist()[48:52] == [1.0, 1.0, None, 1.5]
+    before = place.restore(first.version, tmp_path / "first", "walk")
+    assert pq.read_schema(before / f"{day(0)}.parquet").field("vendor_id").type == pa.int64()
+
+
+def test_partitions_that_cannot_be_read_in_one_type_are_named_before_anything_is_computed(place: Place) -> None:
+    import pyarrow as pa
+
+    place.publish("walks", day(0), trips(day(0)))
+    place.publish("walks", day(1), trips(day(1)).set_column(4, "vendor_id", pa.array(["1"] * 50)))
+    with pytest.raises(
+        versions.FeatureVersionError, match=f"column vendor_id is int in .* and string in {day(1)}.*replace"
+    ):
+        place.build("walk")
