@@ -112,16 +112,16 @@ def demo(
 
 @app.command()
 def check() -> None:
-    """Is params.yaml right? Names, columns, parameters, before anything runs."""
-    from include import preflight
+    """Is params.yaml right? Names, columns, parameters, suites and the newest rows, before anything runs."""
+    from include import preflight, settings
 
-    params = Path(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
-    findings = preflight.check(params)
+    env = settings.environment()
+    findings = preflight.examine(env.params, suites=env.suites)
     for finding in findings:
         typer.echo(str(finding), err=True)
-    if findings:
+    if not all(finding.warning for finding in findings):
         raise typer.Exit(1)
-    typer.echo(f"{params.name}: nothing wrong")
+    typer.echo(f"{env.params.name}: nothing wrong" + (f", {len(findings)} warnings" if findings else ""))
 
 
 @app.command()

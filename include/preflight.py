@@ -1,18 +1,25 @@
-"""What can be known to be wrong before anything runs, in about a second: `mlops check`, first in every DAG.
+"""What can be known to be wrong before anything runs: `mlops check`, and the first task of every DAG.
 
-params.yaml itself; each source's columns, formulas and suite; each model's target, features and estimators. It reads at
-most the head of a source, computes nothing, and needs neither a database nor a service.
+`check` takes about a second: params.yaml itself; each source's columns, formulas and suite; each model's target,
+features and estimators. It reads at most the head of a source and computes nothing. `examine`, which `mlops check`
+runs, reads the source's newest rows too, and lets the code of the later steps judge them: Great Expectations loads the
+suites, and what stops a training, or makes its figures too good, is named. Neither needs a database or a service.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from include import settings
 from include.settings import ColumnType, Lines, Model, Params, ParamsError, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from include.features.feature_set import FeatureSet
 
 
 @dataclass(frozen=True)
@@ -23,9 +30,11 @@ class Finding:
     line: int
     key: str
     message: str
+    warning: bool = False
+    """Whether all runs in spite of it."""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.key}: {self.message}"
+        return f"{self.file}:{self.line}: {'warning: ' if self.warning else ''}{self.key}: {self.message}"
 
 
 def check(params_path: Path | str, *, root: Path = settings.ROOT, suites: Path | None = None) -> list[Finding]:
@@ -36,12 +45,24 @@ def check(params_path: Path | str, *, root: Path = settings.ROOT, suites: Path |
         root: The repository, which holds include/.
         suites: The folder of the Great Expectations suites; default: the repository's.
     """
+    return [finding for finding in _run(_Checker, params_path, root, suites) if not finding.warning]
+
+
+def examine(params_path: Path | str, *, root: Path = settings.ROOT, suites: Path | None = None) -> list[Finding]:
+    """As `check`, with what the newest rows of each source show, and with warnings: what runs, but deserves a thought.
+
+    It takes a few seconds, as long as it takes to read a file of each source and to load Great Expectations.
+    """
+    return _run(_Examiner, params_path, root, suites)
+
+
+def _run(kind: type[_Checker], params_path: Path | str, root: Path, suites: Path | None) -> list[Finding]:
     path = Path(params_path)
     try:
         params = settings.load_params(path)
     except ParamsError as error:
         return [_parsed(line, path.name) for line in str(error).splitlines()]
-    checker = _Checker(path.name, Lines(path.read_text(encoding="utf-8")), root, suites or default_suites(root))
+    checker = kind(path.name, Lines(path.read_text(encoding="utf-8")), root, suites or default_suites(root))
     for name, source in params.sources.items():
         checker.source(name, source)
     for name in params.models:
@@ -78,8 +99,9 @@ class _Checker:
         self.columns: dict[str, dict[str, ColumnType] | None] = {}
         self._file, self._lines, self._root, self._suites = file, lines, root, suites
 
-    def say(self, key: tuple[str, ...], message: str) -> None:
-        self.findings.append(Finding(self._file, self._lines.of(*key), ".".join(key), " ".join(message.split())))
+    def say(self, key: tuple[str, ...], message: str, *, warning: bool = False) -> None:
+        text = " ".join(message.split())
+        self.findings.append(Finding(self._file, self._lines.of(*key), ".".join(key), text, warning))
 
     def source(self, name: str, source: Source) -> None:
         from include.formulas import FormulaError
@@ -100,18 +122,25 @@ class _Checker:
         self.suite(name, source)
 
     def suite(self, name: str, source: Source) -> None:
-        suite = source.suite or name
-        path = self._suites / f"{suite}.json"
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        """What is wrong with the suite, without Great Expectations: names of columns, severities, the file itself."""
+        from include.ingestion import suites
+
+        path = suites.path_of(self._suites, name, source.suite)
+        if not path.is_file():
             known = [p.stem for p in self._suites.glob("*.json")] if self._suites.is_dir() else []
-            hint = settings.did_you_mean(suite, known) if source.suite else ""
-            self.say(
-                ("sources", name, "suite"), f"there is no suite {path}{hint or f'; `mlops suite {name}` proposes one'}"
-            )
-        except ValueError as error:
-            self.say(("sources", name, "suite"), f"{path}: not valid JSON: {error}")
+            hint = settings.did_you_mean(path.stem, known) if source.suite else ""
+            remedy = hint or f"; `mlops suite {name}` proposes one"
+            self.say(("sources", name, "suite"), f"there is no suite {path}{remedy}")
+            return
+        columns = self.columns[name]
+        try:
+            mistakes = suites.check(path, columns) if columns is not None else []
+            if columns is None:
+                suites.rules(path)
+        except suites.SuiteError as error:
+            mistakes = [str(error)]
+        for mistake in mistakes:
+            self.say(("sources", name, "suite"), mistake)
 
     def model(self, name: str, params: Params) -> None:
         entry = params.models[name]
@@ -161,7 +190,13 @@ class _Checker:
             key, message = (found[1], found[2]) if found else ("features.definition", str(error))
             self.say(("models", name, *key.split(".")), message)
         else:
+            for column, why in feature_set.left_out.items():
+                self.say(("models", name, "features"), f"{column!r} is no input: {why}", warning=True)
             self.serving(name, entry, feature_set.inputs)
+            self.rows(name, entry, feature_set, time_column)
+
+    def rows(self, name: str, entry: Model, feature_set: FeatureSet, time_column: str | None) -> None:
+        """What a model's rows show; nothing here, where none are read."""
 
     def serving(self, name: str, entry: Model, inputs: dict[str, ColumnType]) -> None:
         """The policies, units and logged columns must be of inputs: one that is misspelt would protect nothing."""
@@ -191,6 +226,57 @@ class _Checker:
                 for line in str(error).splitlines():
                     key, _, message = line.partition(": ")
                     self.say(("models", name, "estimators", *key.split(".")), message)
+
+
+class _Examiner(_Checker):
+    """A checker that reads the newest rows, too."""
+
+    def __init__(self, file: str, lines: Lines, root: Path, suites: Path) -> None:
+        super().__init__(file, lines, root, suites)
+        self._newest: dict[str, tuple[pa.Table, bool]] = {}
+
+    def source(self, name: str, source: Source) -> None:
+        """As before; then the newest rows as extraction reads them."""
+        from include.formulas import FormulaError
+        from include.ingestion import sources
+
+        super().source(name, source)
+        if self.columns[name] is None:
+            return
+        try:
+            table, whole = sources.newest_rows(source)
+        except (sources.SourceError, OSError) as error:
+            self.say(("sources", name, "path" if source.type == "files" else "type"), str(error))
+        except (FormulaError, TypeError, ValueError) as error:
+            self.say(("sources", name, "derive"), str(error))
+        else:
+            if not table.num_rows:
+                self.say(("sources", name, "path"), "the newest file has a header and no rows", warning=not whole)
+                return
+            self._newest[name] = table, whole
+
+    def suite(self, name: str, source: Source) -> None:
+        """As before; then Great Expectations loads it, which knows every expectation and its arguments."""
+        from include.ingestion import suites
+
+        known = len(self.findings)
+        super().suite(name, source)
+        if len(self.findings) == known:
+            try:
+                suites.load(suites.path_of(self._suites, name, source.suite))
+            except suites.SuiteError as error:
+                self.say(("sources", name, "suite"), str(error))
+
+    def rows(self, name: str, entry: Model, feature_set: FeatureSet, time_column: str | None) -> None:
+        """What a training on the newest rows would stop at, or warn of."""
+        from include.training import outlook
+
+        if entry.source not in self._newest:
+            return
+        table, whole = self._newest[entry.source]
+        found = outlook.foresee(name, entry, feature_set, table, time_column=time_column, whole=whole)
+        for prospect in found:
+            self.say(("models", name, *prospect.key.split(".")), prospect.text, warning=not prospect.certain)
 
 
 def _not_a_time(column: str, columns: dict[str, ColumnType]) -> str:

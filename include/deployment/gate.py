@@ -126,7 +126,7 @@ def decide(evidence: Evidence, gate: Gate, *, first: bool) -> Decision:
         coverage = evidence.labelled / evidence.rows if evidence.rows else 0.0
         reason = (
             f"{evidence.labelled} labelled held-out rows < {gate.minimum_rows} (coverage {coverage:.0%} of"
-            f" {evidence.rows}): too few to tell"
+            f" {evidence.rows}): too few to tell; train on more rows, or declare a `split` with a larger `test`"
         )
         return Decision("HOLD", [reason, *evidence.incomparable], numbers)
     if evidence.incomparable:
@@ -150,6 +150,20 @@ def _compared(better: float, margin: float, values: str, evidence: Evidence) -> 
     if better < margin:
         return "HOLD", [f"better by {better:.1%}, but {margin:.0%} is asked for: {measured}"]
     return "PROMOTE", [f"better by {better:.1%}: {measured}"]
+
+
+def warned(decision: Decision, suspects: list[str]) -> Decision:
+    """The decision with the columns that may make its numbers too good: a verdict that is read should name them."""
+    if not suspects:
+        return decision
+    reasons = [*decision.reasons, *(f"suspect: {text}" for text in suspects)]
+    return Decision(decision.verdict, reasons, {**decision.numbers, "suspects": len(suspects)})
+
+
+def suspected(form: ServedForm) -> list[str]:
+    """The suspects that training found among a version's inputs; none for one of an older program."""
+    found = form.json("profile.json").get("suspects", [])
+    return [f"{each['column']!r} {each['text']}" for each in found]
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ def judge(model: str, version: int, *, entry: Model, database_url: str, mlflow_u
                 evidence = first_evidence(candidate, entry)
             else:
                 evidence = _against(candidate, current, entry, work / "champion", mlflow_url)
-            decision = decide(evidence, entry.gate, first=current is None)
+            decision = warned(decide(evidence, entry.gate, first=current is None), suspected(candidate.form))
         return _store(
             engine, model, version, candidate.form.content_hash, current.version if current else None, decision
         )

@@ -34,6 +34,21 @@ def family(kind: str) -> Literal["number", "string", "time"]:
     return "time" if kind in TEMPORAL else "string"
 
 
+def unusable_name(name: str) -> str | None:
+    """Why a column cannot be a field of a request, and so no input; None: it can.
+
+    JSON can spell any name, but the service matches a field's bytes as they stand, without resolving escapes, and
+    PostgreSQL keeps no NUL in a text.
+    """
+    if not name.strip():
+        return "has no name" if not name else "has a name of blanks only"
+    bad = next((c for c in name if c in '"\\' or ord(c) < 0x20 or ord(c) == 0x7F or 0xD800 <= ord(c) <= 0xDFFF), None)
+    if bad is None:
+        return None
+    what = {'"': "a quotation mark", "\\": "a backslash", "\n": "a line break", "\r": "a line break", "\t": "a tab"}
+    return f"has {what.get(bad, f'the control character U+{ord(bad):04X}')} in its name"
+
+
 def types_of(schema: pa.Schema) -> dict[str, ColumnType]:
     """The column types of an Arrow schema; columns that cannot be features (lists, structs, bytes) are left out."""
     import pyarrow.types as at

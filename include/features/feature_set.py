@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from include.features.columns import ColumnType, family
+from include.features.columns import ColumnType, family, unusable_name
 from include.features.declared import FitError, Fitted, Plan, Steps, UnknownCategory
 from include.formulas import Formula, FormulaError, date_part
 
@@ -334,10 +335,20 @@ class _Compiler:
         for key, name in (("target", self.target), *(("entity or time_column", c) for c in self.apart - {self.target})):
             if name not in self.source:
                 raise FeatureError(f"{key}: the source has no column {name!r}{_hint(name, self.source)}")
+            self.check_name(name, key)
         for name in self.features.exclude:
             # One that the source does not have, or has no longer, is left out as it is; a misspelt one is not.
             if name not in self.source and (close := _hint(name, self.source, cutoff=0.8)):
                 raise FeatureError(f"features.exclude: the source has no column {name!r}{close}")
+
+    def check_name(self, name: str, key: str) -> None:
+        """Refuse a column that the service could not take as a field of a request."""
+        if why := unusable_name(name):
+            spare = "" if key in ("target", "entity or time_column") else ", or leave it out with `features.exclude`"
+            raise FeatureError(
+                f"{key}: the column {name!r} {why}; give it another with the source's `rename`, as in"
+                f" `rename: {{{json.dumps(name)}: a_name}}`{spare}"
+            )
 
     def need(self, name: str, key: str) -> None:
         """Make a column of the source an input."""
@@ -347,6 +358,7 @@ class _Compiler:
             raise FeatureError(f"{key}: the source has no column {name!r}{_hint(name, [*self.source, *self.made])}")
         if name in self.features.exclude:
             raise FeatureError(f"{key}: {name!r} is listed in features.exclude; take it out there, or here")
+        self.check_name(name, key)
         self.inputs.setdefault(name, self.source[name])
 
     def read_definition(self, root: Path) -> str | None:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 1 << 17
+LARGEST = float(np.finfo(np.float32).max)
+"""Estimators compute in 32 or 64 bits: what the smaller cannot hold becomes infinite there."""
 AHEAD = 2
 """Batches that are made while one is written: what memory is bounded by."""
 ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
@@ -228,6 +230,9 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
         _refuse_empty(plan, key, filled, raw_filled, rows)
         size = temporary.stat().st_size
         temporary.replace(file)  # no fsync: the folder is private, and DVC's hashes tell what a power cut spoilt
+    except _Beyond as found:
+        (column,) = found.args
+        raise _beyond(plan, key, column, parquet.read([column]).column(column)) from None
     finally:
         temporary.unlink(missing_ok=True)
     return {"rows": rows, "dropped": read - rows, "bytes": size, "filled": filled}
@@ -267,6 +272,7 @@ def _compute(batch: pa.RecordBatch, plan: Plan, key: str) -> _Piece:
             computed = plan.feature_set.compute(raw)
     except (ColumnError, FeatureError, FormulaError) as error:
         raise StageError(f"partition {key} of {plan.source}: {error}") from error
+    _refuse_infinite(raw, _plain_values(batch, plan.target), plan)
     for name, values in computed.items():
         array, present = _to_array(values, name, plan, key)
         counts[name] = present
@@ -289,15 +295,46 @@ def _to_array(values: np.ndarray, name: str, plan: Plan, key: str) -> tuple[pa.A
         text = pa.array(values, type=pa.string(), from_pandas=True)
         return text, len(text) - text.null_count
     array = cols.number_array(values)
-    if np.isfinite(values).all():
-        return array, len(values)
-    infinite = int(np.count_nonzero(np.isinf(values)))
-    if infinite:
+    with np.errstate(invalid="ignore"):
+        beyond = int(np.count_nonzero(np.abs(values) > LARGEST))
+    if beyond and name in plan.feature_set.inputs:
+        raise _Beyond(name)
+    if beyond:
         raise StageError(
-            f"partition {key} of {plan.source}: the feature {name!r} is infinite in {infinite} of {len(values)} rows;"
-            " guard the division or logarithm that makes it, or bound its input by an expectation"
+            f"partition {key} of {plan.source}: the feature {name!r} is infinite, or too large for 32 bits, in {beyond}"
+            f" of {len(values)} rows; guard the division or logarithm that makes it, or bound it, as in"
+            " clip(x, 0, 1e6)"
         )
     return array, len(array) - array.null_count
+
+
+class _Beyond(Exception):
+    """A column of the source has numbers that no estimator can take; its argument is the column."""
+
+
+def _refuse_infinite(raw: cols.Columns, target: np.ndarray, plan: Plan) -> None:
+    """Refuse inputs and targets that are infinite; a target also when it is too large for 32 bits."""
+    for name, values in raw.items():
+        if values.dtype.kind == "f" and np.isinf(values).any():
+            raise _Beyond(name)
+    with np.errstate(invalid="ignore"):
+        if target.dtype.kind == "f" and (np.abs(target) > LARGEST).any():
+            raise _Beyond(plan.target)
+
+
+def _beyond(plan: Plan, key: str, column: str, values: pa.ChunkedArray) -> StageError:
+    """The error for a column of the source that holds infinite numbers, with all of them counted."""
+    numbers = np.asarray(values.to_numpy(), dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        rows = np.flatnonzero(np.abs(numbers) > LARGEST)
+        what = "infinite" if np.isinf(numbers[rows]).any() else "too large for 32 bits"
+    role = "target" if column == plan.target else "input"
+    return StageError(
+        f"partition {key} of {plan.source}: the {role} {column!r} is {what} in {len(rows)} of {len(numbers)} rows,"
+        f" first in row {int(rows[0]) + 1} ({numbers[rows[0]]:g}). Correct the source; or let an expectation bound the"
+        " column, so that such rows are quarantined; or, where it stands for a missing value, declare it in the"
+        " source's `null_values`; then ingest the partition again with `replace`"
+    )
 
 
 def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:

@@ -156,7 +156,7 @@ def prepared(made: Any) -> dict[str, Any]:
         f"{made.rows:,} rows of {span(made.partitions)}, {made.features} features, {made.trials} trials,"
         f" {made.time_budget} s; asked for: {made.reason}"
     )
-    return result(made, text)
+    return result(made, "; ".join([text, *made.warnings]))
 
 
 def newest(versions: Sequence[int], model: str) -> int:

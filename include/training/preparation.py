@@ -19,7 +19,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,9 @@ from include.features.columns import ColumnType, from_arrow, types_of
 from include.features.feature_set import FeatureSet, UnknownCategory
 from include.features.profile import profile
 from include.settings import FieldPolicy, Model, Serving, Split
-from include.training import evaluation, tracking, tuning
+from include.training import evaluation, suspects, tracking, tuning
+from include.training import target as targets
+from include.training.target import Untrainable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,10 +46,7 @@ GOLDEN_ROWS = 20
 MANY_CATEGORIES = 50
 
 Columns = dict[str, np.ndarray]
-
-
-class Untrainable(ValueError):
-    """There is nothing to learn from these rows; the message says why, and what to do."""
+__all__ = ["Prepared", "Untrainable", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,8 @@ class Prepared:
     seed: int
     reason: str
     seconds: float
+    warnings: list[str] = field(default_factory=list)
+    """What may make the figures wrong or the verdict HOLD, with remedies."""
 
 
 def prepare(
@@ -173,18 +174,27 @@ def lay_down(
     files = sorted(features.glob("*.parquet"))[-window if window else None :]
     table = _read(files, model)
     raw, computed, target, times, entity = _columns(table, feature_set, entry, time_column)
-    known = np.array([value is not None and value == value for value in target.tolist()], dtype=bool)
-    if not known.any():
-        raise Untrainable(f"{model}: none of {len(target)} rows has a target ({entry.target}); look at the source")
+    known = targets.present(model, entry, target)
     if not known.all():
         raw, computed, target = _take(raw, known), _take(computed, known), target[known]
         times, entity = (None if c is None else c[known] for c in (times, entity))
         table = table.filter(pa.array(known))
-    classes = _classes(model, entry, target)
+    classes = targets.classes(model, entry, target)
     y = evaluation.encode(target, classes)
     identity = fingerprints({**raw, entry.target: target, **({} if times is None else {"\0time": times})})
-    part = split(entry.split, len(y), times=times, y=y if classes else None, groups=identity, entity=entity, seed=seed)
-    _check_parts(model, entry, part, y, classes)
+    rule = split_rule(entry, len(y), classes)
+    part = split(rule, len(y), times=times, y=y if classes else None, groups=identity, entity=entity, seed=seed)
+    check_parts(model, part, y, classes)
+    suspected = suspects.find(
+        raw, target, task=entry.task, types=feature_set.inputs, times=times, time_column=time_column
+    )
+    warnings = [
+        *targets.doubts(entry, target),
+        *split_warnings(entry, rule, part, target, times),
+        *(f"suspect: {each}" for each in suspected),
+    ]
+    for warning in warnings:
+        LOG.warning("%s: %s", model, warning)
 
     train, held = part == "train", part == "test"
     matrices: dict[str, np.ndarray] = {}
@@ -195,7 +205,7 @@ def lay_down(
         matrices[f"y_{name}"] = y[part == name]
     tolerate(fitted, entry.serving)
     names = feature_set.names(fitted)
-    _check_finite(model, matrices, names)
+    _check_finite(model, matrices, names, feature_set.origins(fitted))
 
     work.mkdir(parents=True, exist_ok=True)
     storage.ensure_space(work, sum(m.nbytes for m in matrices.values()))
@@ -206,7 +216,8 @@ def lay_down(
         work / "feature_set.json", {"spec": feature_set.spec, "definition": feature_set.definition, "names": names}
     )
     seen = _take({**raw, **computed}, ~held)
-    _write_json(work / "profile.json", {"rows": int((~held).sum()), "columns": profile(seen)})
+    distributions = {"rows": int((~held).sum()), "columns": profile(seen)}
+    _write_json(work / "profile.json", {**distributions, "suspects": [asdict(each) for each in suspected]})
     inputs = describe_inputs(
         _take(raw, ~held),
         feature_set.inputs,
@@ -224,7 +235,7 @@ def lay_down(
     _write_json(work / "golden_rows.json", as_rows(_take(raw, held), feature_set.inputs, golden))
     kept = [*feature_set.inputs, *(c for c in (time_column, entry.entity) if c), entry.target]
     table = table.select([c for c in dict.fromkeys(kept) if c in table.column_names])
-    _write_evidence(work / "evidence", table, part, identity, times, entry.split, feature_version)
+    _write_evidence(work / "evidence", table, part, identity, times, rule, feature_version)
     storage.write_bytes(str(work / "evidence" / "dvc.lock"), dvc_lock.encode())
 
     study = f"{model}/{run_key}"
@@ -263,6 +274,7 @@ def lay_down(
         seed=seed,
         reason=str(overrides.get("reason", "")),
         seconds=round(time.monotonic() - began, 2),
+        warnings=warnings,
     )
     _write_json(work / "prepared.json", asdict(prepared))
     return prepared
@@ -298,57 +310,70 @@ def _columns(
     columns = from_arrow(table, {**types, **{c: found[c] for c in extra}})
     raw = {name: columns[name] for name in feature_set.inputs}
     computed = {name: columns[name] for name in feature_set.kinds}
-    target = _target(table, entry, found)
+    target = targets.read(table, entry, found)
     times = columns[time_column] if time_column in extra else None
     entity = columns[entry.entity] if entry.entity in extra else None
     return raw, computed, target, times, entity
-
-
-def _target(table: pa.Table, entry: Model, found: Mapping[str, ColumnType]) -> np.ndarray:
-    """Numbers for a regression; else labels as text, whole numbers or booleans, with None for missing ones."""
-    kind: ColumnType = "float" if entry.task == "regression" else found.get(entry.target, "string")
-    [values] = from_arrow(table, {entry.target: kind}).values()
-    if entry.task == "regression" or kind == "string":
-        return values
-    labels = [None if v != v else bool(v) if kind == "bool" else int(v) if v == int(v) else v for v in values.tolist()]
-    return np.array([*labels, None], dtype=object)[:-1]
-
-
-def _classes(model: str, entry: Model, target: np.ndarray) -> list[Any] | None:
-    if entry.task == "regression":
-        if (target == target[0]).all():
-            raise Untrainable(f"{model}: the target {entry.target} is {target[0]:g} in all {len(target)} rows")
-        return None
-    classes = sorted(set(target.tolist()), key=lambda label: (isinstance(label, str), label))
-    if len(classes) < 2:
-        raise Untrainable(
-            f"{model}: the target {entry.target} has one class only, {classes[0]!r}, in {len(target)} rows"
-        )
-    if entry.task == "binary" and len(classes) > 2:
-        shown = ", ".join(repr(c) for c in classes[:5])
-        raise Untrainable(
-            f"{model}: task is binary, and {entry.target} has {len(classes)} classes ({shown}); set task: multiclass"
-        )
-    return classes
 
 
 def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 
-def _check_finite(model: str, matrices: Mapping[str, np.ndarray], names: list[str]) -> None:
+def _check_finite(model: str, matrices: Mapping[str, np.ndarray], names: list[str], origins: list[str]) -> None:
+    """What the features stage let pass can still become too large by what is learned: a scale, components."""
     for key in ("X_train", "X_validation", "X_test"):
         matrix = matrices[key]
         large = np.abs(matrix) > np.finfo(np.float32).max
         if large.any():
             column = int(np.argwhere(large.any(axis=0))[0][0])
+            made = "" if names[column] == origins[column] else f", made of {origins[column]!r},"
             raise Untrainable(
-                f"{model}: the feature {names[column]!r} is infinite, or too large for 32 bits, in"
-                f" {int(large[:, column].sum())} rows of {key[2:]}; bound its formula, as in clip(x, 0, 1e6)"
+                f"{model}: the feature {names[column]!r}{made} is infinite, or too large for 32 bits, in"
+                f" {int(large[:, column].sum())} rows of {key[2:]}; if params.yaml or a definition computes it, bound"
+                " it, as in clip(x, 0, 1e6); if it is a column of the source, " + targets.INFINITE_REMEDY
             )
 
 
 # ---------------------------------------------------------------------------------------------- splitting
+
+
+def split_rule(entry: Model, rows: int, classes: list[Any] | None) -> Split:
+    """The shares in force: as declared; undeclared, a small table holds out as many rows as its gate needs.
+
+    Up to a third of the rows; a table that is too small even for that gets the usual shares, and no verdict.
+    """
+    rule, needed = entry.split, entry.gate.minimum_rows + len(classes or ()) + 1  # each class may round down
+    if "split" in entry.model_fields_set or rows * rule.test >= entry.gate.minimum_rows or rows < 3 * needed:
+        return rule
+    test = needed / rows
+    train = (1 - test) * rule.train / (rule.train + rule.validation)
+    return Split(train=train, validation=1 - test - train, test=test, by=rule.by)
+
+
+def split_warnings(
+    entry: Model, rule: Split, part: np.ndarray, target: np.ndarray, times: np.ndarray | None
+) -> list[str]:
+    """What the split of these rows means for the figures and the verdict, where that is not as usual."""
+    rows, held, needed = len(part), int((part == "test").sum()), entry.gate.minimum_rows
+    found = []
+    if held < needed:
+        share = needed / rows
+        remedy = f"train on at least {int(np.ceil(needed / rule.test))} rows"
+        if share <= 0.5:
+            remedy += f", or declare a `split` with test: {np.ceil(share * 100) / 100 + 0.01:.2f} or more"
+        found.append(
+            f"{held} of {rows} rows are held out, and the gate needs {needed}: its verdict will be HOLD; {remedy}, or"
+            " lower gate.minimum_rows, which makes the verdict less sure"
+        )
+    elif rule is not entry.split:
+        found.append(
+            f"only {rows} rows: {rule.test:.0%} of them are held out, not {entry.split.test:.0%}, so that the gate has"
+            f" the {needed} that it needs; declare `split` for other shares"
+        )
+    if not (times is not None and rule.by in ("auto", "time")) and entry.entity is None:
+        found += [text for text in [suspects.order(target, entry.task)] if text]
+    return found
 
 
 def split(
@@ -414,7 +439,12 @@ def _by_group(rule: Split, groups: np.ndarray, random: np.random.Generator) -> n
     return of_group[code]
 
 
-def _check_parts(model: str, entry: Model, part: np.ndarray, y: np.ndarray, classes: list[Any] | None) -> None:
+def check_parts(model: str, part: np.ndarray, y: np.ndarray, classes: list[Any] | None) -> None:
+    """Refuse a split in which a part has too few rows, or one class only.
+
+    Raises:
+        Untrainable: naming the part.
+    """
     for name, minimum in MINIMUM_ROWS.items():
         inside = y[part == name]
         if len(inside) < minimum:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from include import preflight
@@ -12,6 +14,9 @@ from include.settings import ParamsError
 ROOT = Path(__file__).resolve().parents[2]
 
 CSV = "age,plan,fee,joined,churned\n31,basic,9.5,2024-01-01,yes\n54,max,39.0,2024-01-02,no\n"
+
+SUITE = """{"expectations": [
+    {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "age"}, "severity": "warning"}]}"""
 
 TEXT = """\
 sources:
@@ -33,7 +38,7 @@ models:
 def folder(tmp_path):
     (tmp_path / "customers.csv").write_text(CSV)
     (tmp_path / "suites").mkdir()
-    (tmp_path / "suites" / "customers.json").write_text('{"expectations": []}')
+    (tmp_path / "suites" / "customers.json").write_text(SUITE)
     return tmp_path
 
 
@@ -201,3 +206,107 @@ def test_checking_imports_nothing_heavy():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "finding"),
+    [
+        (
+            {"kwargs": {"column": "agee"}},
+            "expectation 1 (expect_column_values_to_not_be_null): the source has no column",
+        ),
+        ({"severity": "urgent"}, "severity is one of critical, warning, info, not 'urgent'"),
+        (None, "with at least one expectation"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_found_before_anything_runs(folder, entry, finding):
+    [first] = json.loads(SUITE)["expectations"]
+    suite = {"expectations": [{**first, **entry}] if entry else []}
+    (folder / "suites" / "customers.json").write_text(json.dumps(suite))
+    (found,) = check(folder, "    features: {columns: [age]}")
+    assert "sources.customers.suite: " in found
+    assert finding in found
+
+
+def examine(folder, table, model="task: binary", features="{}", suite=SUITE):
+    """What `mlops check` finds in a table with the columns `x` and `y`, and others."""
+    names = list(table)
+    lines = [",".join(names), *(",".join(map(str, row)) for row in zip(*table.values(), strict=True))]
+    (folder / "customers.csv").write_text("\n".join(lines) + "\n")
+    (folder / "suites" / "customers.json").write_text(suite.replace('"age"', '"y"'))
+    path = folder / "params.yaml"
+    path.write_text(
+        f"sources: {{customers: {{type: files, path: {folder / 'customers.csv'}}}}}\n"
+        f"models: {{churn: {{source: customers, target: y, {model}, features: {features}}}}}\n"
+    )
+    return [str(finding) for finding in preflight.examine(path, suites=folder / "suites")]
+
+
+def numbers(rows, seed=0):
+    return [f"{x:.6f}" for x in np.random.default_rng(seed).normal(size=rows)]
+
+
+def flags(rows, seed=1):
+    return np.random.default_rng(seed).choice(["yes", "no"], rows).tolist()
+
+
+def test_a_table_without_mistakes_is_found_right(folder):
+    assert examine(folder, {"x": numbers(400), "y": flags(400)}) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "finding"),
+    [
+        (["yes"] * 100, "task: binary", "the target y has one class only, 'yes', in 100 rows"),
+        (["yes", "no"] * 50 + ["yes "] * 3, "task: binary", "'yes ' is 'yes' but for blanks or capitals"),
+        (["yes", "no"] * 50 + ["?"], "task: binary", "if '?' means that it is not known, declare it in the source's"),
+        (["yes", "no", "maybe"] * 40, "task: binary", "set task: multiclass"),
+        (numbers(1300), "task: multiclass", "numbers with fractions such as"),
+        (
+            list(range(100)),
+            "task: multiclass",
+            "100 classes in 100 rows, fewer than 3 rows each; choose task: regression",
+        ),
+        ([7] * 100, "task: regression", "the target y is 7 in all 100 rows"),
+        (["inf", *numbers(99)], "task: regression", "the target y is infinite in 1 of 100 rows"),
+        ([""] * 100, "task: regression", "none of 100 rows has a target (y)"),
+        (numbers(10), "task: regression", "the train part has 7 of 10 rows, at least 20 are needed"),
+        (["yes"] * 96 + ["no"] * 4, "task: binary", "part has one class only, 'yes'"),
+    ],
+)
+def test_a_target_that_training_would_refuse_is_refused_by_the_check(folder, target, model, finding):
+    """By the code that `prepare` runs, on the same rows."""
+    found = [f for f in examine(folder, {"x": numbers(len(target)), "y": target}, model) if "warning: " not in f]
+    assert len(found) == 1, found
+    assert finding in found[0]
+
+
+def test_a_file_with_a_header_only_is_found(folder):
+    found = examine(folder, {"x": [], "y": []}, features="{columns: [x]}", model="task: regression")
+    assert any("sources.customers.path: the newest file has a header and no rows" in f for f in found), found
+
+
+def test_suspects_small_tables_and_ordered_rows_are_warnings(folder):
+    def warnings(table, model="task: binary"):
+        found = examine(folder, table, model)
+        assert all("warning: models.churn." in f for f in found), found
+        return "\n".join(found)
+
+    y = flags(400)
+    found = warnings({"x": numbers(400), "id": range(400), "copy": [f"{v}!" for v in y], "flat": [3] * 400, "y": y})
+    assert "features: suspect: 'id' has 400 distinct values in 400 rows, as an ID has" in found
+    assert "suspect: 'copy' alone explains the target (ROC AUC 1.000)" in found
+    assert "suspect: 'flat' is 3.0 in all rows" in found
+    assert "'x'" not in found
+    assert "split: 16 of 100 rows are held out, and the gate needs 50" in warnings({"x": numbers(100), "y": flags(100)})
+    assert "only 200 rows: 26% of them are held out, not 15%" in warnings({"x": numbers(200), "y": flags(200)})
+    walk = [f"{v:.6f}" for v in np.cumsum(np.random.default_rng(3).normal(size=400))]
+    assert "split: neighbouring rows are alike" in warnings({"x": numbers(400), "y": walk}, "task: regression")
+    late = [f"2024-01-{day:02d}" for day in range(1, 11)] * 40
+    assert "'t' is no input: a timestamp that nothing uses" in warnings({"x": numbers(400), "t": late, "y": y})
+
+
+def test_an_expectation_that_great_expectations_does_not_know_is_found(folder):
+    suite = SUITE.replace("to_not_be_null", "to_not_be_nul")
+    (found,) = examine(folder, {"x": numbers(400), "y": flags(400)}, suite=suite)
+    assert "did you mean expect_column_values_to_not_be_null?" in found

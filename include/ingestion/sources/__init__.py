@@ -1,7 +1,8 @@
-"""Where data comes from: one module per `type` in params.yaml, all with the same three functions.
+"""Where data comes from: one module per `type` in params.yaml, all with the same four functions.
 
     columns(source)     the columns and their types; cheap: at most the head of one file is read
     read(source, keys, known)  (key, table) for each partition; a file that holds many days is read once
+    newest(source)      a table of the newest rows, and whether those are all that there are; at most one file is read
     health(source)      whether the source can be reached now
 
 To add a type of source: a class in `include/settings.py`, and a module here named like its `type`.
@@ -72,6 +73,9 @@ class SourceType(Protocol):
     def read(self, source: Any, keys: Sequence[str], known: Types) -> Iterator[tuple[str, pa.Table]]:
         """Each of the partitions, once; `known` are the types that the columns have in earlier ones."""
 
+    def newest(self, source: Any) -> tuple[pa.Table, bool]:
+        """The newest rows, and whether they are all."""
+
     def health(self, source: Any) -> Health:
         """Whether the source can be reached."""
 
@@ -114,6 +118,16 @@ def read_partitions(source: Source, keys: Sequence[str], known: Types | None = N
     formulas = dict(source.derive)
     for key, table in of_type(source.type).read(source, keys, known or {}):
         yield key, _derived(table, formulas)
+
+
+def newest_rows(source: Source) -> tuple[pa.Table, bool]:
+    """A table of the source's newest rows, with the derived columns, and whether those are all that there are.
+
+    Raises:
+        SourceError: the source cannot be read; what extraction would raise.
+    """
+    table, whole = of_type(source.type).newest(source)
+    return _derived(table, dict(source.derive)), whole
 
 
 def health_of(source: Source) -> Health:

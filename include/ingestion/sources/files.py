@@ -54,6 +54,8 @@ FIRST_WAIT = 0.5
 
 _HEAD = 1 << 20
 _CHUNK = 1 << 24
+_LOOK = 1 << 27
+"""Bytes of a file up to which a look at the newest rows reads all of it."""
 _TIME_FORMATS = [
     pacsv.ISO8601,
     *(
@@ -104,6 +106,21 @@ def read(source: FilesSource, keys: Sequence[str], known: Types) -> Iterator[tup
         except (_Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise UnreadablePartitions(str(error), period.keys) from error
         yield from parts
+
+
+def newest(source: FilesSource) -> tuple[pa.Table, bool]:
+    """The last file by name; of one that is very large its beginning."""
+    files = _all_files(source)
+    if not files:
+        raise NothingFound(f"no file matches {source.path}; check sources.<name>.path in params.yaml", [])
+    file, known = files[-1], _known_types(source)
+    filesystem, path = _filesystem(source, file)
+    try:
+        if _reach(lambda: int(filesystem.size(path) or 0), file) <= _LOOK:
+            return _read_file(source, file, known), len(files) == 1
+        return _read_beginning(source, file, known), False
+    except (_Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UnreadablePartitions(str(error), []) from error
 
 
 def health(source: FilesSource) -> Health:
@@ -296,12 +313,12 @@ def _refuse_unknown(source: FilesSource, names: Sequence[str], file: str) -> Non
             )
 
 
-def _head(source: FilesSource, file: str) -> bytes:
+def _head(source: FilesSource, file: str, size: int = _HEAD) -> bytes:
     filesystem, path = _filesystem(source, file)
 
     def take() -> bytes:
         with filesystem.open(path, "rb") as stream:
-            return bytes(stream.read(_HEAD))
+            return bytes(stream.read(size))
 
     return _reach(take, file)
 
@@ -315,12 +332,31 @@ def _read_file(source: FilesSource, file: str, known: dict[str, ColumnType]) -> 
             raise _Unreadable(f"{file}: not a whole parquet file ({error})") from error
     else:
         table = _parse(source, file, _decoded(source, file, raw, whole=True), known)
+    return _settled(source, file, table, known)
+
+
+def _settled(source: FilesSource, file: str, table: pa.Table, known: dict[str, ColumnType]) -> pa.Table:
+    """A file's table with the source's names and types."""
     table = table.rename_columns([source.rename.get(name, name) for name in table.column_names])
     if len(set(table.column_names)) < len(table.column_names):
         twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
         raise _Unreadable(f"{file}: the column {twice!r} is there twice")
     fields = [_plain(source, file, name, table[name], known.get(name)) for name in table.column_names]
     return pa.table(fields, names=table.column_names)
+
+
+def _read_beginning(source: FilesSource, file: str, known: dict[str, ColumnType]) -> pa.Table:
+    """The first rows of a file: a parquet file's first row group, a text's first bytes."""
+    if _format(source, file) == "parquet":
+        filesystem, path = _filesystem(source, file)
+
+        def first() -> pa.Table:
+            with filesystem.open(path) as stream:
+                return papq.ParquetFile(stream).read_row_group(0)
+
+        return _settled(source, file, _reach(first, file), known)
+    head = _decoded(source, file, _head(source, file, _LOOK), whole=False)
+    return _settled(source, file, _parse(source, file, head[: head.rfind(b"\n") + 1] or head, known), known)
 
 
 def _decoded(source: FilesSource, file: str, raw: bytes, *, whole: bool) -> bytes:

@@ -83,6 +83,13 @@ def read(source: SampleSource, keys: Sequence[str], known: Types) -> Iterator[tu
             yield key, _with_incidents(source, dt.date.fromisoformat(key))
 
 
+def newest(source: SampleSource) -> tuple[pa.Table, bool]:
+    """A day of trips, or the cells."""
+    if source.dataset == "breast_cancer":
+        return cells(), True
+    return _with_incidents(source, source.start or dt.date(2024, 1, 1)), False
+
+
 def health(source: SampleSource) -> Health:
     """Bundled data is always there."""
     return Health(True, f"{source.dataset} comes with the platform")

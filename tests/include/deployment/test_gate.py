@@ -84,7 +84,18 @@ def test_too_few_labels_hold_and_say_how_many():
     """Promise 24, as far as the source brings the labels."""
     decision = decide(evidence(1.0, 5.0, labelled=30), GATE, first=True)
     assert decision.verdict == "HOLD"
-    assert decision.reasons == ["30 labelled held-out rows < 50 (coverage 30% of 100): too few to tell"]
+    text = "30 labelled held-out rows < 50 (coverage 30% of 100): too few to tell; train on more rows, or declare a"
+    assert decision.reasons == [f"{text} `split` with a larger `test`"]
+
+
+def test_a_verdict_names_the_suspects_whatever_it_is():
+    for numbers in ((1.0, 5.0), (5.0, 1.0)):
+        plain = decide(evidence(*numbers), GATE, first=True)
+        assert gate.warned(plain, []) == plain
+        decision = gate.warned(plain, ["'boat' alone explains the target (ROC AUC 0.998)"])
+        assert decision.verdict == plain.verdict
+        assert decision.reasons == [*plain.reasons, "suspect: 'boat' alone explains the target (ROC AUC 0.998)"]
+        assert decision.numbers == {**plain.numbers, "suspects": 1}
 
 
 def test_invalid_evidence_rejects_whatever_the_numbers_say():

@@ -63,6 +63,34 @@ def test_a_column_beyond_the_known_ones_is_an_input_only_where_the_entry_names_i
         assert made.left_out == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ('he said "hi"', "a quotation mark"),
+        ("back\\slash", "a backslash"),
+        ("two\nlines", "a line break"),
+        ("two\rlines", "a line break"),
+        ("a\ttab", "a tab"),
+        ("nul\0", "the control character U\\+0000"),
+        ("\x7f", "the control character U\\+007F"),
+        ("", "has no name"),
+        ("  ", "a name of blanks only"),
+    ],
+)
+def test_a_column_that_no_request_could_carry_is_refused_before_anything_is_built(name: str, why: str) -> None:
+    source: dict[str, ColumnType] = {"age": "float", name: "float", "paid": "float"}
+    given = {"entity": None, "time_column": None, "root": ROOT}
+
+    def compile_with(target: str = "paid", **features: Any) -> FeatureSet:
+        return compile_features(Features.model_validate(features), source_columns=source, target=target, **given)
+
+    with pytest.raises(FeatureError, match=f"{why}.*`rename: .*features.exclude"):
+        compile_with()
+    with pytest.raises(FeatureError, match=f"^target: .*{why}"):
+        compile_with(target=name)
+    assert list(compile_with(exclude=[name]).inputs) == ["age"]
+
+
 def test_a_column_that_is_gone_may_stay_excluded_but_a_misspelt_one_may_not() -> None:
     assert "gone" not in compiled(exclude=["since", "gone"]).inputs
     with pytest.raises(FeatureError, match="did you mean 'since'"):

@@ -142,6 +142,41 @@ def test_infinite_features_are_refused_with_their_count(tmp_path: Path) -> None:
         stage.build_partition(plan, day(0), content(infinite), tmp_path / "f.parquet")
 
 
+@pytest.mark.parametrize("column", ["trip_distance", "duration_minutes"])
+@pytest.mark.parametrize(
+    ("value", "what"), [(np.inf, "infinite"), (-np.inf, "infinite"), (1e39, "too large for 32 bit")]
+)
+def test_a_number_that_nothing_can_learn_from_is_found_with_column_partition_count_row_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, value: float, what: str
+) -> None:
+    """One raw infinity in one row; a target's too; all batches are counted."""
+    monkeypatch.setattr(stage, "BATCH_ROWS", 16)
+    table = trips(day(0))
+    numbers = np.where(np.isin(np.arange(50), [20, 49]), value, 1.5)
+    dirty = table.set_column(table.column_names.index(column), column, pa.array(numbers))
+    role = "target" if column == "duration_minutes" else "input"
+    text = rf"{day(0)} of rides: the {role} '{column}' is {what}.* in 2 of 50 rows, first in row 21 .*null_values"
+    with pytest.raises(stage.StageError, match=text):
+        stage.build_partition(
+            plan_for({}, {"columns": ["trip_distance", "vendor_id"]}), day(0), content(dirty), tmp_path / "f.parquet"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_infinite_input_is_named_even_where_only_a_formula_reads_it(tmp_path: Path) -> None:
+    plan = plan_for({}, {"columns": ["vendor_id"], "derived": {"x": "where(trip_distance > 5, 1, 0)"}})
+    table = trips(day(0))
+    dirty = table.set_column(1, "trip_distance", pa.array([np.inf] + [1.5] * 49))
+    with pytest.raises(stage.StageError, match="the input 'trip_distance' is infinite in 1 of 50"):
+        stage.build_partition(plan, day(0), content(dirty), tmp_path / "f.parquet")
+
+
+def test_a_computed_feature_beyond_32_bits_is_refused_with_advice_about_its_formula(tmp_path: Path) -> None:
+    plan = plan_for({}, {"columns": ["vendor_id"], "derived": {"x": "vendor_id * 1e300"}})
+    with pytest.raises(stage.StageError, match=r"the feature 'x' is infinite.*guard the division"):
+        stage.build_partition(plan, day(0), content(trips(day(0))), tmp_path / "f.parquet")
+
+
 def test_a_column_that_never_has_a_value_asks_to_be_excluded(tmp_path: Path) -> None:
     table = trips(day(0))
     empty = table.set_column(4, "vendor_id", pa.nulls(50, pa.int64()))

@@ -105,6 +105,19 @@ PINNED = 15627194990155169028
         ("binary", ["a", "b", "c", "d"] * 25, "has 4 classes"),
         ("regression", [None] * 100, "none of 100 rows has a target"),
         ("regression", [3.5] * 100, "is 3.5 in all 100 rows"),
+        (
+            "regression",
+            [float("inf")] * 2 + [1.0, 2.0] * 49,
+            "the target minutes is infinite in 2 of 100 rows.*null_values",
+        ),
+        ("regression", [float("-inf")] + [1.0] * 99, "infinite in 1 of 100 rows"),
+        ("binary", ["Yes", "No"] * 49 + ["Yes ", "?"], "'Yes ' is 'Yes' but for blanks or capitals"),
+        ("binary", ["Yes", "No"] * 49 + ["yes"] * 2, "'yes' is 'Yes' but for blanks or capitals"),
+        ("binary", ["Yes", "No"] * 49 + ["?", "-"], "'No' in 49 rows.*if '\\?', '-' means that it is not known"),
+        ("binary", [0, 1] * 49 + [9, 9], "9 in 2 rows.*if 9 means that it is not known"),
+        ("multiclass", [n / 7 for n in range(100)], "100 distinct values in 100 rows, numbers with fractions"),
+        ("multiclass", list(range(100)), "100 classes in 100 rows, fewer than 3 rows each; choose task: regression"),
+        ("multiclass", [f"c{n}" for n in range(100)], "fewer than 3 rows each; choose a target with fewer"),
         ("regression", [None] * 95 + [1.0, 2.0, 3.0, 4.0, 5.0], "the train part has [34] of 5 rows"),
         ("binary", ["yes"] * 90 + ["no"] * 10, "part has one class only"),
     ],
@@ -122,6 +135,40 @@ def test_a_feature_too_large_to_compute_with_is_named(tmp_path: Path) -> None:
     entry = entry_for("regression", features={"exclude": ["at", "zone"], "derived": {"ratio": "distance * 1e300"}})
     with pytest.raises(Untrainable, match="'ratio' is infinite"):
         free_laboratory(tmp_path).lay_down(entry, rides(100, "regression"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "test"),
+    [
+        (400, {}, 0.15),
+        (334, {}, 0.15),
+        (200, {}, 53 / 200),
+        (159, {}, 53 / 159),
+        (158, {}, 0.15),
+        (200, {"split": {"train": 0.7, "validation": 0.15, "test": 0.15}}, 0.15),
+        (100, {"gate": {"minimum_rows": 20}}, 23 / 100),
+    ],
+)
+def test_a_small_table_holds_out_as_many_rows_as_its_gate_needs_unless_the_split_is_declared(
+    rows: int, changes: dict[str, Any], test: float
+) -> None:
+    entry = entry_for("binary", **changes)
+    rule = preparation.split_rule(entry, rows, ["early", "late"])
+    assert rule.test == pytest.approx(test)
+    y = np.arange(rows) % 3 == 0
+    part = parts(rule, rows, y=y * 1.0)
+    enough = int((part == "test").sum()) >= entry.gate.minimum_rows
+    assert enough == (rows * test >= entry.gate.minimum_rows)
+    warnings = preparation.split_warnings(entry, rule, part, np.where(y, "late", "early").astype(object), None)
+    assert bool(warnings) == (rule.test != 0.15 or not enough)
+
+
+def test_the_warning_of_a_table_that_is_too_small_has_the_numbers_and_the_remedy() -> None:
+    entry = entry_for("binary")
+    part = parts(entry.split, 120)
+    (warning,) = preparation.split_warnings(entry, entry.split, part, np.array(["a", "b"] * 60, dtype=object), None)
+    assert "18 of 120 rows are held out, and the gate needs 50: its verdict will be HOLD" in warning
+    assert "train on at least 334 rows, or declare a `split` with test: 0.43 or more" in warning
 
 
 def test_mlflow_is_asked_first_and_its_absence_ends_it_within_seconds(tmp_path: Path, database_url: str) -> None:

@@ -1,0 +1,109 @@
+"""What `prepare` would find in some rows of a source, before anything is ingested: for `mlops check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from include.features.columns import ColumnError, from_arrow, types_of
+from include.features.feature_set import FeatureSet
+from include.settings import Model
+from include.training import evaluation, preparation, suspects
+from include.training import target as targets
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """One thing that would stop a training, or spoil it."""
+
+    certain: bool
+    """Whether the training would stop; else it is a warning."""
+    key: str
+    """The key below the model to blame."""
+    text: str
+
+
+def foresee(
+    model: str, entry: Model, feature_set: FeatureSet, table: pa.Table, *, time_column: str | None, whole: bool
+) -> list[Prospect]:
+    """What a training on these rows would stop at or warn of, by the code that would.
+
+    Args:
+        model: the model's name.
+        entry: its entry in params.yaml.
+        feature_set: its features, compiled.
+        table: rows of its source, with the derived columns.
+        time_column: the column that dates a row, if any.
+        whole: whether these are all rows that there are; of a part, what depends on their number is only a warning.
+    """
+    import pyarrow as pa
+
+    types = types_of(table.schema)
+    try:
+        target = targets.read(table, entry, types)
+        known = targets.present(model, entry, target)
+        classes = targets.classes(model, entry, target[known])
+    except (targets.Untrainable, ColumnError) as error:
+        return [Prospect(whole, "target", str(error).removeprefix(f"{model}: "))]
+    target, table = target[known], table.filter(pa.array(known))
+    found = [Prospect(False, "target", text) for text in targets.doubts(entry, target)]
+    apart = [column for column in (time_column, entry.entity) if column in types]
+    try:
+        columns = from_arrow(table, {**{column: types[column] for column in apart}, **feature_set.inputs})
+    except ColumnError as error:
+        return [*found, Prospect(False, "features", str(error))]
+    raw = {name: columns[name] for name in feature_set.inputs}
+    found += [Prospect(whole, "features", text) for text in _infinite(raw)]
+    times = columns.get(time_column or "")
+    found += [
+        Prospect(False, "features", f"suspect: {each}")
+        for each in suspects.find(
+            raw, target, task=entry.task, types=feature_set.inputs, times=times, time_column=time_column
+        )
+    ]
+    if whole:
+        found += _by_split(model, entry, raw, target, classes, times, columns.get(entry.entity or ""))
+    elif times is None and entry.entity is None:
+        found += [Prospect(False, "split", text) for text in [suspects.order(target, entry.task)] if text]
+    return found
+
+
+def _infinite(raw: dict[str, np.ndarray]) -> list[str]:
+    return [
+        f"the column {name!r} is infinite in {int(np.isinf(values).sum())} of {len(values)} rows, where no features are"
+        f" built; {targets.INFINITE_REMEDY}"
+        for name, values in raw.items()
+        if values.dtype.kind == "f" and np.isinf(values).any()
+    ]
+
+
+def _by_split(
+    model: str,
+    entry: Model,
+    raw: dict[str, np.ndarray],
+    target: np.ndarray,
+    classes: list[object] | None,
+    times: np.ndarray | None,
+    entity: np.ndarray | None,
+) -> list[Prospect]:
+    y = evaluation.encode(target, classes)
+    rule = preparation.split_rule(entry, len(y), classes)
+    try:
+        part = preparation.split(
+            rule,
+            len(y),
+            times=times,
+            y=y if classes else None,
+            groups=preparation.fingerprints({**raw, entry.target: target}),
+            entity=entity,
+            seed=entry.tuning.seed,
+        )
+        preparation.check_parts(model, part, y, classes)
+    except targets.Untrainable as error:
+        return [Prospect(True, "split", str(error).removeprefix(f"{model}: "))]
+    return [Prospect(False, "split", text) for text in preparation.split_warnings(entry, rule, part, target, times)]
