@@ -147,6 +147,25 @@ monitor_results = sa.Table(
     sa.UniqueConstraint("model", "run_key"),
 )
 
+measures = sa.Table(
+    "measures",
+    metadata,
+    sa.Column(
+        "result_id", sa.BigInteger, sa.ForeignKey("monitor_results.id", ondelete="CASCADE"), primary_key=True,
+        comment="the check that measured it",
+    ),
+    sa.Column("kind", sa.Text, primary_key=True, comment="psi | metric | worsening | unanswered"),
+    sa.Column("subject", sa.Text, primary_key=True, comment="the column, the metric, or predictions"),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("threshold", sa.Double, comment="null: not judged"),
+    sa.Column("rows", sa.BigInteger, comment="that it rests on"),
+    sa.Index("measures_over_time", "model", "kind", "subject", "at"),
+    comment="every figure of every check, the quiet ones too",
+)  # fmt: skip
+
 retraining_requests = sa.Table(
     "retraining_requests",
     metadata,

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql
 from include import database, served_form, storage
 from include.deployment import ledger
 from include.ingestion.partitions import Partition
-from include.monitoring import collection, drift, performance, report
+from include.monitoring import collection, drift, measures, performance, report
 from include.monitoring.decision import Decision, Finding, by_weight, decide, worst
 from include.served_form import ServedForm
 from include.serving.predictor import Predictor
@@ -221,7 +221,7 @@ def _answers(form: ServedForm, window: collection.Window, profile: dict[str, Any
     if refused:
         share = refused / len(prediction)
         message = f"{refused} rows ({share:.1%}) that the champion cannot answer"
-        findings.append(Finding("data", "predictions", "warn", message, share, 0.0))
+        findings.append(Finding("data", "predictions", "warn", message, share, 0.0, rows=len(prediction)))
     if window.target is None:
         message = f"{profile['metric']['name']}: not measured, the source brings no {entry.target!r}"
         return [*findings, Finding("performance", profile["metric"]["name"], "ok", message)]
@@ -330,7 +330,9 @@ def _store(connection: sa.Connection, checked: Check, now: dt.datetime, run_key:
     }
     query = postgresql.insert(table).values(model=checked.model, run_key=run_key, **values)
     upsert = query.on_conflict_do_update(index_elements=["model", "run_key"], set_=values)
-    return int(connection.execute(upsert.returning(table.c.id)).scalar_one())
+    result_id = int(connection.execute(upsert.returning(table.c.id)).scalar_one())
+    measures.replace(connection, result_id, checked.model, int(checked.version or 0), now, checked.findings)
+    return result_id
 
 
 def _note_report(engine: sa.Engine, result_id: int, report_url: str | None) -> None:

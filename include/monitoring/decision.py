@@ -25,7 +25,12 @@ class Finding:
     level: Level
     message: str
     value: float | None = None
+    """What is judged: a PSI, the share by which a metric is worse."""
     threshold: float | None = None
+    metric: float | None = None
+    """Of a performance finding: the metric itself."""
+    rows: int | None = None
+    """How many rows it rests on."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, to be stored."""

@@ -7,8 +7,10 @@ or the service is down.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,9 @@ from include import database, settings, storage
 from include.deployment import rollouts
 from include.deployment.gate import improvement
 from include.deployment.rollouts import Rollout
+from include.monitoring import measures
 from include.served_form import MANIFEST
+from include.settings import METRICS
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,23 @@ class Champion:
     metrics: dict[str, float]
     value: float | None
     baseline: float | None
-    better_by: float | None
-    """By which share it is better than the baseline, as the gate reckons; negative: worse."""
+    metric: str
+    """Which of the metrics `value` and `baseline` are."""
     problem: str | None
     """Why the manifest could not be read, if it could not."""
+
+    @property
+    def gain(self) -> str | None:
+        """How much better than the baseline, in the words that say what was measured; None: it cannot be said."""
+        if self.value is None or self.baseline is None:
+            return None
+        share = improvement(self.metric, self.value, self.baseline)
+        if not math.isfinite(share):
+            return None
+        if METRICS[self.metric] == "minimize":
+            return f"{abs(share):.0%} {'less' if share >= 0 else 'more'} {self.metric} than the baseline"
+        difference = self.value - self.baseline
+        return f"{difference:+.4g} {self.metric} against the baseline"
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,8 @@ class Check:
     """The newest nightly check."""
 
     status: str
+    words: list[tuple[str, str]]
+    """What it found, each with its level; drift and performance apart."""
     version: int
     window: list[str]
     findings: list[str]
@@ -94,6 +113,8 @@ class ModelStanding:
     """What runs beside the champion."""
     decisions: list[Decision]
     """The newest about rollouts, newest first."""
+    over_time: list[measures.Measure]
+    """The champion's metric on the newest rows at each of the last checks, oldest first."""
     is_default: bool
 
 
@@ -136,136 +157,231 @@ class Overview:
 
 
 def overview(params: settings.Params, database_url: str, *, recent: int = 30, verdicts: int = 5) -> Overview:
-    """Everything at once, from one connection and in one snapshot."""
+    """Everything at once, in one snapshot and a handful of queries, however many models and sources there are."""
     engine = database.connect(database_url)
     try:
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             return Overview(
-                [_model(connection, params, name, verdicts) for name in params.models],
-                [_source(connection, name, entry, recent) for name, entry in params.sources.items()],
+                _models(connection, params, list(params.models), limit=verdicts, recent=recent),
+                _sources(connection, params, list(params.sources), recent),
             )
     finally:
         engine.dispose()
 
 
-def _model(connection: sa.Connection, params: settings.Params, name: str, limit: int) -> ModelStanding:
-    entry = params.models[name]
-    check = _newest(connection, database.monitor_results, name)
-    request = _newest(connection, database.retraining_requests, name)
-    version = _newest(connection, database.feature_versions, name, "sequence")
-    table = database.verdicts
-    rows = connection.execute(
-        sa.select(table).where(table.c.model == name).order_by(table.c.id.desc()).limit(limit)
-    ).all()
-    return ModelStanding(
-        name=name,
-        entry=entry,
-        champion=_champion(connection, name, entry.metric_name),
-        verdicts=[
-            Verdict(
-                row.version,
-                row.verdict,
-                f"v{row.champion_version}" if row.champion_version is not None else "baseline",
-                _texts(row.reasons),
-                row.created_at,
-            )
-            for row in rows
-        ],
-        check=check
-        and Check(
-            check.status,
-            check.version,
-            _texts(check.window),
-            _texts(check.findings),
-            check.report_url,
-            check.created_at,
-        ),
-        features=version and (version.version, version.rows, version.created_at),
-        request=request and (request.reason, request.created_at),
-        tried=rollouts.running(connection, name),
-        decisions=_decisions(connection, name, limit),
-        is_default=params.default_model == name,
-    )
-
-
-def _decisions(connection: sa.Connection, model: str, limit: int) -> list[Decision]:
-    known = {each.id: f"{each.kind} v{each.version}" for each in rollouts.history(connection, model)[:limit]}
+def _models(
+    connection: sa.Connection, params: settings.Params, names: list[str], *, limit: int, recent: int
+) -> list[ModelStanding]:
+    newest = {row.name: row for row in _newest(connection, names)}
+    verdicts, figures = _verdicts(connection, names, limit), _figures(connection, names, recent)
+    tried, decisions = _rollouts(connection, names, limit)
     return [
-        Decision(f"{known[event.rollout_id]}: {event.event}", event.reason, event.actor, event.at)
-        for event in rollouts.events(connection, list(known))[:limit]
+        ModelStanding(
+            name=name,
+            entry=params.models[name],
+            champion=_champion(newest[name], params.models[name].metric_name),
+            verdicts=verdicts.get(name, []),
+            check=_check(newest[name]),
+            features=_present(newest[name], "features_version", "features_rows", "features_created_at"),
+            request=_present(newest[name], "request_reason", "request_created_at"),
+            tried=tried.get(name, []),
+            decisions=decisions.get(name, []),
+            over_time=figures.get(name, []),
+            is_default=params.default_model == name,
+        )
+        for name in names
     ]
 
 
-def _newest(connection: sa.Connection, table: sa.Table, model: str, order: str = "id") -> Any:
-    query = sa.select(table).where(table.c.model == model).order_by(table.c[order].desc()).limit(1)
-    return connection.execute(query).one_or_none()
-
-
-def _champion(connection: sa.Connection, model: str, metric: str) -> Champion | None:
+def _newest(connection: sa.Connection, names: list[str]) -> Sequence[Any]:
+    """For each model its champion with the ledger's entry, and the newest check, request and features; null: none."""
+    of = _named(names)
     champions, ledger = database.champions, database.ledger
-    row = connection.execute(
-        sa.select(champions, ledger.c.actor, ledger.c.reason)
-        .join(ledger, champions.c.ledger_id == ledger.c.id)
-        .where(champions.c.model == model)
-    ).one_or_none()
-    if row is None:
+    columns: list[Any] = [
+        of.c.name,
+        *(c.label(f"champion_{c.name}") for c in champions.c),
+        ledger.c.actor,
+        ledger.c.reason,
+    ]
+    joined: Any = of.outerjoin(champions, champions.c.model == of.c.name).outerjoin(
+        ledger, ledger.c.id == champions.c.ledger_id
+    )
+    for prefix, table, order in (
+        ("check", database.monitor_results, "id"),
+        ("request", database.retraining_requests, "id"),
+        ("features", database.feature_versions, "sequence"),
+    ):
+        newest = _latest(table, of, order=order).lateral(prefix)
+        joined = joined.outerjoin(newest, sa.true())
+        columns += [column.label(f"{prefix}_{column.name}") for column in newest.c]
+    return connection.execute(sa.select(*columns).select_from(joined)).all()
+
+
+def _newest_of_each(
+    connection: sa.Connection, table: sa.Table, names: list[str], *, order: str, limit: int, owner: str = "model"
+) -> Sequence[Any]:
+    """The newest rows of each model (or source), newest first: an index scan for each name, one query for all."""
+    of = _named(names)
+    newest = _latest(table, of, order=order, owner=owner, limit=limit).lateral("newest")
+    return connection.execute(sa.select(newest).select_from(of.join(newest, sa.true()))).all()
+
+
+def _named(names: list[str]) -> Any:
+    return sa.func.unnest(sa.bindparam("names", names, sa.ARRAY(sa.Text))).table_valued("name", name="of")
+
+
+def _latest(table: sa.Table, of: Any, *, order: str, owner: str = "model", limit: int = 1) -> sa.Select[Any]:
+    return sa.select(table).where(table.c[owner] == of.c.name).order_by(table.c[order].desc()).limit(limit)
+
+
+def _present(row: Any, *columns: str) -> Any:
+    values = tuple(getattr(row, column) for column in columns)
+    return None if values[-1] is None else values
+
+
+def _check(row: Any) -> Check | None:
+    if row.check_id is None:
         return None
-    manifest, problem = _manifest(row.url)
+    found = [finding for finding in row.check_findings or [] if isinstance(finding, dict)]
+    kinds = {str(finding.get("kind")): str(finding.get("level")) for finding in reversed(found)}  # the worst is first
+    return Check(
+        status=row.check_status,
+        words=_words(row.check_status, kinds),
+        version=row.check_version,
+        window=_texts(row.check_window),
+        findings=_texts(row.check_findings),
+        report_url=row.check_report_url,
+        at=row.check_created_at,
+    )
+
+
+def _words(status: str, kinds: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What a check found, in words, each with its level: what moved and what got worse are different things."""
+    if status == "insufficient_data":
+        return [("drift unknown: too few rows", "insufficient_data")]
+    words = [
+        (word, kinds[kind])
+        for kind, level, word in (
+            ("performance", "critical", "performance lost"),
+            ("performance", "warn", "performance falling"),
+            ("drift", "critical", "critical drift"),
+            ("drift", "warn", "some drift"),
+            ("data", "warn", "rows without an answer"),
+        )
+        if kinds.get(kind) == level
+    ]
+    if not words and status != "ok":  # a check of before findings had a kind
+        return [({"warn": "some drift", "critical": "critical drift"}.get(status, status), status)]
+    return words if any(kind in ("critical drift", "some drift") for kind, _ in words) else [*words, ("no drift", "ok")]
+
+
+def _verdicts(connection: sa.Connection, names: list[str], limit: int) -> dict[str, list[Verdict]]:
+    found: dict[str, list[Verdict]] = {}
+    for row in _newest_of_each(connection, database.verdicts, names, order="id", limit=limit):
+        against = f"v{row.champion_version}" if row.champion_version is not None else "baseline"
+        verdict = Verdict(row.version, row.verdict, against, _texts(row.reasons), row.created_at)
+        found.setdefault(row.model, []).append(verdict)
+    return found
+
+
+def _figures(connection: sa.Connection, names: list[str], limit: int) -> dict[str, list[measures.Measure]]:
+    """The champion's metric at each of the newest checks, oldest first."""
+    table = database.measures
+    rank = sa.func.row_number().over(partition_by=table.c.model, order_by=table.c.at.desc()).label("rank")
+    kept = [table.c[name] for name in measures.Measure.__dataclass_fields__]
+    ranked = sa.select(*kept, rank).where(table.c.kind == "metric", table.c.model.in_(names)).subquery()
+    query = sa.select(ranked).where(ranked.c.rank <= limit).order_by(ranked.c.at)
+    found: dict[str, list[measures.Measure]] = {}
+    for *values, _ in connection.execute(query):
+        figure = measures.Measure(*values)
+        found.setdefault(figure.model, []).append(figure)
+    return found
+
+
+def _rollouts(
+    connection: sa.Connection, names: list[str], limit: int
+) -> tuple[dict[str, list[Rollout]], dict[str, list[Decision]]]:
+    """What runs beside each champion, oldest first, and what was decided lately, newest first."""
+    rows = _newest_of_each(connection, database.rollouts, names, order="id", limit=limit)
+    known = {row.id: Rollout(**row._mapping) for row in rows}
+    tried: dict[str, list[Rollout]] = {}
+    for each in sorted(known.values(), key=lambda rollout: rollout.id):
+        if each.status == "running":
+            tried.setdefault(each.model, []).append(each)
+    decisions: dict[str, list[Decision]] = {}
+    for event in rollouts.events(connection, list(known)):
+        of = known[event.rollout_id]
+        made = decisions.setdefault(of.model, [])
+        if len(made) < limit:
+            made.append(Decision(f"{of.kind} v{of.version}: {event.event}", event.reason, event.actor, event.at))
+    return tried, decisions
+
+
+def _champion(row: Any, metric: str) -> Champion | None:
+    if row.champion_version is None:
+        return None
+    manifest, problem = _manifest(row.champion_url, row.champion_content_hash)
     figures = {name: _number(value) for name, value in (manifest.get("metrics") or {}).items()}
     metrics = {name: value for name, value in figures.items() if value is not None}
-    value, baseline = metrics.get(metric), _number((manifest.get("baseline") or {}).get(metric))
-    better = improvement(metric, value, baseline) if value is not None and baseline is not None else math.nan
     return Champion(
-        version=row.version,
-        since=row.since,
-        content_hash=row.content_hash,
-        bento=row.bento,
+        version=row.champion_version,
+        since=row.champion_since,
+        content_hash=row.champion_content_hash,
+        bento=row.champion_bento,
         actor=row.actor,
         reason=row.reason,
         run_id=manifest.get("run_id"),
         estimator=manifest.get("estimator"),
         feature_version=manifest.get("feature_version"),
         metrics=metrics,
-        value=value,
-        baseline=baseline,
-        better_by=better if math.isfinite(better) else None,
+        value=metrics.get(metric),
+        baseline=_number((manifest.get("baseline") or {}).get(metric)),
+        metric=metric,
         problem=problem,
     )
 
 
-def _manifest(url: str) -> tuple[dict[str, Any], str | None]:
-    """The champion's manifest; a page that shows all else is better than none, so what went wrong is told instead."""
+def _manifest(url: str, content_hash: str) -> tuple[dict[str, Any], str | None]:
+    """The champion's manifest; a page that shows all else is better than none, so a failure is shown instead."""
     try:
-        return json.loads(storage.read_bytes(storage.join(url, MANIFEST))), None
+        return _read_manifest(url, content_hash), None
     except (OSError, ValueError) as error:
         return {}, f"the served form could not be read: {error}"
 
 
-def _source(connection: sa.Connection, name: str, entry: settings.SourceBase, limit: int) -> SourceStanding:
+@functools.lru_cache(maxsize=512)
+def _read_manifest(url: str, _content_hash: str) -> dict[str, Any]:
+    """Read once for each content, which never changes: fifty champions would be fifty reads of a page."""
+    return dict(json.loads(storage.read_bytes(storage.join(url, MANIFEST))))
+
+
+def _sources(connection: sa.Connection, params: settings.Params, names: list[str], limit: int) -> list[SourceStanding]:
     table = database.partitions
     published = sa.func.count().filter(table.c.status == "published")
-    totals = connection.execute(
-        sa.select(
-            published.label("published"),
-            (sa.func.count() - published).label("refused"),
-            sa.func.coalesce(sa.func.sum(table.c.rows).filter(table.c.status == "published"), 0).label("rows"),
-            sa.func.max(table.c.validated_at).label("last"),
-        ).where(table.c.source == name)
-    ).one()
-    rows = connection.execute(
-        sa.select(table).where(table.c.source == name).order_by(table.c.key.desc()).limit(limit)
-    ).all()
-    return SourceStanding(
-        name=name,
-        entry=entry,
-        published=totals.published,
-        refused=totals.refused,
-        rows=int(totals.rows),
-        last_ingest=totals.last,
-        recent=[
-            PartitionMark(row.key, row.status, row.quality, row.rows, row.quarantined_rows) for row in reversed(rows)
-        ],
-    )
+    query = sa.select(
+        table.c.source,
+        published.label("published"),
+        (sa.func.count() - published).label("refused"),
+        sa.func.coalesce(sa.func.sum(table.c.rows).filter(table.c.status == "published"), 0).label("rows"),
+        sa.func.max(table.c.validated_at).label("last"),
+    ).group_by(table.c.source)
+    totals = {row.source: row for row in connection.execute(query)}
+    recent: dict[str, list[PartitionMark]] = {}
+    for row in _newest_of_each(connection, table, names, order="key", owner="source", limit=limit):
+        mark = PartitionMark(row.key, row.status, row.quality, row.rows, row.quarantined_rows)
+        recent.setdefault(row.source, []).insert(0, mark)
+    return [
+        SourceStanding(
+            name=name,
+            entry=params.sources[name],
+            published=totals[name].published if name in totals else 0,
+            refused=totals[name].refused if name in totals else 0,
+            rows=int(totals[name].rows) if name in totals else 0,
+            last_ingest=totals[name].last if name in totals else None,
+            recent=recent.get(name, []),
+        )
+        for name in names
+    ]
 
 
 def _texts(value: Any) -> list[str]:

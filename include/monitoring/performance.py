@@ -66,4 +66,5 @@ def measure(
     level = level_of(lost, warn, critical)
     change = f"{abs(lost):.1%} {'worse' if lost > 0 else 'better'}" if lost else "the same"
     message = f"{metric}: {now:.4g} on {labelled} new rows, {then:.4g} at training: {change}"
-    return Finding("performance", metric, level, message, lost, critical if level == "critical" else warn)
+    threshold = critical if level == "critical" else warn
+    return Finding("performance", metric, level, message, lost, threshold, metric=now, rows=labelled)

@@ -1,7 +1,8 @@
 """What an operator looks at: Evidently's report over a sample, a picture of the findings, and the findings as JSON.
 
 It shows what was decided and decides nothing: the thresholds were applied to all rows with pinned statistics (`drift`).
-Evidently gets the same statistic by name, PSI over the bins pinned at training, so that its figures mean the same.
+Evidently gets the check's own figure and level of each column by name, so that both count the same columns as drifted;
+its histograms are drawn from a sample.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from include import storage
-from include.features import profile as profiles
 from include.features.columns import select
 from include.monitoring.decision import Finding, by_weight
 
@@ -60,7 +60,7 @@ def build(
     files = {"drift.png": picture(findings, title=title, thresholds=thresholds)}
     left_out = ["all: no rows of the training set are at hand"]
     if reference is not None:
-        page, left_out = evidently_page(profile, reference, current, critical=thresholds[1])
+        page, left_out = evidently_page(profile, reference, current, findings, warn=thresholds[0])
         if page is not None:
             files["evidently.html"] = page
     summary = {
@@ -80,9 +80,11 @@ def publish(files: Files, url: str) -> str:
 
 
 def evidently_page(
-    profile: Mapping[str, Any], reference: Columns, current: Columns, *, critical: float
+    profile: Mapping[str, Any], reference: Columns, current: Columns, findings: Sequence[Finding], *, warn: float
 ) -> tuple[bytes | None, list[str]]:
     """Evidently's drift report as HTML, and what it leaves out; None when no column is left to show.
+
+    A column counts as drifted where its finding warns or is critical.
 
     An empty column makes Evidently fail as a whole, so those are left out and named.
     """
@@ -90,9 +92,12 @@ def evidently_page(
 
     shown: list[str] = []
     left_out: list[str] = []
+    measured = {finding.subject for finding in findings if finding.kind == "drift"}
     for name in profile:
         if name not in reference or name not in current:
             left_out.append(f"{name}: not in both")
+        elif name not in measured:
+            left_out.append(f"{name}: not measured")
         elif is_missing(reference[name]).all() or is_missing(current[name]).all():
             left_out.append(f"{name}: all values are missing")
         elif len(shown) >= MAXIMUM_COLUMNS:
@@ -105,7 +110,7 @@ def evidently_page(
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
-    method = _named_method(profile)
+    method = _named_method({finding.subject: finding for finding in findings if finding.kind == "drift"})
     frames = [
         pd.DataFrame({name: _sampled(values) for name, values in side.items() if name in shown})
         for side in (current, reference)
@@ -114,24 +119,22 @@ def evidently_page(
         numerical_columns=[name for name in shown if profile[name]["kind"] == "number"],
         categorical_columns=[name for name in shown if profile[name]["kind"] == "category"],
     )
-    report = Report([DataDriftPreset(columns=shown, method=method, threshold=critical)])
+    report = Report([DataDriftPreset(columns=shown, method=method, threshold=warn)])
     result = report.run(*(Dataset.from_pandas(frame, data_definition=definition) for frame in frames))
     return str(result.get_html_str(as_iframe=False)).encode(), left_out
 
 
-def _named_method(profile: Mapping[str, Any]) -> str:
-    """Make the pinned PSI known to Evidently, which finds its tests by name and calls them with both sides' column."""
+def _named_method(findings: Mapping[str, Finding]) -> str:
+    """Make the check's own figures known to Evidently, which finds its tests by name and calls them with both sides."""
     from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
-    def pinned(before: Any, after: Any, kind: Any, threshold: float) -> tuple[float, bool]:
-        described = {"column": profile[before.name]}
-        sides = (profiles.shares(described, {"column": side.to_numpy()})["column"] for side in (before, after))
-        value = profiles.psi(*sides)
-        return value, value > threshold
+    def decided(before: Any, after: Any, kind: Any, threshold: float) -> tuple[float, bool]:
+        finding = findings[before.name]
+        return finding.value or 0.0, finding.level != "ok"
 
     kinds = [ColumnType.Numerical, ColumnType.Categorical]
-    register_stattest(StatTest("psi_pinned", METHOD, kinds, 0.2), pinned)
+    register_stattest(StatTest("psi_pinned", METHOD, kinds, 0.1), decided)
     return "psi_pinned"
 
 

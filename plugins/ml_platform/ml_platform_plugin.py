@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import math
 import mimetypes
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -33,11 +35,97 @@ FILE_POLICY = {
 }
 
 Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-async def application(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[..., Awaitable[Any]]) -> None:
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """The ASGI application that Airflow mounts; made when it is first asked."""
     await _fastapi()(scope, receive, send)
+
+
+class Door:
+    """What a person meets before the page: the login, when it is needed, and words instead of a bare error.
+
+    Airflow's own authentication answers in JSON, and fails with the database that it asks; both come from around our
+    application, so this stands around all of Airflow's. It passes on whatever is not a page of ours.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; see to its refusal or failure where a person opened one of our pages."""
+        if not _opened_by_a_person(scope):
+            await self.app(scope, receive, send)
+            return
+        answer: str | None = None
+
+        async def seen(message: dict[str, Any]) -> None:
+            nonlocal answer
+            if answer is None and message["type"] == "http.response.start":
+                status = message["status"]
+                answer = "login" if status in (401, 403) else "failed" if status == 500 else "passed"
+            if answer == "passed":
+                await send(message)
+
+        try:
+            await self.app(scope, receive, seen)
+        except Exception:
+            if answer == "passed":
+                raise
+            answer = "failed"
+        if answer == "login":
+            await _to_the_login(scope, send)
+        elif answer == "failed":
+            await _without_the_database(send)
+
+
+def _opened_by_a_person(scope: Scope) -> bool:
+    if scope["type"] != "http" or scope["method"] != "GET":
+        return False
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    accepted = b",".join(value for name, value in scope["headers"] if name == b"accept")
+    return (path == PREFIX or path.startswith(f"{PREFIX}/")) and b"text/html" in accepted
+
+
+async def _to_the_login(scope: Scope, send: Send) -> None:
+    """Redirect to Airflow's login, which comes back to the page."""
+    here = scope["path"] + (f"?{scope['query_string'].decode('latin-1')}" if scope.get("query_string") else "")
+    login = f"{_airflow()}/api/v2/auth/login?next={quote(here, safe='')}"
+    headers = [(b"location", login.encode()), (b"cache-control", b"no-store"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 302, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _without_the_database(send: Send) -> None:
+    """A page of nothing but what can be known without the database, which also knows who may see more."""
+    import asyncio
+
+    service = await asyncio.to_thread(_service_answers)
+    body = _templates().get_template("away.html").render(service=service).encode()
+    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    headers = [
+        (b"content-type", b"text/html; charset=utf-8"),
+        (b"content-security-policy", policy.encode()),
+        (b"retry-after", b"10"),
+        (b"cache-control", b"no-store"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _service_answers(seconds: float = 2) -> bool:
+    """Whether the prediction service is ready, as it says itself."""
+    import httpx
+
+    from include import settings
+
+    try:
+        return httpx.get(f"{settings.environment().serving_url}/readyz", timeout=seconds).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @functools.cache
@@ -98,9 +186,53 @@ def render(environment: Any, *, nonce: str, now: dt.datetime) -> str:
         problem = f"the platform's database could not be read: {error}"
     template = _templates().get_template("page.html")
     return template.render(
-        overview=found, problem=problem, environment=environment, nonce=nonce, now=now,
+        overview=found, problem=problem, environment=environment, nonce=nonce, now=now, flow=flow(),
         airflow=_airflow(), prefix=_airflow() + PREFIX,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A question that waits for a person in Airflow."""
+
+    dag: str
+    subject: str
+    address: str
+    since: dt.datetime
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What Airflow knows of the flow: who waits for a person, and what does not run by itself."""
+
+    waiting: list[Waiting]
+    paused: frozenset[str]
+
+
+def flow() -> Flow:
+    """Ask Airflow's own database, in two queries."""
+    import sqlalchemy as sa
+    from airflow.models.dag import DagModel
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from airflow.utils.state import TaskInstanceState
+
+    questions = (
+        sa.select(
+            TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, HITLDetail.subject, HITLDetail.created_at
+        )
+        .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
+        .where(HITLDetail.responded_at.is_(None), TaskInstance.state == TaskInstanceState.AWAITING_INPUT)
+        .order_by(HITLDetail.created_at)
+    )
+    resting = sa.select(DagModel.dag_id).where(DagModel.is_paused, sa.not_(DagModel.is_stale))
+    with create_session() as session:
+        waiting = [
+            Waiting(dag, subject, f"{_airflow()}/dags/{dag}/runs/{quote(run)}/tasks/{task}/required_actions", since)
+            for dag, run, task, subject, since in session.execute(questions)
+        ]
+        return Flow(waiting, frozenset(session.execute(resting).scalars()))
 
 
 @functools.cache
@@ -109,7 +241,9 @@ def _templates() -> Any:
 
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
     templates = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"ago": ago, "figure": figure, "spark": spark, "report": report_address, "segment": quote}
+    templates.filters |= {
+        "ago": ago, "figure": figure, "spark": spark, "report": report_address, "segment": quote, "percent": percent,
+    }  # fmt: skip
     return templates
 
 
@@ -137,11 +271,18 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
-def spark(values: Sequence[float], width: float = 150, height: float = 30) -> list[tuple[float, float]]:
-    """The points of a small line, left to right; its scale goes from the lowest value, or 0.9, to 1."""
-    low = min([0.9, *values])
+def percent(share: float) -> str:
+    """A share in per cent, rounded down: what is not whole does not read 100.0 %."""
+    return f"{math.floor(round(share * 1000, 6)) / 10:.1f} %"
+
+
+def spark(values: Sequence[float], low: float = math.inf, high: float = -math.inf) -> list[tuple[float, float]]:
+    """The points of a small line, left to right; its scale spans the values, `low` and `high`."""
+    width, height = 150.0, 30.0
+    bottom = min([low, *values])
+    span = (max([high, *values]) - bottom) or 1.0
     step = (width - 6) / max(1, len(values) - 1)
-    return [(3 + i * step, 3 + (height - 6) * (1 - (v - low) / (1 - low))) for i, v in enumerate(values)]
+    return [(3 + i * step, 3 + (height - 6) * (1 - (v - bottom) / span)) for i, v in enumerate(values)]
 
 
 def report_address(url: str | None, data_url: str, prefix: str) -> str | None:
@@ -156,6 +297,7 @@ class MLPlatformPlugin(AirflowPlugin):
 
     name = "ml_platform"
     fastapi_apps = [{"app": application, "url_prefix": PREFIX, "name": "ML platform"}]
+    fastapi_root_middlewares = [{"middleware": Door, "name": "ML platform's door"}]
     external_views = [
         {
             "name": "ML platform",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,8 @@ import sqlalchemy as sa
 
 from include import database, storage
 from include.deployment import rollouts
+from include.monitoring import measures
+from include.monitoring.decision import Finding
 from tests.conftest import new_database
 from tests.dags import airflow_home
 from tests.dags.conftest import airflow_template  # noqa: F401
@@ -79,10 +85,23 @@ def fill(database_url: str, data: Path) -> None:
             sa.insert(database.monitor_results).values(
                 model="trip_duration", version=7, window=["2026-03-30"],
                 status="critical", reason="trip_distance: PSI 0.31",
-                findings=[{"message": "trip_distance: PSI 0.31 (critical above 0.2)"}],
+                findings=[
+                    {"kind": "performance", "level": "critical", "message": "mae: 4 on 300 new rows, 2.9 at training"},
+                    {"kind": "drift", "level": "warn", "message": "trip_distance: PSI 0.31 (critical above 0.2)"},
+                ],
                 report_url=str(data / "reports" / "trip_duration" / "r1.html"),
             )
         )  # fmt: skip
+        for day in range(1, 9):
+            result = {"version": 7, "window": [], "status": "ok", "reason": "", "findings": []}
+            at = dt.datetime(2026, 3, day, tzinfo=dt.UTC)
+            result_id = connection.execute(
+                sa.insert(database.monitor_results)
+                .values(model="a retired one", **result)
+                .returning(database.monitor_results.c.id)
+            ).scalar_one()
+            finding = Finding("performance", "mae", "ok", "", 0.1, 0.2, metric=2.8 + day / 20, rows=300)
+            measures.replace(connection, result_id, "trip_duration", 7, at, [finding.as_json()])
     engine.dispose()
 
 
@@ -101,5 +120,40 @@ def server(
     canary = trials.start(engine, 9, model="trip_duration", against=7, steps=(1, 5))
     rollouts.step(engine, canary, actor="<i>ann</i>", reason="1% went well", evidence={})
     engine.dispose()
-    with airflow_home.api_server(folder, new_database(postgres_url, airflow_template), platform) as found:
+    airflow = new_database(postgres_url, airflow_template)
+    ask(airflow, folder)
+    with airflow_home.api_server(folder, airflow, platform) as found:
         yield found
+
+
+ASK = """
+import datetime as dt, sys, uuid
+import sqlalchemy as sa
+from airflow.models.dag import DagModel
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.dagrun import DagRun
+from airflow.models.hitl import HITLDetail
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+
+now = dt.datetime.now(dt.UTC)
+with create_session() as session:
+    def add(model, **values):
+        session.execute(sa.insert(model.__table__).values(**values))
+
+    add(DagBundleModel, name="b", active=True)
+    for name, paused in (("deploy_trip_duration", False), ("train_tumour", True)):
+        add(DagModel, dag_id=name, is_paused=paused, is_stale=False, bundle_name="b", max_active_tasks=1,
+            max_consecutive_failed_dag_runs=0, has_task_concurrency_limits=False)
+    for run, subject, answered in (("r+1", "Promote trip_duration v8?", None), ("r+2", "Somebody answered that", now)):
+        of, key = {"dag_id": "deploy_trip_duration", "run_id": run}, uuid.uuid4()
+        add(DagRun, **of, run_type="manual", state="running", run_after=now)
+        add(TaskInstance, **of, id=key, task_id="approve", map_index=-1, state="awaiting_input", pool="default_pool")
+        add(HITLDetail, ti_id=key, options=["Approve", "Reject"], subject=subject, params={}, responded_at=answered)
+"""
+
+
+def ask(airflow_database: str, home: Path) -> None:
+    """Two DAGs, one of them paused, and a question that waits for a person, with one that was answered."""
+    environment = {**os.environ, **airflow_home.configuration(home, airflow_database)}
+    subprocess.run([sys.executable, "-c", ASK], env=environment, check=True, timeout=300)

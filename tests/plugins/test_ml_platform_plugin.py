@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
+import httpx
 import pytest
+import sqlalchemy as sa
 
+from tests.conftest import administering
 from tests.dags import airflow_home
 from tests.dags.airflow_home import Server
 
@@ -40,8 +44,9 @@ def test_a_forged_token_is_refused(server: Server, token: str) -> None:
 
 def test_the_page_tells_each_models_champion_and_each_sources_quality(server: Server, token: str) -> None:
     page = server.get("/ml-platform/", token).text
-    for text in ("trip_duration", "champion v7", "2.871", "4.35", "34 %", "xgboost", "critical drift", "HOLD", "tumour",
-                 "no champion yet", "trips", "2026-03-30", "1 refused"):  # fmt: skip
+    for text in ("trip_duration", "champion v7", "2.871", "4.35", "34% less mae than the baseline", "xgboost",
+                 "performance lost", "some drift", "mae on new rows, now 3.2", "HOLD", "tumour", "no champion yet",
+                 "trips", "2026-03-30", "1 refused", "98.8 %", "20 of 1,990 rows quarantined"):  # fmt: skip
         assert text in page, text
 
 
@@ -50,6 +55,48 @@ def test_the_page_tells_what_is_tried_and_what_was_decided(server: Server, token
     for text in ("canary v9 on 5 %", "canary v9 beside v7", "canary v9: step", "1% went well", "&lt;i&gt;ann",
                  "/dags/rollback_trip_duration"):  # fmt: skip
         assert text in page, text
+
+
+def test_what_waits_for_a_person_and_what_is_paused_is_on_the_page(server: Server, token: str) -> None:
+    page = server.get("/ml-platform/", token).text
+    assert "waits for approval" in page
+    assert "Promote trip_duration v8?" in page
+    assert "/dags/deploy_trip_duration/runs/r%2B1/tasks/approve/required_actions" in page
+    assert "Paused in Airflow, so nothing runs by itself" in page
+    assert "/dags/train_tumour" in page
+    assert "It is trained once its DAGs are active" in page
+    assert "Somebody answered that" not in page
+
+
+@pytest.mark.parametrize("path", ["/ml-platform/", PATHS[1], "/ml-platform/?x=1"])
+def test_a_link_opened_without_a_login_leads_to_the_login_and_back(server: Server, path: str) -> None:
+    answer = httpx.get(f"{server.url}{path}", headers={"Accept": "text/html,*/*"}, timeout=30)
+    assert answer.status_code == 302
+    assert answer.headers["location"] == f"/api/v2/auth/login?next={quote(path, safe='')}"
+    onward = httpx.get(f"{server.url}{answer.headers['location']}", timeout=30)
+    assert onward.status_code in (302, 307)
+    assert parse_qs(urlsplit(onward.headers["location"]).query)["next"] == [path]
+    assert server.get(path).status_code == 401  # a script gets JSON, as everywhere in Airflow
+
+
+def test_while_postgresql_is_away_the_page_is_words_and_not_a_bare_error(
+    server: Server, token: str, postgres_url: str
+) -> None:
+    name = sa.make_url(server.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]).database
+    headers = {"Accept": "text/html", "Authorization": f"Bearer {token}"}
+    with administering(postgres_url) as execute:
+        execute(f"alter database {name} allow_connections false")
+        execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
+        try:
+            away = httpx.get(f"{server.url}/ml-platform/", headers=headers, timeout=60)
+        finally:
+            execute(f"alter database {name} allow_connections true")
+    assert away.status_code == 503
+    assert "The platform's database does not answer" in away.text
+    assert "does not answer either" in away.text  # the fixture starts no prediction service
+    assert "trip_duration" not in away.text
+    assert "script" not in away.headers["content-security-policy"]
+    assert httpx.get(f"{server.url}/ml-platform/", headers=headers, timeout=60).status_code == 200
 
 
 def test_it_answers_while_mlflow_and_the_service_are_down(server: Server, token: str) -> None:
@@ -101,10 +148,12 @@ def test_an_operator_logs_in_clicks_the_entry_and_sees_the_champion(
         "request",
         lambda request: foreign.append(request.url) if not request.url.startswith((server.url, "data:")) else None,
     )
-    page.goto(server.url)
+    page.goto(f"{server.url}/ml-platform/")  # a link from a message, say: the login comes first, and then the page
     page.get_by_label("Username").fill(airflow_home.USER)
     page.get_by_label("Password").fill(airflow_home.PASSWORD)
     page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="ML platform").wait_for(timeout=20_000)
+    page.goto(server.url)
     page.get_by_role("link", name="ML platform").click()
     frame = page.frame_locator("iframe")
     card = frame.locator("#model-trip_duration")

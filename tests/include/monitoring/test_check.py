@@ -14,6 +14,7 @@ from include import database, served_form, storage
 from include.deployment import ledger
 from include.features.columns import to_arrow
 from include.monitoring import check as monitoring
+from include.monitoring import measures
 from include.monitoring.collection import MissingColumn
 from include.settings import Features
 from tests.include.deployment import exhibits
@@ -120,6 +121,25 @@ def test_days_like_those_of_the_training_are_ok(place):
     assert stored.report_url == checked.report_url
     assert {f["subject"] for f in checked.findings} == {"x", "mae", "prediction"}
     assert place.rows(database.retraining_requests) == []
+
+
+def test_every_figure_is_kept_also_of_a_quiet_check(place):
+    place.champion()
+    for number in range(20, 25):
+        place.day(number)
+    place.check(run_key="r1")
+    place.check(run_key="r1", now=NOW + dt.timedelta(hours=1))  # a retry replaces its own
+    found = {(m.kind, m.subject): m for m in measures.history(place.engine, place.model)}
+    assert set(found) == {("psi", "x"), ("psi", "prediction"), ("metric", "mae"), ("worsening", "mae")}
+    assert len(measures.history(place.engine, place.model)) == 4
+    assert found["psi", "x"].value >= 0
+    assert found["psi", "x"].threshold == 0.1
+    assert (found["metric", "mae"].rows, found["metric", "mae"].version) == (100, 1)
+    (mae,) = [f for f in place.check().findings if f["kind"] == "performance"]
+    assert found["metric", "mae"].value == pytest.approx(mae["metric"])
+    later = NOW + dt.timedelta(days=1)
+    place.check(run_key="r2", now=later)
+    assert [m.at for m in measures.history(place.engine, place.model, kind="metric", since=later)] == [later]
 
 
 def test_a_shift_of_the_inputs_asks_for_retraining(place):

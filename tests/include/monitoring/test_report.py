@@ -52,15 +52,27 @@ def test_without_rows_of_the_training_set_the_picture_is_drawn_and_the_rest_is_s
 
 def test_a_window_of_which_every_column_is_empty_has_no_page():
     nothing = {name: np.full(50, np.nan) for name in ("x", "empty")} | {"zone": np.full(50, None, dtype=object)}
-    page, left_out = report.evidently_page(profile(columns(1)), columns(2), nothing, critical=0.2)
+    page, left_out = report.evidently_page(profile(columns(1)), columns(2), nothing, [], warn=0.1)
     assert page is None
     assert len(left_out) == 3
 
 
 def test_more_columns_than_a_person_reads_are_left_out_by_name():
     many = {f"x{i}": np.random.default_rng(i).normal(0, 1, 50) for i in range(report.MAXIMUM_COLUMNS + 2)}
-    _, left_out = report.evidently_page(profile(many), many, many, critical=0.2)
+    findings = drift.measure(profile(many), many, warn=0.1, critical=0.2)
+    _, left_out = report.evidently_page(profile(many), many, many, findings, warn=0.1)
     assert left_out == [f"x{report.MAXIMUM_COLUMNS + n}: more than {report.MAXIMUM_COLUMNS} columns" for n in (0, 1)]
+
+
+def test_the_page_counts_as_drifted_what_the_check_judged_so_and_nothing_else():
+    """A weekday that only moved with the clock is no drift on either page."""
+    random = np.random.default_rng(5)
+    trained = {name: random.normal(0, 1, 300) for name in ("weekday", "price", "steady")}
+    newest = {"weekday": trained["weekday"] + 3, "price": trained["price"] + 3, "steady": trained["steady"]}
+    findings = drift.measure(profile(trained), newest, warn=0.1, critical=0.2, calendar={"weekday"})
+    assert {f.subject: f.level for f in findings} == {"weekday": "ok", "price": "critical", "steady": "ok"}
+    page, _ = report.evidently_page(profile(trained), trained, newest, findings, warn=0.1)
+    assert b"of columns (1 out of 3)" in page
 
 
 def test_a_sample_is_bounded_in_order_and_the_same_each_time():
