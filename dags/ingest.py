@@ -4,10 +4,10 @@
 the source has no time column; and the asset `validated(source)`, on which `features_<model>` is scheduled.
 
 **Runs** as the source's `schedule` in params.yaml says (02:00 UTC, for the day before), or once. By hand for
-any range, from the form: `from`, `to`, `replace`. Many days with one run each: `airflow backfill create
---dag-id ingest_<source> --from-date 2018-01-01 --to-date 2018-01-31`. A rerun writes the same bytes. Two runs
-of one source at once do not mix: each has its own staging folder, and publishing is serialised by a lock in
-PostgreSQL.
+any range, from the form: `from`, `to`, `replace`. Many days with one run each, the first and the last day included:
+`airflow backfill create --dag-id ingest_<source> --from-date 2018-01-01 --to-date 2018-01-31`. A rerun writes the
+same bytes. Two runs of one source at once do not mix: each has its own staging folder, and publishing is serialised
+by a lock in PostgreSQL.
 
 **When a task fails**
 
@@ -25,10 +25,11 @@ PostgreSQL.
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule, task
+from airflow.sdk import DAG, TriggerRule, task
 
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
+from include.orchestration.timetable import DayTimetable
 
 PARAMS = dag_defaults.params_beside(__file__)
 
@@ -39,7 +40,7 @@ def ingest(name: str, source: settings.Source) -> None:
         dag_id=f"ingest_{name}",
         description=source.description or f"Days of {name}, extracted, validated, published",
         doc_md=__doc__,
-        schedule=CronDataIntervalTimetable(source.cron, timezone="UTC") if source.cron else "@once",
+        schedule=DayTimetable(source.cron, timezone="UTC") if source.cron else "@once",
         start_date=dag_defaults.midnight(source.start) or dag_defaults.EPOCH,
         catchup=source.catchup and source.start is not None,
         max_active_runs=1,

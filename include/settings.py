@@ -45,7 +45,16 @@ TASK_METRICS: dict[str, frozenset[str]] = {
 
 
 class ParamsError(ValueError):
-    """params.yaml is wrong; the message has one line per mistake, each with file, line, key and remedy."""
+    """params.yaml is wrong; the message has one line per mistake, each with file, line, key and remedy.
+
+    Args:
+        message: The lines.
+        keys: What each line is about, as a path of keys; empty where it is about the file as a whole.
+    """
+
+    def __init__(self, message: str, keys: Iterable[tuple[str, ...]] = ()) -> None:
+        super().__init__(message)
+        self.keys = tuple(keys)
 
 
 class _Strict(BaseModel):
@@ -515,17 +524,23 @@ def parse_params(text: str, name: str = "params.yaml") -> Params:
     """Check the text of a params.yaml; see `load_params`."""
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506  (a SafeLoader that also refuses duplicate keys)
+    except yaml.constructor.ConstructorError as error:  # the YAML is whole: what is wrong belongs to one entry
+        mark = error.problem_mark
+        line, key = (mark.line + 1, Lines(text).at(mark.line + 1)) if mark else (1, ())
+        raise ParamsError(f"{name}:{line}: {'.'.join(key) or '(top)'}: {error.problem}", [key]) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ParamsError(f"{name}:{mark.line + 1 if mark else 1}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{name}:1: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ParamsError(f"{name}:1: expected a mapping with `sources` and `models`")
     try:
         return Params.model_validate(data)
     except ValidationError as error:
-        raise ParamsError("\n".join(_described(error, data, Lines(text), name))) from error
+        found = _described(error, data, Lines(text))
+        lines = [f"{name}:{line}: {'.'.join(path) or '(top)'}: {message}" for line, path, message in found]
+        raise ParamsError("\n".join(lines), [path for _, path, _ in found]) from error
 
 
 class Lines:
@@ -539,6 +554,11 @@ class Lines:
         """The line of a key, or of the nearest one above it that is in the text."""
         path = tuple(map(str, key))
         return next((self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), 1)
+
+    def at(self, line: int) -> tuple[str, ...]:
+        """The entry, such as `models.trips`, that a line belongs to; empty when it belongs to none."""
+        above = [(start, key) for key, start in self._lines.items() if len(key) <= 2 and start <= line]
+        return max(above, key=lambda entry: (entry[0], len(entry[1])))[1] if above else ()
 
     def __contains__(self, key: tuple[str, ...]) -> bool:
         return key in self._lines
@@ -568,6 +588,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
+        """A day that no calendar has, such as 2026-02-30, stays text: the key that it stands at is then named."""
+        try:
+            return super().construct_yaml_timestamp(node)
+        except ValueError:
+            return node.value
+
+
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:timestamp", _UniqueKeyLoader.construct_yaml_timestamp)
 
 _SOURCE_TYPES: dict[str, type[SourceBase]] = {"sample": SampleSource, "files": FilesSource}
 
@@ -592,8 +621,8 @@ _EXPECTED = {
 }
 
 
-def _described(error: ValidationError, data: Any, lines: Lines, name: str) -> list[str]:
-    """One line per mistake, in the order of the file; what the members of a union expected is one mistake."""
+def _described(error: ValidationError, data: Any, lines: Lines) -> list[tuple[int, tuple[str, ...], str]]:
+    """Line, key and message of each mistake, in the order of the file; what a union's members expected is one."""
     found: dict[tuple[tuple[str, ...], str | None], tuple[list[str], str]] = {}
     for detail in error.errors():
         path = _real_path(detail["loc"], data)
@@ -608,8 +637,8 @@ def _described(error: ValidationError, data: Any, lines: Lines, name: str) -> li
     mistakes = []
     for (path, _), (expectations, message) in found.items():
         text = f"expected {' or '.join(expectations)}{message}" if expectations else message
-        mistakes.append((lines.of(*path), f"{'.'.join(path) or '(top)'}: {text}"))
-    return [f"{name}:{line}: {text}" for line, text in sorted(mistakes, key=lambda mistake: mistake[0])]
+        mistakes.append((lines.of(*path), path, text))
+    return sorted(mistakes, key=lambda mistake: mistake[0])
 
 
 def _expected(detail: Any) -> str | None:

@@ -4,20 +4,42 @@ Airflow's own local bundle has no versions: a task that starts after an edit run
 content of dags/ and params.yaml, kept below `<data_url>/dags/<version>/`; Airflow notes it with each run, whose tasks
 read it from there. An edit shows in the UI within seconds, and new runs begin with it. What is below include/ is the
 installed program, of which there is one.
+
+A version always loads. What does not (an entry of params.yaml with a mistake, a DAG file that cannot be imported) is
+in it as it last was right; the mistakes are the import error of a file of their own, `refused.py`, and an alert. So a
+mistake neither takes other models' DAGs away nor comes into a run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import multiprocessing
 import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
 
-from include import settings, storage
-from include.orchestration.dag_defaults import PARAMS
+from include import configuration, settings, storage
+from include.configuration import PARAMS
+from include.orchestration import alerts
+
+REFUSED = "refused.py"
+SETTLE_SECONDS = 0.2
+"""A file that is being written is another one after this."""
+LOAD_SECONDS = 120
+ENTRIES_TRIED = 60
+"""How many changed entries of params.yaml are tried one by one for the one that a DAG file cannot bear."""
+
+log = logging.getLogger("mlops")
+
+Files = Mapping[str, bytes]
 
 
 class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
@@ -34,6 +56,7 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._folder = Path(folder)
         self._current: str | None = self.version
+        self._seen = ""
 
     @property
     def path(self) -> Path:
@@ -53,26 +76,24 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         if self.version is None:
             self.refresh()
         elif not self.path.is_dir():
-            url = _url(self.version)
-            storage.read_bytes(storage.join(url, PARAMS))
-            self._lay_down({name: storage.read_bytes(storage.join(url, name)) for name in storage.list_files(url)})
+            self._lay_down(_fetch(self.version))
         super().initialize()
 
     def refresh(self) -> None:
-        """Take a version of what is in the folder now; equal content is the same version."""
-        files = {path.name: path.read_bytes() for path in sorted(self._folder.glob("*.py"))}
-        files[PARAMS] = settings.environment().params.read_bytes()
-        digest = hashlib.sha256()
-        for name, data in files.items():
-            digest.update(f"{name} {len(data)}\n".encode() + data)
-        version = digest.hexdigest()[:16]
-        if version != self._current or not self.path.is_dir():
-            for name, data in files.items():  # params.yaml last: with it the copy is whole
-                storage.write_bytes(storage.join(_url(version), name), data)
-            self._current = version
-            self._lay_down(files)
+        """Take a version of what is in the folder now, as far as it loads; equal content is the same version."""
+        found = _read(self._folder, settings.environment().params)
+        if found.digest == self._seen and self.path.is_dir():
+            return
+        url = settings.environment().data_url
+        record = configuration.record(url)
+        if record.seen != found.digest or not storage.exists(storage.join(_url(record.version), PARAMS)):
+            before = _fetch(record.version) if record.version else {}
+            record = _adopt(found, before, record, url)
+        self._current, self._seen = record.version, found.digest
+        if not self.path.is_dir():
+            self._lay_down(_fetch(record.version))
 
-    def _lay_down(self, files: dict[str, bytes]) -> None:
+    def _lay_down(self, files: Files) -> None:
         """Write a version's local copy: all of it appears at once."""
         if self.path.is_dir():
             return
@@ -93,5 +114,198 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         """There is no page that shows a version."""
 
 
+# ---------------------------------------------------------------------------------------------- what is in the folder
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is in the folder, whether it loads or not."""
+
+    files: dict[str, bytes]
+    problems: dict[str, str]
+    """File → why it cannot be read."""
+
+    @property
+    def digest(self) -> str:
+        """Of names, contents and problems."""
+        return _digest({**self.files, **{f"{name} unread": text.encode() for name, text in self.problems.items()}})
+
+
+def _read(folder: Path, params: Path) -> _Found:
+    """The files, once none of them is being written."""
+    found = _read_once(folder, params)
+    deadline = time.monotonic() + 25 * SETTLE_SECONDS
+    while _is_fresh(folder, params) and time.monotonic() < deadline:
+        time.sleep(SETTLE_SECONDS)
+        again = _read_once(folder, params)
+        if again == found:
+            break
+        found = again
+    return found
+
+
+def _is_fresh(folder: Path, params: Path) -> bool:
+    """Whether something was written within the last seconds."""
+    changed = [0.0]
+    for path in (folder, params, *folder.glob("*.py")):
+        with contextlib.suppress(OSError):
+            changed.append(path.stat().st_mtime)
+    return abs(time.time() - max(changed)) < 10 * SETTLE_SECONDS
+
+
+def _read_once(folder: Path, params: Path) -> _Found:
+    files: dict[str, bytes] = {}
+    problems: dict[str, str] = {}
+    named = [(path.name, path) for path in sorted(folder.glob("*.py")) if not path.name.startswith(".")]
+    for name, path in [*named, (PARAMS, params)]:
+        try:
+            files[name] = path.read_bytes()
+        except OSError as error:
+            problems[name] = configuration.unreadable(name, error)
+    if not named:
+        problems["dags"] = f"{folder}: there is no DAG file that can be read; those in force before stay"
+    return _Found(files, problems)
+
+
+# ---------------------------------------------------------------------------------------------- what of it loads
+
+
+def _adopt(found: _Found, before: Files, record: configuration.Record, data_url: str) -> configuration.Record:
+    """Make a version of what loads, write it down as the one in force, and alert of what was refused."""
+    files, mistakes = _loadable(found, before)
+    version = _digest(files)[:16]
+    for name in sorted(files, key=lambda name: (name == PARAMS, name)):  # params.yaml last: with it the copy is whole
+        storage.write_bytes(storage.join(_url(version), name), files[name])
+    made = configuration.Record(version, found.digest, tuple(mistakes))
+    configuration.write_record(data_url, made)
+    if new := [mistake for mistake in mistakes if mistake not in record.mistakes]:
+        alerts.send("configuration_refused", "; ".join(new), version=version, mistakes=mistakes)
+    return made
+
+
+def _loadable(found: _Found, before: Files) -> tuple[dict[str, bytes], list[str]]:
+    """The files of a version that loads, and what was refused."""
+    mistakes = list(found.problems.values())
+    code = {name: data for name, data in found.files.items() if name != PARAMS}
+    if "dags" in found.problems:
+        code = {name: data for name, data in before.items() if name not in (PARAMS, REFUSED)}
+    for name in found.problems:
+        if name in before and name != PARAMS:
+            code[name] = before[name]
+    try:
+        params, wrong = _params(found, before)
+    except settings.ParamsError:  # the first version there is: its import errors are in the words of `mlops check`
+        return {**code, PARAMS: found.files.get(PARAMS, b"")}, mistakes
+    files = {**code, PARAMS: params}
+    mistakes += wrong
+    if errors := load_errors(files):
+        files, more = _without(errors, files, before)
+        mistakes += more
+    return files | _refusal(mistakes), mistakes
+
+
+def _params(found: _Found, before: Files) -> tuple[bytes, list[str]]:
+    earlier = before.get(PARAMS)
+    if PARAMS not in found.files:
+        return (earlier or b""), []
+    try:
+        text = found.files[PARAMS].decode()
+    except UnicodeDecodeError as error:
+        if earlier is None:
+            raise settings.ParamsError(configuration.unreadable(PARAMS, error)) from error
+        return earlier, [configuration.unreadable(PARAMS, error)]
+    made = configuration.in_force(text, earlier.decode() if earlier is not None else None)
+    return made.text.encode(), list(made.mistakes)
+
+
+def _without(errors: Mapping[str, str], files: dict[str, bytes], before: Files) -> tuple[dict[str, bytes], list[str]]:
+    """Files that load, with what makes them fail as it was before: a DAG file, an entry of params.yaml, or all."""
+    mistakes = []
+    for name, error in errors.items():
+        if files[name] != before.get(name):
+            stays = "; it is in force as it last was right" if name in before else "; it is left out"
+            mistakes.append(f"dags/{name}: {error}{stays}")
+    old = {name: before[name] for name in errors if name in before}
+    mended = {name: data for name, data in files.items() if name not in errors} | old
+    if not (left := load_errors(mended)):
+        return mended, mistakes
+    text, earlier = files[PARAMS].decode(), before[PARAMS].decode() if PARAMS in before else None
+    for key in configuration.changed(text, earlier)[:ENTRIES_TRIED]:
+        tried = mended | {PARAMS: configuration.revert(text, key, earlier).encode()}
+        if not load_errors(tried):
+            entry, reason = ".".join(key), "; ".join(dict.fromkeys(left.values()))
+            return tried, [*mistakes, f"{PARAMS}: {entry}: {reason}; {entry} is in force as it was before, if it was"]
+    reasons = [f"dags/{name}: {error}" for name, error in left.items()]
+    if not before:
+        return mended, [*mistakes, *reasons]
+    kept = {name: data for name, data in before.items() if name != REFUSED}
+    return kept, [*mistakes, *(f"{reason}; all is in force as it was before" for reason in reasons)]
+
+
+def load_errors(files: Files) -> dict[str, str]:
+    """The DAG files that cannot be imported, each with the reason; tried in a process that ends with it.
+
+    Raises:
+        TimeoutError: an import did not end.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlops-dags-") as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=_import_all, args=(folder, theirs), daemon=True)
+        child.start()
+        theirs.close()
+        try:
+            if not ours.poll(LOAD_SECONDS):
+                raise TimeoutError(f"the DAG files were not imported within {LOAD_SECONDS} s; they are tried again")
+            found: dict[str, str] = ours.recv()
+        except EOFError:
+            raise RuntimeError("the DAG files could not be tried: the process that imports them was killed") from None
+        finally:
+            child.kill()
+            child.join()
+            ours.close()
+        return found
+
+
+def _import_all(folder: str, answer: Connection) -> None:
+    logging.disable()
+    from airflow.dag_processing.dagbag import DagBag
+
+    errors = {}
+    for path in sorted(Path(folder).glob("*.py")):
+        for text in DagBag(str(path)).import_errors.values():
+            errors[path.name] = text.strip().splitlines()[-1].replace(f"{folder}/", "")
+    answer.send(errors)
+
+
+def _refusal(mistakes: list[str]) -> dict[str, bytes]:
+    """A file that is only there for its import error: the UI's list of them is where an operator sees a mistake."""
+    if not mistakes:
+        return {}
+    message = "params.yaml and the DAG files are not in force as they stand:\n" + "\n".join(mistakes)
+    words = "# airflow finds dag files by these two words"
+    program = f"{words}\nfrom include.settings import ParamsError\n\nraise ParamsError({message!r})\n"
+    return {REFUSED: program.encode()}
+
+
+# ---------------------------------------------------------------------------------------------- versions in storage
+
+
+def _digest(files: Files) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {len(files[name])}\n".encode() + files[name])
+    return digest.hexdigest()
+
+
+def _fetch(version: str) -> dict[str, bytes]:
+    """A version's files; with params.yaml, which was written last, they are whole."""
+    url = _url(version)
+    params = storage.read_bytes(storage.join(url, PARAMS))
+    names = [name for name in storage.list_files(url) if name != PARAMS]
+    return {name: storage.read_bytes(storage.join(url, name)) for name in names} | {PARAMS: params}
+
+
 def _url(version: str) -> str:
-    return storage.join(settings.environment().data_url, "dags", version)
+    return configuration.version_url(settings.environment().data_url, version)

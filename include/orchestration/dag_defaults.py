@@ -11,9 +11,8 @@ from typing import Any
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
 
 from include import settings
-from include.orchestration import alerts
-
-PARAMS = "params.yaml"
+from include.configuration import PARAMS
+from include.orchestration import alerts, before
 
 
 class Tag(enum.StrEnum):
@@ -125,7 +124,7 @@ def deploy_timeout(model: settings.Model) -> dt.timedelta:
 
 def default_args(owner: str) -> dict[str, Any]:
     """The arguments of every task."""
-    return {"owner": owner, "on_failure_callback": alerts.task_failed, **RETRIES}
+    return {"owner": owner, "on_failure_callback": alerts.task_failed, "pre_execute": before.task, **RETRIES}
 
 
 def first_training_patience(model: settings.Model) -> dt.timedelta:
@@ -208,7 +207,7 @@ def train_form(model: settings.Model) -> dict[str, Param]:
             model.window,
             type=["null", "integer"],
             minimum=1,
-            maximum=3660,
+            maximum=max(3660, model.window or 0),
             title="Window (partitions)",
             description="Train on the newest partitions only. Empty: as params.yaml says.",
         ),

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from include import configuration, storage
 from include import home as homes
 from include.serving import connections
 from include.serving.access import Access
@@ -26,7 +27,7 @@ from include.serving.metrics import Metrics
 from include.serving.models import Models
 from include.serving.prediction_log import PredictionLog
 from include.serving.shadow import Shadow
-from include.settings import ParamsError, Service, load_params
+from include.settings import ParamsError, Service
 
 BUNDLED = "served"
 """The folder of a Bento's own model, below its root."""
@@ -122,9 +123,15 @@ class Worker:
 
 
 def _params(environment: Mapping[str, str], root: Path) -> tuple[Service, str]:
-    """What params.yaml says of the service, and its default model; a Bento of one model needs neither."""
+    """What params.yaml says of the service, and its default model; a Bento of one model needs neither.
+
+    A mistake in one model's entry changes neither. The last version that loaded is read from a disk only:
+    answering does not wait for object storage.
+    """
     try:
-        params = load_params(environment.get("MLOPS_PARAMS") or root / "params.yaml")
+        path = Path(environment.get("MLOPS_PARAMS") or root / "params.yaml")
+        data = environment.get("MLOPS_DATA_URL") or str(homes.Home(homes.of(environment, root)).data)
+        params = configuration.load(path, data if storage.is_local(data) else "").params
     except ParamsError:  # no file, or `mlops check` says what is wrong with it; answering does not wait for that
         return Service(), ""
     return params.service, params.default_model or ""

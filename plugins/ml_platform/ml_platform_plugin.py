@@ -174,12 +174,15 @@ def safe_name(path: str) -> tuple[str | None, str]:
 
 def render(environment: Any, *, nonce: str, now: dt.datetime) -> str:
     """The page as HTML; what went wrong is on it, in words, rather than a server error."""
-    from include import settings
+    from include import configuration, settings
     from include.monitoring.overview import overview
 
     found, problem = None, None
     try:
-        found = overview(settings.load_params(environment.params), environment.database_url)
+        in_force = configuration.load(environment.params, environment.data_url)
+        if in_force.mistakes:
+            problem = "params.yaml is not in force as it stands:\n" + "\n".join(in_force.mistakes)
+        found = overview(in_force.params, environment.database_url)
     except settings.ParamsError as error:
         problem = f"params.yaml is wrong, and no DAG is made from it:\n{error}"
     except Exception as error:  # noqa: BLE001  (whatever it is, an operator must read it here)

@@ -57,6 +57,11 @@ def test_a_manual_run_needs_no_logical_date_and_a_run_id_is_given_once(server: a
         ("train_trip_duration", {"time_budget": "long"}),
         ("ingest_trips", {"from": "the first of March"}),
         ("deploy_trip_duration", {"version": -1}),
+        ("maintenance", {"dry_run": "true"}),
+        ("maintenance", {"dry-run": True}),
+        ("monitor_trip_duration", {"windw": 1}),
+        ("features_trip_duration", {"replace": True}),
+        ("rollback_trip_duration", {"reasn": "seen enough"}),
     ],
 )
 def test_a_form_is_checked_before_a_run_begins(
@@ -67,12 +72,28 @@ def test_a_form_is_checked_before_a_run_begins(
     assert next(iter(conf)) in answer.text or "param" in answer.text.lower()
 
 
-def test_a_backfill_has_one_run_a_day(server: airflow_home.Server, token: str) -> None:
+def test_a_misspelt_name_begins_nothing_and_the_nearest_is_named(server: airflow_home.Server, token: str) -> None:
+    before = server.get("/api/v2/dags/ingest_trips/dagRuns", token).json()["total_entries"]
+    answer = trigger(server, token, "ingest_trips", conf={"form": "2031-01-01"})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "nothing was run: 'form' is no field of ingest_trips; did you mean 'from'?"
+    assert server.get("/api/v2/dags/ingest_trips/dagRuns", token).json()["total_entries"] == before
+    assert trigger(server, "", "ingest_trips", conf={"form": "2031-01-01"}).status_code == 401  # not a word of the form
+
+
+@pytest.mark.parametrize(("first", "last", "days"), [("02-01", "03-02", 30), ("02-01", "02-01", 1)])
+def test_a_backfill_has_one_run_a_day_and_includes_the_last(
+    server: airflow_home.Server, token: str, first: str, last: str, days: int
+) -> None:
     """Promise 51: `airflow backfill` knows the days of a dated source."""
-    body = {"dag_id": "ingest_trips", "from_date": "2026-02-01T00:00:00Z", "to_date": "2026-03-02T23:59:59Z"}
+    body = {"dag_id": "ingest_trips", "from_date": f"2026-{first}T00:00:00Z", "to_date": f"2026-{last}T00:00:00Z"}
     answer = server.request("POST", "/api/v2/backfills/dry_run", token, json=body)
     assert answer.status_code == 200, answer.text
-    assert answer.json()["total_entries"] == 30
+    assert answer.json()["total_entries"] == days
+    form = {"dag_run_conf": {"replce": True}}
+    misspelt = server.request("POST", "/api/v2/backfills/dry_run", token, json=body | form)
+    assert misspelt.status_code == 400
+    assert "did you mean 'replace'?" in misspelt.text
 
 
 def test_the_flow_is_readable_from_the_assets_in_the_ui(server: airflow_home.Server, token: str) -> None:

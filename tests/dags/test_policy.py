@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from include import settings
-from include.orchestration import assets, dag_defaults
+from include.orchestration import assets, before, dag_defaults
 from tests.conftest import ROOT
 from tests.dags import airflow_home
 from tests.dags.conftest import PARAMS
@@ -109,6 +109,7 @@ def test_every_task_retries_by_cause_and_tells_of_its_failure(dags: dict[str, An
                 continue
             assert task.retries == 3, f"{dag.dag_id}.{task.task_id}"
             assert task.retry_policy is dag_defaults.RETRY_BY_CAUSE
+            assert task._pre_execute_hook is before.task
             assert task.on_failure_callback
 
 

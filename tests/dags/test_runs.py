@@ -169,9 +169,14 @@ def test_the_prediction_log_has_partitions_ahead_and_no_days_that_nobody_keeps(n
         for age in (1, 89, 91):
             connection.execute(sa.text(f"select make_prediction_partition((now() at time zone 'UTC')::date - {age})"))
             connection.execute(sa.text(f"insert into predictions values ({row.format(age)})"))
-    asked, done, again = night.run(
-        {"dag": "maintenance", "conf": {"dry_run": True}}, {"dag": "maintenance"}, {"dag": "maintenance"}
+    misspelt, asked, done, again = night.run(
+        {"dag": "maintenance", "conf": {"dry-run": True}},
+        {"dag": "maintenance", "conf": {"dry_run": True}},
+        {"dag": "maintenance"},
+        {"dag": "maintenance"},
     )
+    assert set(misspelt["tasks"].values()) == {"failed", "upstream_failed"}
+    assert set(misspelt["tries"].values()) <= {0, 1}
     for run in (asked, done, again):
         assert run["state"] == "success", run
     said = [run["answers"]["delete_old"]["return_value"] for run in (asked, done, again)]

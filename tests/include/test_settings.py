@@ -230,7 +230,7 @@ def test_a_mistake_in_a_source_names_line_key_and_remedy(source, line, key, mess
         ("sources: \x07", "params.yaml:1: not valid YAML"),
         (
             "sources:\n  a: {type: files, path: x}\n  a: {type: files, path: y}",
-            "params.yaml:3: not valid YAML: the key 'a'",
+            "params.yaml:3: sources.a: the key 'a'",
         ),
     ],
 )

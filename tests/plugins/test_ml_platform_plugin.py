@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -97,6 +98,20 @@ def test_while_postgresql_is_away_the_page_is_words_and_not_a_bare_error(
     assert "trip_duration" not in away.text
     assert "script" not in away.headers["content-security-policy"]
     assert httpx.get(f"{server.url}/ml-platform/", headers=headers, timeout=60).status_code == 200
+
+
+def test_a_mistake_in_params_yaml_is_shown_beside_the_models_that_it_does_not_concern(
+    server: Server, token: str
+) -> None:
+    params = Path(server.environment["MLOPS_PARAMS"])
+    text = params.read_text()
+    params.write_text(text.replace("tumour: {source", "tumour: {sorce"))
+    try:
+        page = server.get("/ml-platform/", token).text
+    finally:
+        params.write_text(text)
+    assert "models.tumour.sorce: unknown key; did you mean" in page
+    assert "champion v7" in page
 
 
 def test_it_answers_while_mlflow_and_the_service_are_down(server: Server, token: str) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from include import storage
+from include import configuration, settings, storage
 
 
 @pytest.fixture
@@ -80,3 +82,151 @@ def test_a_dag_file_of_a_version_reads_the_params_of_that_version(folder: Path) 
 def test_a_version_that_is_gone_is_said_to_be_gone(folder: Path) -> None:
     with pytest.raises(storage.StorageError, match="no such file"):
         bundle(folder, "0123456789abcdef")
+
+
+# ---------------------------------------------------------------------------------------------- what does not load
+
+DAG_FILE = """from airflow.sdk import DAG
+
+from include.orchestration import dag_defaults
+
+for name, entry in dag_defaults.read_params(dag_defaults.params_beside(__file__)).models.items():
+    with DAG(f"{STEP}_{name}", schedule=entry.monitoring.schedule, tags={str(entry.tuning.trials)}):
+        pass
+"""
+PARAMS = """sources:
+  cells: {type: sample, dataset: breast_cancer}
+models:
+  one: {source: cells, target: diagnosis, task: binary, tuning: {trials: 1}}
+  two: {source: cells, target: diagnosis, task: binary, tuning: {trials: 1}}
+"""
+
+
+@pytest.fixture
+def real(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two DAG files and two models, which are in force."""
+    monkeypatch.setenv("MLOPS_HOME", str(folder.parent / "home"))
+    monkeypatch.setattr("include.orchestration.bundle.SETTLE_SECONDS", 0.0)
+    for step in ("train", "monitor"):
+        (folder / f"{step}.py").write_text(f"STEP = {step!r}\n{DAG_FILE}")
+    (folder.parent / "params.yaml").write_text(PARAMS)
+    bundle(folder)
+    return folder
+
+
+def parsed(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """DAG → its trials, and the import errors, as Airflow sees the newest version."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(bundle(folder).path))
+    return {name: next(iter(dag.tags)) for name, dag in bag.dags.items()}, [
+        f"{Path(name).name}: {error.strip().splitlines()[-1]}" for name, error in bag.import_errors.items()
+    ]
+
+
+def alerts(folder: Path) -> list[dict]:  # type: ignore[type-arg]
+    path = folder.parent / "home" / "logs" / "alerts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+ALL = {"train_one", "train_two", "monitor_one", "monitor_two"}
+
+
+def test_a_models_mistake_is_an_import_error_an_alert_and_concerns_that_model_only(real: Path) -> None:
+    params = real.parent / "params.yaml"
+    params.write_text(PARAMS.replace("trials: 1}}\n  two", "trails: 2}}\n  two").replace("trials: 1}}", "trials: 2}}"))
+    dags, errors = parsed(real)
+    assert dags == {"train_one": "1", "monitor_one": "1", "train_two": "2", "monitor_two": "2"}
+    assert len(errors) == 1
+    assert errors[0].startswith(
+        "refused.py: params.yaml:4: models.one.tuning.trails: unknown key; did you mean 'trials'?"
+    )
+    parsed(real)  # a restart, another process
+    (alert,) = alerts(real)
+    assert alert["event"] == "configuration_refused"
+    assert "models.one.tuning.trails" in alert["message"]
+    params.write_text(PARAMS.replace("trials: 1", "trials: 3"))
+    assert parsed(real) == (dict.fromkeys(ALL, "3"), [])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda path: path.write_text(""), "expected a mapping"),
+        (lambda path: path.write_text("models: [\n"), "not valid YAML"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "not UTF-8"),
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+        (lambda path: path.write_text(PARAMS.replace("models", "modles")), "did you mean 'models'"),
+    ],
+)
+def test_a_params_yaml_that_cannot_be_read_changes_no_dag(real: Path, break_it: Any, reason: str) -> None:
+    break_it(real.parent / "params.yaml")
+    dags, (error,) = parsed(real)
+    assert dags == dict.fromkeys(ALL, "1")
+    assert reason in error
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("this is no python for airflow and its dags\n", "SyntaxError"),
+        ("from airflow.sdk import DAG\nDAG(undefined)\n", "NameError"),
+        ("from airflow.sdk import DAG\nfrom include import nothing_of_this_name\n", "ImportError"),
+        ("from airflow.sdk import DAG\nraise SystemExit(3)\n", "3"),
+    ],
+)
+def test_a_dag_file_that_cannot_be_imported_stays_as_it_was(real: Path, text: str, reason: str) -> None:
+    (real / "train.py").write_text(text)
+    (real / "new.py").write_text(text)
+    (real / ".#train.py").symlink_to("nowhere")  # an editor's lock
+    dags, (error,) = parsed(real)
+    assert set(dags) == ALL
+    assert reason in "\n".join(configuration.record(str(real.parent / "data")).mistakes)
+    assert "dags/train.py" in "\n".join(configuration.record(str(real.parent / "data")).mistakes)
+    assert error.startswith("refused.py")
+
+
+def test_an_entry_that_is_right_and_that_a_dag_file_cannot_bear_is_found_and_stays_as_it_was(real: Path) -> None:
+    """Nothing checks a cron expression before Airflow does; one model's must not take the others' DAGs away."""
+    text = PARAMS.replace("trials: 1}}\n  two", "trials: 2}}\n  two").replace(
+        "trials: 1}}", "trials: 2}, monitoring: {schedule: often}}"
+    )
+    (real.parent / "params.yaml").write_text(text)
+    dags, (error,) = parsed(real)
+    assert dags == {"train_one": "2", "monitor_one": "2", "train_two": "1", "monitor_two": "1"}
+    assert "models.two" in error
+
+
+def test_a_folder_without_dag_files_changes_nothing_and_one_that_is_taken_out_goes(real: Path) -> None:
+    (real / "monitor.py").unlink()
+    assert set(parsed(real)[0]) == {"train_one", "train_two"}
+    (real / "train.py").unlink()
+    dags, (error,) = parsed(real)
+    assert set(dags) == {"train_one", "train_two"}
+    assert "there is no DAG file" in error
+
+
+def test_a_broken_model_among_fifty_takes_no_dag_away_and_no_run_is_pinned_to_it(real: Path) -> None:
+    models = "".join(
+        f"  m{n}: {{source: cells, target: diagnosis, task: binary, tuning: {{trials: 1}}}}\n" for n in range(50)
+    )
+    (real.parent / "params.yaml").write_text(PARAMS + models)
+    before = bundle(real).get_current_version().version
+    (real.parent / "params.yaml").write_text(PARAMS + models.replace("m7: {source", "m7: {sorce"))
+    made = bundle(real)
+    assert made.get_current_version().version != before
+    assert len(parsed(real)[0]) == 2 * 52
+    text = (made.path / "params.yaml").read_text()
+    assert settings.parse_params(text).models["m7"].source == "cells"
+
+
+def test_a_file_that_is_being_written_is_read_when_it_is_whole(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor truncates, then writes; both halves may be valid."""
+    from include.orchestration import bundle as module
+
+    params, parts = real.parent / "params.yaml", [PARAMS.replace("trials: 1", "trials: 9")]
+    params.write_text(PARAMS.splitlines(keepends=True)[0] + PARAMS.splitlines(keepends=True)[1])
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: parts and params.write_text(parts.pop()))
+    assert parsed(real) == (dict.fromkeys(ALL, "9"), [])
