@@ -107,6 +107,7 @@ class FakeValidation:
     rows: int = 10
     quarantined: int = 2
     docs_url: str = "/d/docs/trips/index.html"
+    types_changed: dict[str, str] = field(default_factory=dict)
 
 
 def test_a_refused_partition_ends_the_task_red_and_publish_still_knows_the_good_ones() -> None:
