@@ -251,21 +251,24 @@ def suite(source: str) -> None:
     import json
 
     from include import settings, storage
-    from include.ingestion import partitions, sources, suites
+    from include.ingestion import drafting, suites
 
     env = settings.environment()
-    declared = settings.load_params(env.params).sources
+    params = settings.load_params(env.params)
+    declared = params.sources
     if source not in declared:
         raise settings.ParamsError(f"{env.params.name} has no source {source!r}; it has {', '.join(declared)}")
     entry = declared[source]
     path = suites.path_of(env.suites, source, entry.suite)
     if path.exists():
         raise FileExists(f"{path} is there already; delete it first to have one proposed anew")
-    day = entry.start or dt.datetime.now(dt.UTC).date() - dt.timedelta(2)
-    key, table = next(iter(sources.read_partitions(entry, partitions.keys_between(entry, day, day))))
-    proposed = suites.propose_suite(path.stem, table, entry.time_column)
-    storage.write_bytes(str(path), (json.dumps(proposed, indent=2) + "\n").encode())
-    typer.echo(f"{path}: proposed from partition {key} ({table.num_rows:,} rows); read it, edit it, then `mlops check`")
+    models = [model for model in params.models.values() if model.source == source]
+    unbounded = {column for model in models for column in (model.target, model.entity) if column}
+    draft = drafting.draft(path, entry, today=dt.datetime.now(dt.UTC).date(), unbounded=unbounded)
+    storage.write_bytes(str(path), (json.dumps(draft.suite, indent=2, allow_nan=False) + "\n").encode())
+    for note in draft.suite["notes"]:
+        typer.echo(note)
+    typer.echo(f"{path}: written; read it, edit it, then `mlops check`")
 
 
 @app.command()

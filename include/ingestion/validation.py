@@ -17,7 +17,7 @@ import datetime as dt
 import difflib
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -231,6 +231,15 @@ def judge(table: pa.Table, suite: suites.Suite, *, quarantine_share: float, give
     """
     with _engine_room() as run:
         return _judge(run, table, suite, quarantine_share, given)
+
+
+def broken_rules(suite: suites.Suite, tables: Iterable[tuple[pa.Table, Mapping[str, Any]]]) -> Iterator[list[str]]:
+    """For each table, with the values of the suite's `$PARAMETER` names: the ids of the rules that it breaks, or that
+    cannot be evaluated on it."""
+    with _engine_room() as run:
+        for table, given in tables:
+            found = _evaluate(run, _Frames(table), suite, given, suite.rules, "BOOLEAN_ONLY")
+            yield [rule.id for rule in suite.rules if not found[rule.id].success]
 
 
 def _judge(

@@ -1,10 +1,10 @@
 """Every figure of every check over time, the quiet ones too: what a plot is drawn from.
 
-    kind         subject        value
-    psi          a column       its population stability index; `prediction` is the champion's answers
-    metric       a metric       the champion's metric on the newest labelled rows, in the metric's own unit
-    worsening    a metric       by which share it is worse than at training, negative when better
-    unanswered   predictions    the share of rows that the champion could not answer
+kind         subject        value
+psi          a column       its population stability index; `prediction` is the champion's answers
+metric       a metric       the champion's metric on the newest labelled rows, in the metric's own unit
+worsening    a metric       by which share it is worse than at training, negative when better
+unanswered   predictions    the share of rows that the champion could not answer
 """
 
 from __future__ import annotations

@@ -392,9 +392,7 @@ def _control(stack: Stack) -> supervisor.Control | None:
 def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.Control:
     keys = stack.credentials()
     postgres.prepare(stack.paths.postgres, keys.postgres_password)
-    storage.write_private(
-        stack.paths.airflow_passwords, environment.simple_auth_passwords(keys.airflow_admin_password)
-    )
+    storage.write_private(stack.paths.airflow_passwords, environment.simple_auth_passwords(keys.airflow_admin_password))
     mlflow_url = postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"])
     storage.write_private(stack.paths.mlflow_auth, environment.mlflow_auth_config(mlflow_url))
     socket = supervisor.socket_path(stack.run)

@@ -3,6 +3,7 @@
     columns(source)     the columns and their types; cheap: at most the head of one file is read
     read(source, keys, known)  (key, table) for each partition; a file that holds many days is read once
     newest(source)      a table of the newest rows, and whether those are all that there are; at most one file is read
+    days(source, today) the days there seems to be data for, of a source with time
     health(source)      whether the source can be reached now
 
 To add a type of source: a class in `include/settings.py`, and a module here named like its `type`.
@@ -12,6 +13,7 @@ are quarantined with that reason.
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,6 +78,9 @@ class SourceType(Protocol):
     def newest(self, source: Any) -> tuple[pa.Table, bool]:
         """The newest rows, and whether they are all."""
 
+    def days(self, source: Any, today: dt.date) -> list[dt.date]:
+        """The days there seems to be data for, up to `today`, oldest first."""
+
     def health(self, source: Any) -> Health:
         """Whether the source can be reached."""
 
@@ -128,6 +133,15 @@ def newest_rows(source: Source) -> tuple[pa.Table, bool]:
     """
     table, whole = of_type(source.type).newest(source)
     return _derived(table, dict(source.derive)), whole
+
+
+def days_of(source: Source, today: dt.date) -> list[dt.date]:
+    """The days, up to `today`, that a source with time seems to have data for, oldest first.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
+    return of_type(source.type).days(source, today)
 
 
 def health_of(source: Source) -> Health:

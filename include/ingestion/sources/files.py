@@ -123,6 +123,25 @@ def newest(source: FilesSource) -> tuple[pa.Table, bool]:
         raise UnreadablePartitions(str(error), []) from error
 
 
+def days(source: FilesSource, today: dt.date) -> list[dt.date]:
+    """By the dates in the files' names; without any, by the time column, for which the files are read."""
+    files = _all_files(source)
+    if not files:
+        raise NothingFound(f"no file matches {source.path}; check sources.<name>.path in params.yaml", [])
+    if re.search(r"\{(yyyy|mm|dd)\}", source.path):
+        found = {day for file in files for day in _days_of_name(source, file)}
+    else:
+        found = set()
+        known = _known_types(source)
+        for file in files:
+            try:
+                times = _read_file(source, file, known)[source.time_column or ""].drop_null().cast(pa.timestamp("us"))
+            except (_Unreadable, pa.ArrowInvalid, KeyError):
+                continue  # its error is that of the partitions which it holds
+            found |= set(np.unique(np.asarray(times.to_numpy()).astype("M8[D]")).tolist())
+    return sorted(day for day in found if day <= today)
+
+
 def health(source: FilesSource) -> Health:
     """Whether the store answers and holds at least one file."""
     files = _all_files(source)
@@ -196,6 +215,24 @@ def _glob(source: FilesSource, pattern: str) -> list[str]:
     found = _reach(look, pattern)
     protocol = "" if "://" not in pattern else pattern.split("://", 1)[0] + "://"
     return [name if "://" in name else protocol + name for name in found]
+
+
+def _days_of_name(source: FilesSource, file: str) -> list[dt.date]:
+    """The days of the period that a file's name says."""
+    pattern = re.escape(_path(source).split("://")[-1]).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+    for part, digits in (("yyyy", 4), ("mm", 2), ("dd", 2)):
+        pattern = pattern.replace(rf"\{{{part}\}}", rf"(?P<{part}>\d{{{digits}}})", 1)
+        pattern = pattern.replace(rf"\{{{part}\}}", rf"(?P={part})")
+    named = re.search(pattern + "$", file)
+    try:
+        year, month, day = ((int(named[part]) if part in named.re.groupindex else 1) for part in ("yyyy", "mm", "dd"))  # type: ignore[index,union-attr]
+        first = dt.date(year, month, day)
+    except (TypeError, ValueError):
+        return []
+    if "{dd}" in source.path:
+        return [first]
+    after = first.replace(year=year + 1) if "{mm}" not in source.path else (first + dt.timedelta(31)).replace(day=1)
+    return [first + dt.timedelta(count) for count in range((after - first).days)]
 
 
 # ------------------------------------------------------------------------------------------- reaching the store

@@ -90,6 +90,12 @@ def newest(source: SampleSource) -> tuple[pa.Table, bool]:
     return _with_incidents(source, source.start or dt.date(2024, 1, 1)), False
 
 
+def days(source: SampleSource, today: dt.date) -> list[dt.date]:
+    """A month from the source's start; the last one where it has none."""
+    first = source.start or today - dt.timedelta(31)
+    return [day for day in (first + dt.timedelta(count) for count in range(31)) if day <= today]
+
+
 def health(source: SampleSource) -> Health:
     """Bundled data is always there."""
     return Health(True, f"{source.dataset} comes with the platform")

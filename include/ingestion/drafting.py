@@ -1,0 +1,167 @@
+"""`mlops suite`: as many days and rows of a source as can be afforded, a suite proposed from them, and judged on them.
+
+What a day of the sample breaks is left out of the suite, and the suite's notes name it: a proposal never refuses
+what it was made from.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from include.ingestion import partitions, sources, suites, validation
+from include.ingestion.profile import nearly_typed
+from include.ingestion.proposal import Day, propose_suite
+from include.settings import Source
+
+DAYS = 31
+"""Days that are read: the newest seven, the others spread over all there are."""
+ROWS = 1_000_000
+"""Rows that are used of all days together; of a day with more than its part, rows drawn at random."""
+_NEWEST = 7
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A proposed suite as the content of its file, and what it was made from."""
+
+    suite: dict[str, Any]
+    keys: list[str]
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    key: str
+    table: pa.Table
+    day: Day
+
+
+def draft(path: Path, source: Source, *, today: dt.date, unbounded: Collection[str] = ()) -> Draft:
+    """Propose the suite that is to be written to `path`.
+
+    Args:
+        path: the suite's file; its stem is the suite's name.
+        source: where the rows come from.
+        today: days from it on are not over, and are not read.
+        unbounded: columns that get no range and no set of values: targets, entities.
+
+    Raises:
+        SourceError: the source cannot be read, or there is not one row to propose from.
+    """
+    notes: list[str] = []
+    parts = _united(_sample(source, today, notes), notes)
+    table = pa.concat_tables([part.table for part in parts])
+    rows = sum(part.day.rows for part in parts)
+    days = [part.day for part in parts]
+    proposed = propose_suite(path.stem, table, source.time_column, days=days, unbounded=unbounded)
+    proposed["notes"][0] = _origin(path.stem, parts, rows)
+    proposed["notes"] += notes
+    proposed["notes"] += [each.message for each in nearly_typed(table, getattr(source, "types", {}))]
+    _leave_out_what_breaks(path, proposed, parts, today)
+    return Draft(proposed, [part.key for part in parts], rows)
+
+
+def _origin(name: str, parts: Sequence[_Part], rows: int) -> str:
+    used = sum(part.table.num_rows for part in parts)
+    drawn = f", {used:,} of them drawn at random" if used < rows else ""
+    days = f" of {len(parts)} days from {parts[0].key} to {parts[-1].key}" if parts[0].key != partitions.ALL else ""
+    return f"Proposed by `mlops suite {name}` from {rows:,} rows{days}{drawn}; read it and tighten it."
+
+
+# -------------------------------------------------------------------------------------------------- the sample
+
+
+def _sample(source: Source, today: dt.date, notes: list[str]) -> list[_Part]:
+    keys = [partitions.ALL] if source.time_column is None else _chosen(source, today)
+    found = []
+    pending = list(keys)
+    while pending:
+        try:
+            for key, table in sources.read_partitions(source, pending):
+                pending.remove(key)
+                if part := _part(key, table, source.time_column, ROWS // len(keys)):
+                    found.append(part)
+        except sources.UnreadablePartitions as error:
+            notes += [f"Not looked at: {error}"]
+            pending = [key for key in pending if key not in error.keys] if error.keys else []
+    if not found:
+        raise sources.SourceError(
+            "; ".join([f"there is not one row to propose from in {len(keys)} partitions", *notes])
+        )
+    return sorted(found, key=lambda part: part.key)
+
+
+def _chosen(source: Source, today: dt.date) -> list[str]:
+    """The newest days that are over, and others spread evenly over all that there are."""
+    there = sources.days_of(source, today)
+    over = [day for day in there if day < today] or there
+    older, newest = over[:-_NEWEST], over[-_NEWEST:]
+    if len(older) > DAYS - _NEWEST:
+        older = [older[round(place)] for place in np.linspace(0, len(older) - 1, DAYS - _NEWEST)]
+    return [day.isoformat() for day in (*older, *newest)]
+
+
+def _part(key: str, table: pa.Table, time_column: str | None, most: int) -> _Part | None:
+    if sources.REASON in table.column_names:
+        table = table.filter(table[sources.REASON].is_null()).drop_columns([sources.REASON])
+    rows = table.num_rows
+    if not rows:
+        return None
+    day = Day(rows, _silence(key, table, time_column) if time_column else None)
+    if rows > most:
+        table = table.take(pa.array(np.sort(np.random.default_rng(0).choice(rows, most, replace=False))))
+    return _Part(key, table, day)
+
+
+def _silence(key: str, table: pa.Table, time_column: str) -> dt.timedelta | None:
+    times = table[time_column].drop_null().cast(pa.timestamp("us")).to_numpy()
+    end = np.datetime64(key) + np.timedelta64(1, "D")
+    return (end.astype("M8[us]") - times.max()).astype(dt.timedelta) if len(times) else None
+
+
+def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
+    """The parts with the columns that all of them have, each of one type."""
+    names = [n for n in parts[0].table.column_names if all(n in part.table.column_names for part in parts)]
+    for name in sorted({n for part in parts for n in part.table.column_names} - set(names)):
+        days = sum(name in part.table.column_names for part in parts)
+        notes.append(f"{name}: in {days} of {len(parts)} days only; no rule.")
+    fields = []
+    for name in names:
+        alone = [pa.schema([part.table.field(name)]) for part in parts]
+        try:
+            fields.append(pa.unify_schemas(alone, promote_options="permissive").field(0))
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            found = " and ".join(sorted({str(part.table.field(name).type) for part in parts}))
+            notes.append(f"{name}: {found} on different days; no rule.")
+    schema = pa.schema(fields)
+    return [_Part(part.key, part.table.select(schema.names).cast(schema), part.day) for part in parts]
+
+
+# ------------------------------------------------------------------------------------------------ its judgement
+
+
+def _leave_out_what_breaks(path: Path, proposed: dict[str, Any], parts: Sequence[_Part], today: dt.date) -> None:
+    suite = suites.parse(path, proposed)
+    broken: dict[str, str] = {}
+    usual = statistics.median(part.day.rows for part in parts)
+    judged = (
+        (part.table, validation.parameters(part.key, usual * part.table.num_rows / part.day.rows, today))
+        for part in parts
+    )
+    for part, rule_ids in zip(parts, validation.broken_rules(suite, judged), strict=True):
+        for rule_id in rule_ids:
+            broken.setdefault(rule_id, part.key)
+    for rule in suite.rules:
+        if rule.id in broken:
+            where = "" if broken[rule.id] == partitions.ALL else f" of {broken[rule.id]}"
+            proposed["notes"].append(f"Left out, because rows{where} break it: {rule.text}.")
+    kept = [e for e, rule in zip(proposed["expectations"], suite.rules, strict=True) if rule.id not in broken]
+    proposed["expectations"] = kept
