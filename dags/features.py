@@ -4,7 +4,8 @@
 the asset `features(model)` with that version, on which `monitor_<model>` is scheduled. While the model has no
 champion and none is being trained, it asks for the first training, too (`retraining(model)`).
 
-**Runs** when `ingest_<source>` has published partitions; by hand at any time, without a form.
+**Runs** when `ingest_<source>` has published partitions; by hand at any time, without a form. New, it is paused until
+somebody unpauses it, here or by `make demo`: a day alone is no history to train a first champion on.
 
 **When a task fails**
 
@@ -36,6 +37,7 @@ def features(model: str, entry: settings.Model) -> None:
         start_date=dag_defaults.EPOCH,
         catchup=False,
         max_active_runs=1,
+        is_paused_upon_creation=True,  # one day alone must not train a first champion: its history comes first
         dagrun_timeout=dag_defaults.FEATURES_TIMEOUT,
         tags={dag_defaults.Tag.FEATURES, f"model:{model}", f"source:{entry.source}"},
         default_args=dag_defaults.default_args(entry.owner),
@@ -63,11 +65,12 @@ def features(model: str, entry: settings.Model) -> None:
             return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
 
         @task(outlets=[assets.retraining(model)])
-        def first_training(built: dict, *, run_id=None, outlet_events=None) -> dict:
+        def first_training(built: dict, *, ti=None, run_id=None, outlet_events=None) -> dict:
             from include.monitoring import first_model
 
-            patience = dag_defaults.first_training_patience(entry)
-            asked = first_model.ask(model, settings.environment().database_url, run_key=run_id, patience=patience)
+            url, patience = settings.environment().database_url, dag_defaults.first_training_patience(entry)
+            at_work = runs.at_work(ti, f"train_{model}", f"deploy_{model}")
+            asked = first_model.ask(model, url, run_key=run_id, patience=patience, at_work=at_work)
             return runs.asked(asked, outlet_events, assets.retraining(model), built["version"])
 
         checked, built = check(), build()

@@ -5,8 +5,9 @@ the source has no time column; and the asset `validated(source)`, on which `feat
 
 **Runs** as the source's `schedule` in params.yaml says (02:00 UTC, for the day before), or once. By hand for
 any range, from the form: `from`, `to`, `replace`. Many days with one run each, the first and the last day included:
-`airflow backfill create --dag-id ingest_<source> --from-date 2018-01-01 --to-date 2018-01-31`. A rerun writes the
-same bytes. Two runs of one source at once do not mix: each has its own staging folder, and publishing is serialised
+`airflow backfill create --dag-id ingest_<source> --from-date 2018-01-01 --to-date 2018-01-31`. New, it is
+paused until somebody unpauses it, here or by `make demo`, which asks for the history too. A rerun writes the same
+bytes. Two runs of one source at once do not mix: each has its own staging folder, and publishing is serialised
 by a lock in PostgreSQL.
 
 **When a task fails**
@@ -44,6 +45,7 @@ def ingest(name: str, source: settings.Source) -> None:
         start_date=dag_defaults.midnight(source.start) or dag_defaults.EPOCH,
         catchup=source.catchup and source.start is not None,
         max_active_runs=1,
+        is_paused_upon_creation=True,  # whoever unpauses it chooses the history first: `make demo` does both
         dagrun_timeout=dag_defaults.INGEST_TIMEOUT,
         params=dag_defaults.ingest_form(source),
         tags={dag_defaults.Tag.INGESTION, f"source:{name}"},

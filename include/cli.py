@@ -58,6 +58,24 @@ def up() -> None:
     stack = local.up(ROOT, _home(), inherited=os.environ, progress=Progress(sys.stdout))
     typer.echo(f"  Airflow {stack.address('airflow')} · MLflow {stack.address('mlflow')} (user admin in both)")
     typer.echo(f"  service {stack.address('serving')} · passwords and keys {stack.credentials_file}")
+    _show_what_is_paused(stack)
+
+
+def _show_what_is_paused(stack: Stack) -> None:
+    """A line about the DAGs that do not run by themselves yet, where Airflow and params.yaml can be read."""
+    from include import settings
+    from include.stack import demo as chain
+    from include.stack.airflow_api import AirflowError
+
+    try:
+        params = settings.load_params(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
+        paused = chain.paused(stack, params)
+    except (AirflowError, settings.ParamsError):
+        return
+    if paused:
+        names = ", ".join(paused[:6]) + (f" and {len(paused) - 6} more" if len(paused) > 6 else "")
+        typer.echo(f"  paused, so not run by any schedule or event: {names}")
+        typer.echo("  `make demo` starts them with their history; one alone is unpaused in Airflow")
 
 
 @app.command()
@@ -71,7 +89,7 @@ def down() -> None:
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
-    """What runs, where, since when; status 1 unless every part is ready."""
+    """What runs, where, since when; status 1 unless every part is ready and supervised."""
     from include.stack import local
 
     lines = local.status(ROOT, _home())
@@ -87,7 +105,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")]
             minutes, seconds = divmod(int(line.uptime), 60)
             since = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
             typer.echo(f"{line.part:<14} {line.state:<9} {line.pid or '-':>8} {since:>9}  {line.address}")
-    raise typer.Exit(0 if lines and all(line.state == "ready" for line in lines) else 1)
+        if not all(line.supervised for line in lines):
+            typer.echo(
+                "the supervisor has died, and would restart none of these: `make up` starts another, which adopts them"
+            )
+        if ("api-server", "ready") in {(line.part, line.state) for line in lines}:
+            _show_what_is_paused(_stack())
+    raise typer.Exit(0 if lines and all(line.state == "ready" and line.supervised for line in lines) else 1)
 
 
 @app.command()

@@ -51,6 +51,11 @@ class Home:
         return self.run / "lock"
 
     @property
+    def meant_to_run(self) -> Path:
+        """There from `mlops up` to `mlops down`: meanwhile the guard replaces a supervisor that has died."""
+        return self.run / "up"
+
+    @property
     def trusted(self) -> Path:
         """The public certificates and the service's own, which no public authority need have signed."""
         return self.run / "trusted.pem"

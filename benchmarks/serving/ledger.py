@@ -78,12 +78,11 @@ def running_ledger(folder: Path, *, cores: tuple[int, ...] = (GENERATOR_CORE,)) 
     """A fresh PostgreSQL in a folder, started as the stack starts it, on the load generator's core."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    password, port, user = secrets.token_hex(), free_port(), postgres.account()
+    password, port = secrets.token_hex(), free_port()
     postgres.prepare(folder / "data", password)
-    account = (user.pw_uid, user.pw_gid) if user else None
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-    command = postgres.command(folder / "data", port)
-    with running(command, environment, folder, cores=cores, user=account, stop_signal=signal.SIGINT) as tree:
+    command = postgres.standalone(folder / "data", port, folder / "log")
+    with running(command, environment, folder, cores=cores, stop_signal=signal.SIGINT) as tree:
         tree.wait_until(lambda: postgres.answers(port, password), 60, pause=0.1)
         roles = {name: secrets.token_hex() for name in postgres.DATABASES}
         postgres.ensure_databases(port, password, roles)

@@ -108,7 +108,6 @@ def running(
     folder: Path,
     *,
     cores: Sequence[int],
-    user: tuple[int, int] | None = None,
     stop_signal: int = signal.SIGTERM,
 ) -> Iterator[Tree]:
     """Start a command in a folder, its output in `log` there; at the end it is stopped with all that it started.
@@ -118,7 +117,6 @@ def running(
         environment: the whole environment.
         folder: its working directory.
         cores: where it may run.
-        user: user and group id it runs as.
         stop_signal: what ends it in order; what is left after ten seconds is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,15 +126,12 @@ def running(
         process = subprocess.Popen(
             command,
             env=dict(environment),
-            cwd="/" if user else folder,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             preexec_fn=lambda: _settle_in(cores),
-            user=user[0] if user else None,
-            group=user[1] if user else None,
-            extra_groups=[] if user else None,
         )
     tree = Tree(psutil.Process(process.pid), log, started)
     try:

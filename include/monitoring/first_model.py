@@ -20,17 +20,23 @@ class Asked:
     reason: str
 
 
-def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta) -> Asked:
-    """Record a request for the first training, unless there is a champion or a training is under way.
+STARTS_WITHIN = dt.timedelta(minutes=1)
+"""A request's training is a run in Airflow after so long, or came to nothing."""
 
-    A request that led to no champion within `patience` counts as failed, and the next features ask again. A retried
-    task finds the request that it made.
+
+def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta, at_work: bool | None = None) -> Asked:
+    """Record a request for the first training, unless there is a champion or a training is at work.
+
+    A request is not a training: one that the gate has answered since (HOLD, REJECT), whose run has ended without an
+    answer, or that is older than `patience`, led to no champion, and is made again. A retried task finds the request
+    that it made.
 
     Args:
         model: The model.
         database_url: The platform's database.
         run_key: The Airflow run that asks.
         patience: How long a training and its deployment may take.
+        at_work: Whether a training or deployment of the model is queued or running; None where that is not known.
     """
     engine = database.connect(database_url)
     requests, champions = database.retraining_requests, database.champions
@@ -47,10 +53,24 @@ def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta) 
             ).all()
             if any(request.run_key == run_key for request in recent):
                 return Asked(True, REASON)
-            if recent:
-                since = recent[0].created_at
-                return Asked(False, f"a first training was asked for at {since:%Y-%m-%d %H:%M} UTC and is under way")
+            if recent and (reason := _still_open(connection, model, recent[0].created_at, at_work)):
+                return Asked(False, reason)
             connection.execute(sa.insert(requests).values(model=model, reason=REASON, evidence={}, run_key=run_key))
             return Asked(True, REASON)
     finally:
         engine.dispose()
+
+
+def _still_open(connection: sa.Connection, model: str, since: dt.datetime, at_work: bool | None) -> str:
+    """Why a request that was made then is not made again; empty when it is."""
+    verdicts = database.verdicts
+    judged = sa.select(verdicts.c.id).where(verdicts.c.model == model, verdicts.c.created_at > since).limit(1)
+    words = f"a first training was requested at {since:%Y-%m-%d %H:%M} UTC"
+    if at_work:
+        return f"{words} and is at work"
+    if connection.execute(judged).scalar() is not None:
+        return ""
+    if at_work is None:
+        return f"{words} and was not judged yet"
+    now = connection.execute(sa.select(sa.func.now())).scalar_one()
+    return f"{words} and is about to start" if now - since < STARTS_WITHIN else ""

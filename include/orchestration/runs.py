@@ -263,6 +263,11 @@ def verified(seen: Any, promoted: Mapping[str, Any], serving_url: str) -> dict[s
     return result(seen, text) | told
 
 
+def at_work(ti: Any, *dags: str) -> bool:
+    """Whether a run of one of these DAGs is queued or running."""
+    return any(ti.get_dr_count(dag, states=["queued", "running"]) for dag in dags)
+
+
 def asked(request: Any, outlet_events: Any, asset: Asset, feature_version: str | None) -> dict[str, Any]:
     """Let the request for a training be known, with its reason; where none is wanted, the task is skipped."""
     if not request.wanted:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+ANSWER_SECONDS = 30.0
+"""How long one answer may take, on a machine that trains."""
+PATIENCE_SECONDS = 5 * ANSWER_SECONDS
+"""How long a call is tried: a few slow answers, or the restart of the API server."""
 _AIRFLOWS_OWN = ("::group", "::endgroup", "DAG bundles loaded", "Filling up the DagBag", "Worker startup", "/")
 """How the log lines begin that Airflow writes around a task."""
+
+
+T = TypeVar("T")
 
 
 class AirflowError(RuntimeError):
@@ -60,12 +68,32 @@ class TaskRun:
 
 
 class Airflow:
-    """A session of one user."""
+    """A session of one user.
 
-    def __init__(self, url: str, user: str, password: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=30)
+    Args:
+        url: where the API server answers.
+        user: who signs in.
+        password: and with what.
+        answer_seconds: how long one answer may take.
+        patience_seconds: for how long a call is tried again when none came.
+
+    Raises:
+        AirflowError: the user is refused, or there is no answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        user: str,
+        password: str,
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.url, self._patience = url.rstrip("/"), patience_seconds
+        self._client = httpx.Client(base_url=url, timeout=answer_seconds)
         self._login = {"username": user, "password": password}
-        self._sign_in()
+        self._try_until_answered(self._sign_in)
 
     def _sign_in(self) -> None:
         answer = self._client.post("/auth/token", json=self._login)
@@ -74,25 +102,41 @@ class Airflow:
         self._client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def call(self, method: str, path: str, **kwargs: Any) -> Any:
-        """One call below /api/v2; the connection is tried for half a minute, for an API server that restarts.
+        """One call below /api/v2, tried again while no answer comes: what it asks for must bear to be done twice.
 
         Raises:
-            AirflowError: the answer is an error.
+            AirflowError: the answer is an error, or there is none.
         """
-        for attempt in Retrying(
-            retry=retry_if_exception_type(httpx.TransportError),
-            stop=stop_after_delay(30),
-            wait=wait_fixed(1),
-            reraise=True,
-        ):
-            with attempt:
-                answer = self._client.request(method, f"/api/v2{path}", **kwargs)
-                if answer.status_code == 401:
-                    self._sign_in()
-                    answer = self._client.request(method, f"/api/v2{path}", **kwargs)
+        answer = self._answer(method, path, **kwargs)
         if answer.status_code >= 400:
             raise AirflowError(f"{method} {path}: {answer.status_code}: {answer.text[:500]}")
         return answer.json() if answer.content else None
+
+    def _answer(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        def once() -> httpx.Response:
+            answer = self._client.request(method, f"/api/v2{path}", **kwargs)
+            if answer.status_code == 401:
+                self._sign_in()
+                answer = self._client.request(method, f"/api/v2{path}", **kwargs)
+            return answer
+
+        return self._try_until_answered(once)
+
+    def _try_until_answered(self, attempt: Callable[[], T]) -> T:
+        retrying = Retrying(
+            retry=retry_if_exception_type(httpx.TransportError),
+            stop=stop_after_delay(self._patience),
+            wait=wait_fixed(1),
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except httpx.TransportError as error:
+            words = str(error) or type(error).__name__
+            raise AirflowError(
+                f"Airflow at {self.url} has not answered for {self._patience:.0f} s ({words}):"
+                " see `mlops status` and `mlops logs api-server`"
+            ) from error
 
     # --- DAGs
 
@@ -115,9 +159,19 @@ class Airflow:
         self.call("PATCH", f"/dags/{dag}", json={"is_paused": False})
 
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
-        """Start a run by hand, without a logical date; returns its id."""
-        answer = self.call("POST", f"/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
-        return str(answer["dag_run_id"])
+        """Start a run by hand, without a logical date; returns its id.
+
+        The id is chosen here: a call whose answer was lost, and which is tried again, starts no second run.
+        """
+        run_id = f"manual__{dt.datetime.now(dt.UTC).isoformat()}_{uuid.uuid4().hex[:8]}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        answer = self._answer("POST", f"/dags/{dag}/dagRuns", json=body)
+        if answer.status_code >= 400 and not (answer.status_code == 409 and self._exists(dag, run_id)):
+            raise AirflowError(f"POST /dags/{dag}/dagRuns: {answer.status_code}: {answer.text[:500]}")
+        return run_id
+
+    def _exists(self, dag: str, run_id: str) -> bool:
+        return self._answer("GET", f"/dags/{dag}/dagRuns/{run_id}").status_code == 200
 
     # --- runs and tasks
 
@@ -177,6 +231,15 @@ class Airflow:
             for row in rows
             if (row["dag_id"], row["dag_run_id"]) in wanted
         ]
+
+    def question(self, task: TaskRun) -> str:
+        """What a task that waits for a person's answer asks, on one line; empty when it asks nothing."""
+        path = f"/dags/{task.dag}/dagRuns/{task.run_id}/taskInstances/{task.task}/{task.map_index}/hitlDetails"
+        try:
+            detail = self.call("GET", path)
+        except AirflowError:
+            return ""
+        return " ".join(f"{detail['subject']} {detail['body'] or ''}".split())
 
     def log(self, task: TaskRun, lines: int) -> list[str]:
         """The last lines of what a task itself said, its error at the end; empty when Airflow has no log."""

@@ -1,7 +1,8 @@
 """`make demo`: every model of params.yaml, from its source to an answer of the service, through Airflow's REST API.
 
 It does what a user would do in the UI: unpause DAGs, ask for the history once, and watch. The rest the assets do. A
-model that has a champion already is only asked for a prediction.
+model that has a champion already is only asked for a prediction. Each model goes its own way: one that fails is named
+at the end, when the others are served.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ from include.deployment import ledger
 from include.ingestion import partitions
 from include.served_form import MANIFEST
 from include.stack import postgres
-from include.stack.airflow_api import Airflow, Run, TaskRun
+from include.stack.airflow_api import Airflow, AirflowError, Run, TaskRun
 from include.stack.local import Stack
 from include.stack.progress import Progress
 
 HISTORY_DAYS = 60
 PARSE_SECONDS = 120.0
+"""For how long no further DAG may have become known, before those that are missing are given up."""
 STALE_SECONDS = 25.0
 QUIET_SECONDS = 60.0
 """With nothing queued or running for so long, nothing more will come by itself."""
 CHAIN = ("features", "train", "deploy")
+AWAITS_ANSWER = "awaiting_input"
+"""The state of a task that waits for a person."""
 
 
 class DemoError(RuntimeError):
@@ -101,35 +105,84 @@ class _Journey:
     retried: set[tuple[str, str, str, int]] = field(default_factory=set)
     quiet_since: float = 0.0
     asked: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Models that will have no champion, and why."""
+    questions: set[tuple[str, str]] = field(default_factory=set)
+    """Runs that wait for a person's approval, which was said."""
 
 
 def run(stack: Stack, params: settings.Params, asked: History, *, progress: Progress) -> None:
     """Take every model to a served champion and ask the service for a prediction of each.
 
     Raises:
-        DemoError: a task failed, the gate did not promote, or the service did not answer.
+        DemoError: of some model a task failed, the gate did not promote, or the service did not answer; the others were
+            taken as far as they go, and are in the summary.
     """
     began = time.monotonic()
     keys = stack.credentials()
-    airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
     engine = database.connect(postgres.url("platform", keys.platform_database_password, stack.ports["postgres"]))
     try:
-        dags = _dags(params)
-        _wait_until_parsed(airflow, dags, progress)
-        lacking = [model for model in params.models if ledger.champion(engine, model) is None]
+        airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
+        failed = _wait_until_parsed(airflow, params, progress)
+        lacking = [m for m in params.models if m not in failed and ledger.champion(engine, m) is None]
         told: list[Run] = []
         if lacking or asked.asked:
             journey = _begin(airflow, engine, params, asked, lacking, progress)
-            _follow(journey)
-            told = list(journey.told.values())
-        paused = airflow.dags()
-        for dag in dags:  # from now on the schedule takes over, every night
-            if paused.get(dag):
-                airflow.unpause(dag)
-        answers = {model: _ask(stack, engine, model) for model in params.models}
-        _summary(stack, params, engine, told, answers, time.monotonic() - began, progress)
+            journey.failed |= failed
+            try:
+                _follow(journey)
+            finally:
+                _leave_to_the_schedule(journey)
+            failed, told = journey.failed, list(journey.told.values())
+        answers = _ask_each(stack, engine, params, failed)
+        if answers:
+            _summary(stack, params, engine, told, answers, time.monotonic() - began, progress)
+    except (AirflowError, sa.exc.OperationalError, httpx.HTTPError) as error:
+        raise DemoError(" ".join(str(error).split())[:500]) from error
     finally:
         engine.dispose()
+    if failed:
+        raise DemoError("\n".join(failed.values()))
+
+
+def paused(stack: Stack, params: settings.Params) -> list[str]:
+    """The DAGs of params.yaml that are paused, or will be when Airflow has read them for the first time.
+
+    Raises:
+        AirflowError: Airflow does not answer.
+    """
+    keys = stack.credentials()
+    airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password, patience_seconds=5)
+    known = airflow.dags()
+    return [dag for dag in (*_dags(params), "maintenance") if known.get(dag, dag.startswith(("ingest_", "features_")))]
+
+
+def _leave_to_the_schedule(journey: _Journey) -> None:
+    """From here on everything runs by itself, every night, also when this was ended half-way.
+
+    Only the features of a source whose history is still on its way stay paused: its newest day alone would train a
+    first champion.
+    """
+    paused = journey.airflow.dags()
+    waiting = {f"features_{model}" for model in journey.lacking if model not in journey.released}
+    for dag in [*_dags(journey.params), "maintenance"]:
+        if paused.get(dag) and dag not in waiting:
+            journey.airflow.unpause(dag)
+    if left := sorted(waiting & paused.keys()):
+        names = ", ".join(left)
+        journey.progress.line(f"  paused until the history is there: {names}; the next `make demo` goes on from here")
+
+
+def _ask_each(stack: Stack, engine: sa.Engine, params: settings.Params, failed: dict[str, str]) -> dict[str, _Answer]:
+    """The served champions' answers; a model that gives none is added to those that failed."""
+    answers: dict[str, _Answer] = {}
+    for model in params.models:
+        try:
+            if model not in failed or ledger.champion(engine, model) is not None:
+                answers[model] = _ask(stack, engine, model)
+        except (DemoError, storage.StorageError) as error:
+            failed[model] = str(error)
+    return answers
 
 
 def _dags(params: settings.Params) -> list[str]:
@@ -137,20 +190,42 @@ def _dags(params: settings.Params) -> list[str]:
     return [f"ingest_{s}" for s in params.sources] + [f"{step}_{m}" for m in params.models for step in steps]
 
 
-def _wait_until_parsed(airflow: Airflow, dags: Sequence[str], progress: Progress) -> None:
-    began = time.monotonic()
+def _wait_until_parsed(airflow: Airflow, params: settings.Params, progress: Progress) -> dict[str, str]:
+    """Wait for the DAGs of every model; returns the models of which some cannot be read, with the reason.
+
+    Raises:
+        DemoError: that is so for all models.
+    """
+    began = moved = time.monotonic()
+    count = -1
     while True:
-        missing = sorted(set(dags) - airflow.dags().keys())
+        known = airflow.dags().keys()
+        missing = {model: [dag for dag in _dags_of(params, model) if dag not in known] for model in params.models}
+        missing = {model: dags for model, dags in missing.items() if dags}
         if not missing:
-            return
+            return {}
+        now, seen = time.monotonic(), sum(map(len, missing.values()))
+        if seen != count:
+            moved, count = now, seen
         # An error of before the last edit stands until the file is read again.
-        if time.monotonic() - began > STALE_SECONDS and (errors := airflow.import_errors()):
-            raise DemoError("Airflow cannot read a DAG file:\n" + "\n".join(errors))
-        if time.monotonic() - began > PARSE_SECONDS:
-            names = ", ".join(missing)
-            raise DemoError(f"Airflow does not know {names} after {PARSE_SECONDS:.0f} s: `mlops logs dag-processor`")
-        progress.waiting(f"  waiting for Airflow to read {len(missing)} DAGs · {time.monotonic() - began:.0f} s")
+        errors = airflow.import_errors() if now - began > STALE_SECONDS else []
+        if errors or now - moved > PARSE_SECONDS:
+            why = "Airflow cannot read a DAG file:\n" + "\n".join(errors) if errors else ""
+            why = why or f"not known after {now - began:.0f} s: `mlops logs dag-processor`"
+            if len(missing) == len(params.models):
+                raise DemoError(why if errors else f"Airflow does not know {_named(missing)}; {why}")
+            return {model: f"{model}: {', '.join(dags)}: {why}" for model, dags in missing.items()}
+        progress.waiting(f"  waiting for Airflow to read {_named(missing)} · {now - began:.0f} s")
         time.sleep(0.5)
+
+
+def _named(missing: Mapping[str, Sequence[str]]) -> str:
+    names = sorted({dag for dags in missing.values() for dag in dags})
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _dags_of(params: settings.Params, model: str) -> list[str]:
+    return [f"ingest_{params.models[model].source}", *(f"{step}_{model}" for step in (*CHAIN, "monitor"))]
 
 
 def _begin(
@@ -215,13 +290,8 @@ def _release(journey: _Journey, source: str) -> None:
 
 
 def _follow(journey: _Journey) -> None:
-    """Watch until every model that lacked a champion has one and its deployment has ended.
-
-    Raises:
-        DemoError: a task failed, or nothing moves any more.
-    """
+    """Watch until every model that lacked a champion has one, and its deployment has ended, or has failed."""
     began = time.monotonic()
-    waiting_for = list(journey.lacking)
     while True:
         runs = [run for run in journey.airflow.runs(journey.dags) if (run.dag, run.run_id) not in journey.old]
         fresh = [run for run in runs if (run.dag, run.run_id) not in journey.told]
@@ -230,7 +300,9 @@ def _follow(journey: _Journey) -> None:
         active = [run for run in fresh if run.active]
         for source in list(journey.ingesting):
             _release_when_due(journey, source, runs, began)
-        waiting_for = [model for model in waiting_for if not _is_done(journey, model, runs)]
+        waiting_for = [
+            model for model in journey.lacking if model not in journey.failed and not _is_done(journey, model, runs)
+        ]
         ingesting = [run for run in active if run.dag in {f"ingest_{s}" for s in journey.ingesting}]
         if not waiting_for and not ingesting:
             return
@@ -238,7 +310,8 @@ def _follow(journey: _Journey) -> None:
         if active:
             journey.quiet_since = time.monotonic()
         elif time.monotonic() - journey.quiet_since > QUIET_SECONDS:
-            raise DemoError(_why_nothing_moves(journey, waiting_for))
+            journey.failed |= _why_nothing_moves(journey, waiting_for)
+            return
         journey.progress.waiting(_now(active, tasks, time.monotonic() - began))
         time.sleep(1)
 
@@ -275,11 +348,7 @@ def _ask_for_features(journey: _Journey, models: Sequence[str], runs: Sequence[R
 
 
 def _tell(journey: _Journey, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> None:
-    """A line for each run that has ended and each task that is tried again.
-
-    Raises:
-        DemoError: a task failed for good.
-    """
+    """A line for each run that has ended, each task that is tried again, and each approval that is awaited."""
     for task in tasks:
         if (
             task.state == "up_for_retry"
@@ -288,40 +357,59 @@ def _tell(journey: _Journey, runs: Sequence[Run], tasks: Sequence[TaskRun]) -> N
             journey.retried.add(key)
             last = journey.airflow.log(task, 1)
             journey.progress.line(f"  {task.dag}.{task.name} is tried again: {' '.join(last)[:160]}")
+        if task.state == AWAITS_ANSWER and (task.dag, task.run_id) not in journey.questions:
+            _say_what_waits(journey, task)
         if task.state == "failed":
             _failed(journey, task)
     for run in runs:
         if run.active:
             continue
         journey.told[run.dag, run.run_id] = run
-        if run.state != "success":
-            own = [task for task in tasks if (task.dag, task.run_id) == (run.dag, run.run_id)]
-            if not any(task.state == "failed" for task in own):
-                raise DemoError(f"{run.dag} ended as {run.state} without a failed task: it ran into its time-out")
+        own = [task for task in tasks if (task.dag, task.run_id) == (run.dag, run.run_id)]
+        if run.state != "success" and not any(task.state == "failed" for task in own):
+            _give_up(
+                journey, run.dag, f"{run.dag} ended as {run.state} without a failed task: it ran into its time-out"
+            )
         steps = " · ".join(
             f"{task.name} {task.seconds:.1f}"
-            for task in sorted(tasks, key=lambda t: (t.started or journey.since, t.name))
-            if (task.dag, task.run_id) == (run.dag, run.run_id) and task.seconds is not None and task.state == "success"
+            for task in sorted(own, key=lambda t: (t.started or journey.since, t.name))
+            if task.seconds is not None and task.state == "success"
         )
         mark = "done" if run.state == "success" else "RED "
         journey.progress.line(f"  {mark} {run.dag:<28} {run.seconds or 0:6.1f} s   {steps}")
 
 
-def _failed(journey: _Journey, task: TaskRun) -> None:
-    """A red task ends the demo at once; but a source whose bad days were refused has published its good ones.
+def _say_what_waits(journey: _Journey, task: TaskRun) -> None:
+    """An approval that is awaited: what is to be decided, where, and what follows."""
+    question = journey.airflow.question(task)
+    journey.questions.add((task.dag, task.run_id))
+    page = f"{journey.airflow.url}/dags/{task.dag}/runs/{task.run_id}/tasks/{task.task}/required_actions"
+    journey.progress.line(f"  {task.dag} waits for your approval: {question}")
+    journey.progress.line(f"    {page}")
+    journey.progress.line("    approved, the version becomes champion and is served; rejected, nothing changes")
 
-    Raises:
-        DemoError: with the end of the task's log.
-    """
+
+def _failed(journey: _Journey, task: TaskRun) -> None:
+    """A red task ends its model's way; but a source whose bad days were refused has published its good ones."""
+    key = (task.dag, task.run_id, task.name, -1)
+    if key in journey.retried:
+        return
+    journey.retried.add(key)
     source = task.dag.removeprefix("ingest_")
     if task.dag.startswith("ingest_") and source in journey.params.sources and _published(journey.engine, source):
-        key = (task.dag, task.run_id, task.name, -1)
-        if key not in journey.retried:
-            journey.retried.add(key)
-            journey.progress.line(f"  {task.dag}.{task.name} refused some days; the good ones go on (see the summary)")
+        journey.progress.line(f"  {task.dag}.{task.name} refused some days; the good ones go on (see the summary)")
         return
     words = "\n    ".join(journey.airflow.log(task, 12)) or "(no log)"
-    raise DemoError(f"{task.dag}.{task.name} failed; its log ends with\n    {words}")
+    _give_up(journey, task.dag, f"{task.dag}.{task.name} failed; its log ends with\n    {words}")
+
+
+def _give_up(journey: _Journey, dag: str, reason: str) -> None:
+    """Note the models that the DAG belongs to as failed, for the first reason that there was."""
+    for model, entry in journey.params.models.items():
+        concerned = dag in {f"ingest_{entry.source}", *(f"{step}_{model}" for step in CHAIN)}
+        if concerned and f"train_{model}" in journey.dags and model not in journey.failed:
+            journey.failed[model] = f"{model}: {reason}"
+            journey.progress.line(f"  {model} stops here: {reason.splitlines()[0]}")
 
 
 def _published(engine: sa.Engine, source: str) -> int:
@@ -338,31 +426,30 @@ def _now(active: Sequence[Run], tasks: Sequence[TaskRun], seconds: float) -> str
         f"{task.dag}.{task.name}" + (f" {(now - task.started).total_seconds():.0f} s" if task.started else "")
         for task in busy
         if task.state == "running"
-    ] or [run.dag for run in active]
+    ]
+    parts += [f"{task.dag} waits for your approval" for task in tasks if task.state == AWAITS_ANSWER]
+    parts = parts or [run.dag for run in active]
     return f"  {seconds:4.0f} s · {' · '.join(parts) or 'waiting for the next run'}"
 
 
-def _why_nothing_moves(journey: _Journey, models: Sequence[str]) -> str:
-    lines = []
-    for model in models:
-        query = (
-            sa.select(database.verdicts)
-            .where(database.verdicts.c.model == model)
-            .order_by(database.verdicts.c.id.desc())
-            .limit(1)
-        )
-        with journey.engine.connect() as connection:
-            verdict = connection.execute(query).mappings().one_or_none()
-        if verdict is not None:
-            reasons = "; ".join(map(str, verdict["reasons"]))
-            lines.append(f"{model}: the gate says {verdict['verdict']} to version {verdict['version']}: {reasons}")
-        elif not _published(journey.engine, journey.params.models[model].source):
-            lines.append(
-                f"{model}: its source {journey.params.models[model].source!r} has published nothing to train on"
-            )
-        else:
-            lines.append(f"{model}: nothing runs, and there is no champion; look at train_{model} in Airflow")
-    return "\n".join(lines) or "nothing runs any more"
+def _why_nothing_moves(journey: _Journey, models: Sequence[str]) -> dict[str, str]:
+    return {model: f"{model}: {_why_no_champion(journey, model)}" for model in models}
+
+
+def _why_no_champion(journey: _Journey, model: str) -> str:
+    verdicts = database.verdicts
+    query = sa.select(verdicts).where(verdicts.c.model == model).order_by(verdicts.c.id.desc()).limit(1)
+    with journey.engine.connect() as connection:
+        verdict = connection.execute(query).mappings().one_or_none()
+    if verdict is not None and verdict["verdict"] == "PROMOTE":
+        return f"the gate passed version {verdict['version']}, and it was not approved"
+    if verdict is not None:
+        reasons = "; ".join(map(str, verdict["reasons"]))
+        return f"the gate says {verdict['verdict']} to version {verdict['version']}: {reasons}"
+    source = journey.params.models[model].source
+    if not _published(journey.engine, source):
+        return f"its source {source!r} has published nothing to train on"
+    return f"nothing runs, and there is no champion; look at train_{model} in Airflow"
 
 
 # ------------------------------------------------------------------------------------------------ the answer
@@ -430,7 +517,7 @@ def _summary(
         line("Quarantined, and why")
         for text in refused:
             line(f"  {text}")
-    model = params.default_model or next(iter(answers))
+    model = next((name for name in answers if name == params.default_model), next(iter(answers)))
     line()
     line("Ask it yourself")
     line(f"  {curl(stack, model, answers[model].row)}")

@@ -151,7 +151,9 @@ def airflow_environment(
             "parallelism": str(parallelism),
             "max_active_tasks_per_dag": str(parallelism),
             "load_examples": "False",
-            "dags_are_paused_at_creation": "True",
+            # What runs by itself runs from its first parsing on, whoever starts the stack; only `ingest_` and
+            # `features_` wait, in their files, until somebody has chosen the history.
+            "dags_are_paused_at_creation": "False",
             "fernet_key": fernet_key,
             "execution_api_server_url": f"{base_url.rstrip('/')}/execution/",
             "hostname_callable": "socket.gethostname",

@@ -1,7 +1,8 @@
 """The stack of one machine: up, down, status.
 
-`up` starts each part when what it needs is ready, reports a part that dies at once, and may be called at any time: on a
-running stack it starts what is missing, after a `kill -9` it first removes what was left behind.
+`up` starts each part when what it needs is ready, reports a part that dies, and may be called at any time: it starts
+what is missing and leaves alone what lives, whether or not a supervisor is left that watches over it. One part's
+failure stops no other: what is ready goes on serving, and the next `up` tries again what is not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import certifi
 import psutil
@@ -38,8 +39,12 @@ from include.stack.progress import Progress
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 PARTS = ("postgres", "mlflow", "prediction", "rollouts", *AIRFLOW_PARTS)
 MINIMUM_FREE_BYTES = 2 * 1024**3
-LONGEST_START = 180.0
-"""Seconds after which a part that lives, but does not become ready, is given up."""
+STILL_SECONDS = 120.0
+"""A part that lives, is not ready, and for so long neither wrote to its log nor used the processor, is given up."""
+PROGRESS_CPU_SECONDS = 0.5
+"""CPU time that counts as progress: on a busy machine a start takes minutes, a part that hangs uses next to none."""
+SLOW_ANSWER_SECONDS = 10.0
+LOCK_SECONDS = 10.0
 
 
 class StackError(RuntimeError):
@@ -101,6 +106,8 @@ class PartStatus:
     pid: int | None
     address: str
     uptime: float
+    supervised: bool = True
+    """Whether it would be started again; the part itself may answer without."""
 
 
 # ------------------------------------------------------------------------------------------------ its state on disk
@@ -143,13 +150,25 @@ def _prepare_home(home: Path, minimum_free: int) -> None:
 
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    """One `up` or `down` at a time on a home; the kernel frees the lock when its holder dies."""
+    """One `up` or `down` at a time on a home; the kernel frees the lock when its owner dies.
+
+    It is waited for a little: the guard has it while it starts another supervisor.
+    """
     with Home(home).up_lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StackError(f"another `mlops up` or `down` is at work on {home}; wait until it has ended") from error
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                raise StackError(f"another `mlops up` or `down` is at work on {home}; wait until it has ended")
+            time.sleep(0.1)
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------ the parts
@@ -239,6 +258,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
             postgres.command(stack.paths.postgres, stack.ports["postgres"]),
             {"LC_ALL": "C"},
             user=user.pw_name if user else None,
+            data=stack.paths.postgres,
             stop_signal="INT",
             stop_group=False,
             stop_seconds=30,
@@ -250,6 +270,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
                 *("--app-name", "basic-auth", "--uvicorn-opts", "--log-level warning"),
             ),
             mlflow,
+            alone=True,
             stop_seconds=4,  # it holds no state, and waits for idle connections
         ),
         supervisor.Program(
@@ -264,6 +285,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
                 name,
                 (python, "-m", "airflow", *commands[name]),
                 airflow,
+                alone=name == "api-server",
                 stop_seconds=4 if name == "api-server" else 10,
             )
             for name in AIRFLOW_PARTS
@@ -309,23 +331,28 @@ def up(
         minimum_free: bytes that must be free on the disk.
 
     Raises:
-        StackError: a part died or did not become ready; what this call started is stopped again.
+        StackError: a part died or did not become ready. The others run on; only where PostgreSQL, which all need, does
+            not start, what this call started is stopped again.
     """
     began = time.monotonic()
     _prepare_home(home, minimum_free)
     with _alone(home):
         stack, control = _find(root, home, inherited, progress)
-        fresh = control is None
+        living = processes.living_parts(stack.stack_id, stack.paths.postgres)
+        fresh = control is None and not living
         try:
             if control is None:
+                if living:
+                    names = ", ".join(name for name in PARTS if name in living)
+                    progress.line(f"  nothing supervised {names}: adopted as they run")
                 control = _start_supervisor(stack, inherited)
             _keep_serving_keys(stack)
             started = _bring_up(stack, control, inherited, progress)
         except BaseException:
-            if fresh:
+            if fresh and not postgres.answers(stack.ports["postgres"], stack.credentials().postgres_password):
                 _stop(stack, control)
             raise
-    if started:
+    if started - living.keys():
         progress.line(f"  the stack is up: {time.monotonic() - began:.1f} s")
     else:
         progress.line("  the stack is already up")
@@ -335,21 +362,22 @@ def up(
 def _find(
     root: Path, home: Path, inherited: Mapping[str, str], progress: Progress
 ) -> tuple[Stack, supervisor.Control | None]:
-    """The stack of this home, and its supervisor if one runs; what a killed one left behind is removed."""
+    """The stack of this home, and its supervisor if one runs."""
     asked, paths = ports.explicit(inherited), Home(home)
     known = load(root, home) if paths.stack_file.exists() else None
     if known is not None:
         if known.credentials_file.exists():  # an older version of the platform needed fewer
             credentials.read_or_create(known.credentials_file)
         control = _control(known)
-        if control is not None:
+        if control is None:
+            _end_what_cannot_be_adopted(known)
+        if control is not None or processes.living_parts(known.stack_id, paths.postgres):
             for part, port in asked.items():
                 if known.ports[part] != port:
                     raise StackError(
                         f"the stack runs with {part} on port {known.ports[part]}, not {port}: `make down` first"
                     )
             return known, control
-        _sweep(known)
     elif (paths.postgres / "PG_VERSION").exists() and not paths.credentials.exists():
         raise StackError(
             f"{paths.credentials} is gone, but {paths.postgres} holds data that only its passwords open:"
@@ -363,6 +391,18 @@ def _find(
     credentials.read_or_create(stack.credentials_file)
     _save(stack)
     return stack, None
+
+
+def _end_what_cannot_be_adopted(stack: Stack) -> None:
+    """End supervisors that do not answer, and what belongs to no part: a killed `up`'s migrations, an older program's.
+
+    The descendants of a part whose first process is gone are left to its next start, which knows whether they may stay.
+    """
+    data = stack.paths.postgres
+    servers = {process.pid for process in processes.postgres(data)}
+    supervisor.kill(processes.marked(stack.stack_id))
+    left = [p for p in processes.marked(stack.stack_id, without=processes.PART) if p.pid not in servers]
+    processes.stop(left, seconds=5)
 
 
 def _keep_serving_keys(stack: Stack) -> None:
@@ -396,6 +436,7 @@ def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.
     mlflow_url = postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"])
     storage.write_private(stack.paths.mlflow_auth, environment.mlflow_auth_config(mlflow_url))
     socket = supervisor.socket_path(stack.run)
+    stack.paths.meant_to_run.touch(mode=0o600)
     text = supervisor.configuration(
         programs(stack, inherited),
         run=stack.run,
@@ -414,18 +455,20 @@ def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.
     )
 
 
-def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str, str], progress: Progress) -> bool:
-    """Start the parts that do not run, in the order of readiness; returns whether there were any."""
+def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str, str], progress: Progress) -> set[str]:
+    """Start the parts that do not run, in the order of readiness; returns which these were."""
     running = {name for name, state in control.states().items() if not state.dead}
     if running.issuperset(PARTS):
         _wait(stack, control, dict.fromkeys(PARTS, time.time()), {}, progress, quiet=True)
-        return False
+        return set()
     keys, port = stack.credentials(), stack.ports["postgres"]
     started_at: dict[str, float] = {}
+    started: set[str] = set()
 
     def start(*names: str) -> None:
         for name in names:
             if name not in running:
+                started.add(name)
                 started_at[name] = time.time()
                 control.start(name)
 
@@ -449,7 +492,7 @@ def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str,
     _wait(stack, control, started_at, jobs, progress, finished=finished)
     if not migrated["mlflow"]:  # the server made its own tables
         postgres.mark_migrated(port, keys.postgres_password, "mlflow", _version("mlflow"))
-    return True
+    return started
 
 
 def _version(database: str) -> str:
@@ -518,38 +561,40 @@ def _wait(
 ) -> None:
     """Return when every part in `started_at` is ready and every job has ended well.
 
+    One that fails is no reason to give up the others: the error comes when each of them is ready, or has failed too.
+
     Raises:
-        StackError: one has died, or lives and does not become ready.
+        StackError: some have died, or live, are not ready, and do not get any further.
     """
     ready: set[str] = set()
+    failed: dict[str, StackError] = {}
     pids: dict[str, int] = {}
-    began = time.time()
+    began, motion = time.time(), _Motion(stack)
     try:
-        while jobs or not ready.issuperset(started_at):
+        while jobs or started_at.keys() - ready - failed.keys():
             for name, job in list(jobs.items()):
                 if job.poll() is None:
                     continue
                 del jobs[name]
                 if job.returncode:
-                    raise _died(stack, f"{name}-migration")
+                    failed[name] = _died(stack, f"{name}-migration")
+                    continue
                 progress.line(f"  {name + ' migrated':<18} {time.time() - began:5.1f} s")
                 finished(name)
             states = control.states()
-            health = _airflow_health(stack) if not ready.issuperset(started_at.keys() & set(AIRFLOW_PARTS)) else {}
-            for name in started_at.keys() - ready:
+            open_parts = started_at.keys() - ready - failed.keys()
+            health = _airflow_health(stack) if open_parts & set(AIRFLOW_PARTS) else {}
+            for name in open_parts:
                 state = states[name]
                 if state.dead or pids.setdefault(name, state.pid) != state.pid:
-                    raise _died(stack, name)
-                if _is_ready(stack, name, health, 0.0 if quiet else started_at[name]):
+                    failed[name] = _died(stack, name)
+                elif _is_ready(stack, name, health, 0.0 if quiet else started_at[name]):
                     ready.add(name)
                     if not quiet:
                         progress.line(f"  {name + ' ready':<18} {time.time() - started_at[name]:5.1f} s")
-                elif time.time() - started_at[name] > LONGEST_START:
-                    raise StackError(
-                        f"{name} runs, but is not ready after {LONGEST_START:.0f} s; its log ends with\n"
-                        f"{supervisor.last_lines(stack.paths.log(name), 5)}"
-                    )
-            waiting = [*(f"{name} migration" for name in jobs), *sorted(started_at.keys() - ready)]
+                elif (still := motion.seconds_still(name)) > STILL_SECONDS:
+                    failed[name] = _hangs(stack, name, still)
+            waiting = [*(f"{name} migration" for name in jobs), *sorted(open_parts - ready - failed.keys())]
             if waiting:
                 progress.waiting(f"  waiting for {', '.join(waiting)} · {time.time() - began:.0f} s")
                 time.sleep(0.2)
@@ -557,6 +602,50 @@ def _wait(
         for job in jobs.values():
             job.kill()
             job.wait()
+    if failed:
+        raise _all_of(failed, ready)
+
+
+class _Motion:
+    """How long a part that is awaited has neither written to its log nor used the processor."""
+
+    EVERY = 2.0
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._seen: dict[str, tuple[float, int, float, float]] = {}
+
+    def seconds_still(self, name: str) -> float:
+        """Seconds since the part last moved; the first call is a movement."""
+        now = time.monotonic()
+        moved, size, cpu, measured = self._seen.get(name, (now, -1, -1.0, 0.0))
+        if now - measured > self.EVERY:
+            size_now, cpu_now = self._measure(name)
+            if size_now != size or not cpu <= cpu_now < cpu + PROGRESS_CPU_SECONDS:
+                moved, size, cpu = now, size_now, cpu_now
+            self._seen[name] = (moved, size, cpu, now)
+        return now - moved
+
+    def _measure(self, name: str) -> tuple[int, float]:
+        log = self._stack.paths.log(name)
+        cpu = 0.0
+        for process in processes.of_part(self._stack.stack_id, name):
+            with contextlib.suppress(psutil.Error):
+                cpu += sum(process.cpu_times()[:4])
+        return log.stat().st_size if log.exists() else 0, cpu
+
+
+def _hangs(stack: Stack, name: str, still: float) -> StackError:
+    return StackError(
+        f"{name} runs, but is not ready, and has done nothing for {still:.0f} s; its log ends with\n"
+        f"{supervisor.last_lines(stack.paths.log(name), 5)}"
+    )
+
+
+def _all_of(failed: Mapping[str, StackError], ready: set[str]) -> StackError:
+    words = "\n".join(str(error) for error in failed.values())
+    rest = f"\nready, and left alone: {', '.join(name for name in PARTS if name in ready)}" if ready else ""
+    return StackError(f"{words}{rest}")
 
 
 def _died(stack: Stack, name: str) -> StackError:
@@ -599,15 +688,16 @@ def _timestamp(text: str) -> float:
 def _answers(url: str, trusted: ssl.SSLContext | bool = True) -> bool:
     context = trusted if isinstance(trusted, ssl.SSLContext) else None
     try:
-        with urllib.request.urlopen(url, timeout=2, context=context) as answer:  # noqa: S310  (a URL of ours)
+        with urllib.request.urlopen(url, timeout=SLOW_ANSWER_SECONDS, context=context) as answer:  # noqa: S310  (a URL of ours)
             return bool(answer.status == 200)
     except OSError:
         return False
 
 
 def _airflow_health(stack: Stack) -> dict[str, Any]:
+    url = f"{stack.address('airflow')}/api/v2/monitor/health"
     try:
-        with urllib.request.urlopen(f"{stack.address('airflow')}/api/v2/monitor/health", timeout=2) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=SLOW_ANSWER_SECONDS) as answer:  # noqa: S310  (a URL of ours)
             return dict(json.load(answer))
     except (OSError, ValueError):
         return {}
@@ -628,13 +718,21 @@ def down(root: Path, home: Path) -> int:
 
 
 def _stop(stack: Stack, control: supervisor.Control | None) -> int:
+    stack.paths.meant_to_run.unlink(missing_ok=True)  # before all else: the guard starts nothing again
     if control is not None:
         with contextlib.suppress(OSError):
             pid = control.pid()
             control.stop([name for name in PARTS if name != "postgres"])
             # What tasks started in sessions of their own must be gone before the database goes.
             processes.stop(
-                [p for p in processes.marked(stack.stack_id) if p.pid != pid and not _is_postgres(p)], seconds=5
+                [
+                    p
+                    for p in processes.marked(stack.stack_id)
+                    if p.pid != pid
+                    and not _is_postgres(p)
+                    and processes.part_of(p) not in ("postgres", supervisor.GUARD)
+                ],
+                seconds=5,
             )
             control.stop(["postgres"])
             control.shutdown()
@@ -658,10 +756,7 @@ def _sweep(stack: Stack) -> int:
     data = stack.paths.postgres
     servers = {process.pid for process in processes.postgres(data)}
     left = [process for process in processes.marked(stack.stack_id) if process.pid not in servers]
-    supervisors = [process for process in left if _is_supervisor(process)]
-    for process in supervisors:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
+    supervisor.kill(left)
     count = processes.stop(left, seconds=5)
     servers_left = processes.postgres(data)
     count += processes.stop(servers_left, seconds=20, ask=signal.SIGINT)
@@ -669,19 +764,17 @@ def _sweep(stack: Stack) -> int:
     return count
 
 
-def _is_supervisor(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return any("supervisor.supervisord" in part for part in process.cmdline())
-    return False
-
-
 def status(root: Path, home: Path) -> list[PartStatus]:
-    """Each part's state, in the order of `PARTS`; empty when no supervisor runs."""
+    """Each part's state, in the order of `PARTS`; empty when nothing runs.
+
+    What answers is ready, with or without a supervisor: then `supervised` is false.
+    """
     stack = load(root, home)
     control = _control(stack)
-    if control is None:
+    living = processes.living_parts(stack.stack_id, stack.paths.postgres)
+    if control is None and not living:
         return []
-    states, health = control.states(), _airflow_health(stack)
+    states, health = control.states() if control else {}, _airflow_health(stack)
     addresses = {
         "postgres": f"{ports.HOST}:{stack.ports['postgres']}",
         "mlflow": stack.address("mlflow"),
@@ -690,12 +783,23 @@ def status(root: Path, home: Path) -> list[PartStatus]:
     }
     lines = []
     for name in PARTS:
-        state = states[name]
-        word = state.state.lower()
-        if not state.dead:
-            word = "ready" if _is_ready(stack, name, health, 0.0) else "starting"
-        lines.append(PartStatus(name, word, state.pid or None, addresses.get(name, ""), state.uptime))
+        state, process = states.get(name), living.get(name)
+        alive = process is not None or (state is not None and not state.dead)
+        uptime = _age(process) if process else state.uptime if state else 0.0
+        if alive:
+            ready = _is_ready(stack, name, health, 0.0)
+            word = "ready" if ready else "starting" if uptime < STILL_SECONDS else "not ready"
+        else:
+            word = state.state.lower() if state else "dead"
+        pid = process.pid if process else state.pid if state else 0
+        lines.append(PartStatus(name, word, pid or None, addresses.get(name, ""), uptime, control is not None))
     return lines
+
+
+def _age(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.Error):
+        return time.time() - float(process.create_time())
+    return 0.0
 
 
 def as_dicts(lines: list[PartStatus]) -> list[dict[str, Any]]:

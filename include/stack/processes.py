@@ -10,19 +10,45 @@ from pathlib import Path
 
 import psutil
 
-MARKER = "MLOPS_STACK"
-"""The environment variable, unique to one stack, that each of its processes inherits."""
+from include.stack.part import MARKER, PART, postmaster, roots
+
+__all__ = ["MARKER", "PART", "living_parts", "marked", "of_part", "part_of", "postgres", "stop"]
 
 
-def marked(stack_id: str) -> list[psutil.Process]:
-    """The living processes that inherited this stack's marker, without this one and its ancestors."""
+def living_parts(stack_id: str, data: Path) -> dict[str, psutil.Process]:
+    """The first process of each part that lives, whether or not a supervisor does; PostgreSQL by its data directory."""
+    found = roots(stack_id)
+    server = postmaster(data)
+    return found if server is None else {**found, "postgres": server}
+
+
+def marked(stack_id: str, *, without: str | None = None) -> list[psutil.Process]:
+    """The living processes that inherited this stack's marker, without this one and its ancestors.
+
+    Args:
+        stack_id: the marker's value.
+        without: only those that did not inherit this variable besides.
+    """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in own and process.environ().get(MARKER) == stack_id and _alive(process):
+            environment = process.environ() if process.pid not in own else {}
+            if environment.get(MARKER) == stack_id and without not in environment and _alive(process):
                 found.append(process)
     return found
+
+
+def part_of(process: psutil.Process) -> str | None:
+    """The part to which a process belongs."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.environ().get(PART)
+    return None
+
+
+def of_part(stack_id: str, part: str) -> list[psutil.Process]:
+    """The living processes of one part, its first one and all that it started; PostgreSQL's are not among them."""
+    return [process for process in marked(stack_id) if part_of(process) == part]
 
 
 def postgres(data: Path) -> list[psutil.Process]:

@@ -1,4 +1,9 @@
-"""supervisord, the library that starts, restarts and stops the parts: its configuration and its remote control."""
+"""supervisord, the library that starts, restarts and stops the parts: its configuration and its remote control.
+
+It writes no file: a full disk, at which its own loggers raise, must not end what restarts everything else. Each part
+writes its log itself (include/stack/part.py), and what happens to the parts is written by the guard
+(include/stack/guard.py), which runs below supervisord and starts another one when it dies.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,21 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import psutil
+
+from include.stack import part
 from include.storage import write_private
 
 LONGEST_SOCKET_PATH = 95
 """Of the 107 bytes that a socket's path may have; supervisord adds its process id while it makes the file."""
+LONGEST_START = 60.0
+GUARD = "guard"
+ROOT = Path(__file__).resolve().parent.parent.parent
 DEAD = frozenset({"BACKOFF", "FATAL", "EXITED", "STOPPED", "STOPPING", "UNKNOWN"})
 
 
@@ -36,6 +47,10 @@ class Program:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
+    data: Path | None = None
+    """PostgreSQL's: it works there, and a living server is found by it."""
+    alone: bool = False
+    """Whether descendants of a killed predecessor are ended first, since they hold its port."""
     stop_signal: str = "TERM"
     stop_group: bool = True
     stop_seconds: int = 10
@@ -61,13 +76,12 @@ def configuration(
     programs: Sequence[Program], *, run: Path, logs: Path, socket: Path, password: str, directory: Path
 ) -> str:
     """The text of supervisord.conf; it holds secrets."""
+    guarded = {"MLOPS_HOME": str(run.parent), "PYTHONPATH": str(ROOT), part.PART: GUARD}
     lines = [
         "[supervisord]",
         f"pidfile={_escape(run / 'supervisord.pid')}",
-        f"logfile={_escape(logs / 'supervisord.log')}",
-        "logfile_maxbytes=5MB",
-        "logfile_backups=1",
-        f"childlogdir={_escape(logs)}",
+        "logfile=/dev/null",
+        "logfile_maxbytes=0",
         "nodaemon=true",
         "silent=true",
         "umask=077",
@@ -79,14 +93,22 @@ def configuration(
         f"password={_escape(password)}",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+        f"[eventlistener:{GUARD}]",
+        f"command={_escape(shlex.join((sys.executable, '-m', 'include.stack.guard')))}",
+        "directory=/",
+        f"environment={_environment(guarded)}",
+        "events=PROCESS_STATE_RUNNING,PROCESS_STATE_EXITED,PROCESS_STATE_BACKOFF,PROCESS_STATE_FATAL,TICK_5,TICK_60",
+        "buffer_size=1000",
+        "autorestart=true",
+        "startretries=100",
+        "stderr_logfile=NONE",
     ]
     for program in programs:
         lines += [
             f"[program:{program.name}]",
-            f"command={_escape(shlex.join(program.command))}",
-            f"directory={_escape(directory if program.user is None else '/')}",
-            f"environment={_environment(program.environment)}",
-            *([f"user={program.user}"] if program.user else []),
+            f"command={_escape(shlex.join(_command(program, logs, directory)))}",
+            "directory=/",
+            f"environment={_environment({**program.environment, part.PART: program.name})}",
             "autostart=false",
             "autorestart=true",
             "startsecs=3",
@@ -96,11 +118,21 @@ def configuration(
             "killasgroup=true",
             f"stopwaitsecs={program.stop_seconds}",
             "redirect_stderr=true",
-            f"stdout_logfile={_escape(_escape(logs / (program.name + '.log')))}",  # supervisord expands this one twice
-            "stdout_logfile_maxbytes=10MB",
-            "stdout_logfile_backups=2",
+            "stdout_logfile=NONE",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _command(program: Program, logs: Path, directory: Path) -> tuple[str, ...]:
+    return part.through(
+        program.command,
+        program.name,
+        logs / f"{program.name}.log",
+        directory=directory,
+        user=program.user,
+        data=program.data,
+        alone=program.alone,
+    )
 
 
 def _escape(value: object) -> str:
@@ -139,14 +171,23 @@ def socket_path(run: Path) -> Path:
 
 
 def start(text: str, *, run: Path, logs: Path, socket: Path, password: str, environment: Mapping[str, str]) -> Control:
-    """Start supervisord in a session of its own, and wait until it answers.
+    """Write the configuration, start supervisord, and wait until it answers.
 
     Raises:
         SupervisorError: it ended, or does not answer within ten seconds.
     """
     write_private(run / "supervisord.conf", text)
+    return launch(run, logs, socket, password, environment)
+
+
+def launch(run: Path, logs: Path, socket: Path, password: str, environment: Mapping[str, str]) -> Control:
+    """Start supervisord with the configuration that is there, in a session of its own, and wait until it answers.
+
+    Raises:
+        SupervisorError: it ended, or does not answer within a minute.
+    """
     output = logs / "supervisord.out"
-    with output.open("wb") as log:
+    with _writable(output) as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(run / "supervisord.conf")],
             stdin=subprocess.DEVNULL,
@@ -156,7 +197,7 @@ def start(text: str, *, run: Path, logs: Path, socket: Path, password: str, envi
             cwd="/",
             start_new_session=True,
         )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LONGEST_START
     while time.monotonic() < deadline:
         control = connect(socket, password)
         if control is not None:
@@ -164,7 +205,26 @@ def start(text: str, *, run: Path, logs: Path, socket: Path, password: str, envi
         if process.poll() is not None:
             break
         time.sleep(0.05)
+    else:
+        process.kill()
     raise SupervisorError(f"supervisord did not start: {last_lines(output, 3) or 'no output'} ({output})")
+
+
+def _writable(file: Path) -> BinaryIO:
+    """The file, emptied; or nowhere, on a disk that is full."""
+    try:
+        return file.open("wb")
+    except OSError:
+        return Path(os.devnull).open("wb")
+
+
+def kill(candidates: Iterable[psutil.Process]) -> None:
+    """Kill the supervisors among these processes, which do not answer: nothing is to be restarted by them any more."""
+    for process in candidates:
+        with contextlib.suppress(psutil.Error):
+            if any("supervisor.supervisord" in word for word in process.cmdline()):
+                process.kill()
+                process.wait(5)
 
 
 def connect(socket: Path, password: str) -> Control | None:
@@ -203,6 +263,7 @@ class Control:
                 float(info["now"] - info["start"]) if info["pid"] else 0.0,
             )
             for info in self._remote.getAllProcessInfo()
+            if info["name"] != GUARD
         }
 
     def pid(self) -> int:

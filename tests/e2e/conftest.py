@@ -56,8 +56,8 @@ class Checkout:
         """Every process that works on this clone's state, whoever its parent is now."""
         found, home = [], self.environment["MLOPS_HOME"]
         for process in psutil.process_iter():
-            try:  # PostgreSQL and the supervisor have it in their command line
-                named = any(f"{home}/" in argument for argument in process.cmdline())
+            try:  # the supervisor has it in its command line, PostgreSQL works there
+                named = any(f"{home}/" in argument for argument in [*process.cmdline(), f"{process.cwd()}/"])
                 if (named or process.environ().get("MLOPS_HOME") == home) and process.pid != os.getpid():
                     found.append(process)
             except psutil.Error:

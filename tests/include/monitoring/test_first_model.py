@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 
+import pytest
 import sqlalchemy as sa
 
 from include import database
@@ -41,6 +42,56 @@ def test_a_training_that_led_to_nothing_is_asked_for_again(database_url: str) ->
         connection.execute(sa.update(database.retraining_requests).values(created_at=sa.func.now() - 2 * PATIENCE))
     engine.dispose()
     assert first_model.ask("m", database_url, run_key="b", patience=PATIENCE).wanted
+
+
+def judged(database_url: str, verdict: str, *, model: str = "m") -> None:
+    engine = database.connect(database_url)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.insert(database.verdicts).values(
+                model=model, version=1, verdict=verdict, content_hash="h", reasons=["too few rows"], numbers={}
+            )
+        )
+    engine.dispose()
+
+
+@pytest.mark.parametrize("verdict", ["HOLD", "REJECT"])
+def test_a_training_that_the_gate_did_not_pass_is_not_at_work_and_is_requested_again(
+    database_url: str, verdict: str
+) -> None:
+    first_model.ask("m", database_url, run_key="a", patience=PATIENCE, at_work=False)
+    judged(database_url, verdict)
+    assert first_model.ask("m", database_url, run_key="b", patience=PATIENCE, at_work=False).wanted
+
+
+def test_another_models_verdict_answers_nothing(database_url: str) -> None:
+    first_model.ask("m", database_url, run_key="a", patience=PATIENCE)
+    judged(database_url, "HOLD", model="other")
+    asked = first_model.ask("m", database_url, run_key="b", patience=PATIENCE)
+    assert not asked.wanted
+    assert "not judged yet" in asked.reason
+
+
+def test_a_training_that_is_queued_or_running_is_waited_for(database_url: str) -> None:
+    first_model.ask("m", database_url, run_key="a", patience=PATIENCE, at_work=False)
+    judged(database_url, "HOLD")  # of an earlier one
+    asked = first_model.ask("m", database_url, run_key="b", patience=PATIENCE, at_work=True)
+    assert not asked.wanted
+    assert "is at work" in asked.reason
+
+
+def test_a_run_that_ended_without_a_verdict_is_requested_again_and_one_about_to_start_is_not(
+    database_url: str,
+) -> None:
+    first_model.ask("m", database_url, run_key="a", patience=PATIENCE, at_work=False)
+    asked = first_model.ask("m", database_url, run_key="b", patience=PATIENCE, at_work=False)
+    assert (asked.wanted, asked.reason.endswith("about to start")) == (False, True)
+    engine = database.connect(database_url)
+    with engine.begin() as connection:
+        before = sa.func.now() - 2 * first_model.STARTS_WITHIN
+        connection.execute(sa.update(database.retraining_requests).values(created_at=before))
+    engine.dispose()
+    assert first_model.ask("m", database_url, run_key="b", patience=PATIENCE, at_work=False).wanted
 
 
 def test_two_at_once_ask_once(database_url: str) -> None:

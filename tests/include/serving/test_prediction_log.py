@@ -315,12 +315,8 @@ class Server:
         engine.dispose()
 
     def start(self) -> None:
-        account = postgres.account()
-        own = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-        with (self._data.parent / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                postgres.command(self._data, self.port), stdout=log, stderr=log, start_new_session=True, **own
-            )
+        command = postgres.standalone(self._data, self.port, self._data.parent / "log")
+        self.process = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + 30
         while True:
             with contextlib.suppress(psycopg.OperationalError):

@@ -9,16 +9,18 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from include.stack import local, postgres, processes
+from include.stack import local, postgres, processes, supervisor
 from include.stack.airflow_api import Airflow, AirflowError
 from include.stack.progress import Progress
 from tests.conftest import ROOT, free_port
@@ -49,12 +51,51 @@ def kill_9(victims: list[psutil.Process]) -> None:
     psutil.wait_procs(victims, timeout=10)
 
 
+def kill_9_all_of(stack: local.Stack) -> None:
+    while victims := mine(stack):  # the guard may have started a supervisor in the moment before its own death
+        kill_9(victims)
+
+
+def watchers(stack: local.Stack) -> list[psutil.Process]:
+    """The supervisor and its guard, which restart each other, and everything else."""
+    return [
+        process
+        for process in processes.marked(stack.stack_id)
+        if processes.part_of(process) == supervisor.GUARD or "supervisor.supervisord" in " ".join(process.cmdline())
+    ]
+
+
+class Load:
+    """Requests to the service, one after another, for as long as the block runs."""
+
+    def __init__(self, stack: local.Stack) -> None:
+        self._url = f"{stack.address('serving')}/models"
+        self._headers = {"Authorization": f"Bearer {stack.credentials().serving_key}"}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.statuses: list[int | str] = []
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.02):
+            try:
+                self.statuses.append(httpx.get(self._url, headers=self._headers, timeout=30).status_code)
+            except httpx.HTTPError as error:
+                self.statuses.append(repr(error))
+
+
 class TestADyingPart:
     def test_it_is_told_at_once_by_name_with_its_last_words_and_nothing_is_left_running(self, tmp_path: Path) -> None:
         home, inherited = tmp_path / "home", variables()
         home.mkdir()
         keys = local.credentials.read_or_create(home / "credentials.env")
-        home.chmod(0o711)
         postgres.prepare(home / "postgres", keys.postgres_password)
         (home / "postgres" / "global" / "pg_control").write_bytes(b"damaged")
         began = time.monotonic()
@@ -101,6 +142,14 @@ class TestAStack:
     def test_another_port_needs_a_down_first(self, stack: local.Stack) -> None:
         with pytest.raises(local.StackError, match="`make down` first"):
             up(stack.home, {"MLOPS_AIRFLOW_PORT": str(free_port())})
+
+    def test_no_folder_was_opened_for_postgresql(self, stack: local.Stack) -> None:
+        """Pytest's folder is closed to others, and so is the home; PostgreSQL works below both, as another user."""
+        assert stack.home.stat().st_mode & 0o077 == 0
+        assert stack.home.parent.stat().st_mode & 0o077 == 0
+        if os.geteuid() == 0:
+            [server] = {p.username() for p in processes.postgres(stack.home / "postgres")}
+            assert server == postgres.ACCOUNT
 
     def test_everything_listens_on_loopback_only(self, stack: local.Stack) -> None:
         listening = {
@@ -154,7 +203,7 @@ class TestAStack:
         keys = stack.credentials()
         airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
         airflow.call("POST", "/variables", json={"key": "kept", "value": "through kill -9"})
-        kill_9(mine(stack))
+        kill_9_all_of(stack)
         assert local.status(ROOT, stack.home) == []
         again, told = up(stack.home, inherited)
         assert "migrated" not in told
@@ -163,9 +212,44 @@ class TestAStack:
         airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
         assert airflow.call("GET", "/variables/kept")["value"] == "through kill -9"
 
+    def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(self, stack: local.Stack) -> None:
+        before = {line.part: line.pid for line in local.status(ROOT, stack.home)}
+        killed = [p for p in watchers(stack) if processes.part_of(p) != supervisor.GUARD]
+        with Load(stack) as load:
+            kill_9(killed)
+            deadline = time.monotonic() + 60
+            while not (lines := local.status(ROOT, stack.home)) or not all(line.supervised for line in lines):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert {line.part: line.pid for line in lines} == before
+        assert set(load.statuses) == {200}
+        alerts = [json.loads(line) for line in stack.paths.alerts.read_text().splitlines()]
+        assert "supervisor_died" in [alert["event"] for alert in alerts]
+
+    def test_without_supervisor_and_guard_status_says_so_and_up_adopts_what_serves(
+        self, stack: local.Stack, inherited: dict[str, str]
+    ) -> None:
+        before = {line.part: line.pid for line in local.status(ROOT, stack.home)}
+        with Load(stack) as load:
+            kill_9(watchers(stack))
+            lines = local.status(ROOT, stack.home)
+            assert {line.part: line.pid for line in lines} == before
+            assert {(line.state, line.supervised) for line in lines} == {("ready", False)}
+            scheduler = psutil.Process(before["scheduler"])
+            scheduler.kill()  # one part that does not live is started, the others are adopted
+            scheduler.wait(10)
+            _, told = up(stack.home, inherited)
+        assert set(load.statuses) == {200}
+        assert len(load.statuses) > 10
+        assert "adopted as they run" in told
+        lines = local.status(ROOT, stack.home)
+        assert {(line.state, line.supervised) for line in lines} == {("ready", True)}
+        after = {line.part: line.pid for line in lines}
+        assert after.pop("scheduler") != before.pop("scheduler")
+        assert after == before
+
     def test_down_after_kill_9_of_the_supervisor_leaves_no_process(self, stack: local.Stack) -> None:
-        supervisors = [p for p in processes.marked(stack.stack_id) if "supervisor.supervisord" in " ".join(p.cmdline())]
-        kill_9(supervisors)
+        kill_9(watchers(stack))
         assert len(mine(stack)) > 6
         assert local.down(ROOT, stack.home) > 6
         assert mine(stack) == []

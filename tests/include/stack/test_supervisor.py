@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from supervisor.options import ServerOptions
 
-from include.stack import processes, supervisor
+from include.home import Home
+from include.stack import credentials, guard, processes, supervisor
 from include.stack.supervisor import Control, Program, SupervisorError
 
 ODD = {"SPACES": "a b", "PERCENT": "50%", "COMMA": "a,b=c", "QUOTED": '{"admin": "x"}', "EMPTY": "", "HASH": "a#b;c"}
 
 
-def text(programs: list[Program], folder: Path) -> str:
-    (folder / "logs dir").mkdir(exist_ok=True)
+def text(programs: list[Program], home: Path, password: str = "secret%") -> str:  # noqa: S107
     return supervisor.configuration(
         programs,
-        run=folder,
-        logs=folder / "logs dir",
-        socket=supervisor.socket_path(folder),
-        password="secret%",
-        directory=folder,
+        run=home / "run",
+        logs=home / "logs",
+        socket=supervisor.socket_path(home / "run"),
+        password=password,
+        directory=home,
     )
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     home = tmp_path / "a home 100%"
-    home.mkdir()
+    for name in ("run", "logs"):
+        (home / name).mkdir(parents=True)
     return home
 
 
@@ -42,11 +46,21 @@ def test_supervisord_reads_back_odd_paths_commands_and_values(folder: Path) -> N
     (folder / "supervisord.conf").write_text(text([program], folder))
     options = ServerOptions()
     options.realize(["-c", str(folder / "supervisord.conf")])
-    (group,) = options.process_group_configs
-    (read,) = group.process_configs
-    assert read.environment == ODD
-    assert read.command == "/bin/echo 'two words' 'it'\"'\"'s' 50%"
-    assert read.stdout_logfile == str(folder / "logs dir" / "odd.log")
+    [read] = [one for group in options.process_group_configs for one in group.process_configs if one.name == "odd"]
+    assert read.environment == ODD | {"MLOPS_PART": "odd"}
+    words = shlex.split(read.command)
+    assert words[words.index("--") + 1 :] == ["/bin/echo", "two words", "it's", "50%"]
+    assert words[words.index("--log") + 1] == str(folder / "logs" / "odd.log")
+
+
+def test_supervisord_itself_writes_no_log_that_a_full_disk_could_end_it_by(folder: Path) -> None:
+    (folder / "supervisord.conf").write_text(text([Program("one", ("true",))], folder))
+    options = ServerOptions()
+    options.realize(["-c", str(folder / "supervisord.conf")])
+    assert options.logfile == "/dev/null"
+    read = [one for group in options.process_group_configs for one in group.process_configs]
+    assert [one.name for one in read if one.name == "one" and one.stdout_logfile is not None] == []
+    assert [one.name for one in read if one.stderr_logfile is not None] == []
 
 
 def test_what_the_configuration_cannot_hold_is_refused(folder: Path) -> None:
@@ -75,21 +89,44 @@ def control(folder: Path) -> Iterator[Control]:
     )
     programs = [
         Program("good", (sys.executable, "-c", forever), {"ODD": "a b"}),
+        Program("silent", ("sleep", "600")),
         Program("parent", (sys.executable, "-c", child)),
         Program("bad", (sys.executable, "-c", "raise SystemExit('no such table')")),
     ]
-    (folder / "logs dir").mkdir()
+    password = credentials.read_or_create(Home(folder).credentials).supervisor_password
+    Home(folder).meant_to_run.touch()
     control = supervisor.start(
-        text(programs, folder),
-        run=folder,
-        logs=folder / "logs dir",
-        socket=supervisor.socket_path(folder),
-        password="secret%",
+        text(programs, folder, password),
+        run=folder / "run",
+        logs=folder / "logs",
+        socket=supervisor.socket_path(folder / "run"),
+        password=password,
         environment={"PATH": os.environ["PATH"], processes.MARKER: str(folder)},
     )
     yield control
     control.close()
+    Home(folder).meant_to_run.unlink()
+    supervisor.kill(processes.marked(str(folder)))
     processes.stop(processes.marked(str(folder)), seconds=5)
+
+
+def connected(home: Path) -> Control | None:
+    password = credentials.read(Home(home).credentials).supervisor_password
+    return supervisor.connect(supervisor.socket_path(home / "run"), password)
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def alerts_of(home: Path) -> list[tuple[str, str]]:
+    file = home / "logs" / "alerts.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [(alert["event"], alert["part"]) for alert in map(json.loads, lines)]
 
 
 def test_a_part_that_dies_is_seen_and_its_last_words_are_there(control: Control, folder: Path) -> None:
@@ -99,7 +136,7 @@ def test_a_part_that_dies_is_seen_and_its_last_words_are_there(control: Control,
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert state.state in ("BACKOFF", "FATAL")
-    assert supervisor.last_lines(folder / "logs dir" / "bad.log", 1) == "no such table"
+    assert supervisor.last_lines(folder / "logs" / "bad.log", 1) == "no such table"
 
 
 def test_a_part_that_is_killed_is_started_again(control: Control) -> None:
@@ -138,7 +175,91 @@ def test_a_child_in_a_session_of_its_own_is_found_by_its_mark(control: Control, 
 
 
 def test_without_the_password_nobody_controls_it(control: Control, folder: Path) -> None:
-    assert supervisor.connect(supervisor.socket_path(folder), "wrong") is None
-    again = supervisor.connect(supervisor.socket_path(folder), "secret%")
+    assert supervisor.connect(supervisor.socket_path(folder / "run"), "wrong") is None
+    again = connected(folder)
     assert again is not None
     again.close()
+
+
+# ------------------------------------------------------------------------------------------------ who watches the watch
+
+
+def test_a_killed_supervisor_is_replaced_and_what_lives_is_adopted_untouched(control: Control, folder: Path) -> None:
+    control.start("good")
+    part = until(lambda: processes.living_parts(str(folder), folder).get("good"))
+    old = control.pid()
+    psutil.Process(old).kill()
+    new = until(lambda: connected(folder))
+    assert new.pid() != old
+    until(lambda: new.states()["good"].state == "RUNNING")
+    assert processes.living_parts(str(folder), folder)["good"] == part
+    assert (folder / "logs" / "good.log").read_text().count("at work") == 1
+    until(lambda: ("supervisor_died", "supervisor") in alerts_of(folder))
+
+    psutil.Process(new.pid()).kill()  # and a second time: what waited for the part ends, and does not end the part
+    new.close()
+    newest = until(lambda: connected(folder))
+    until(lambda: newest.states()["good"].state == "RUNNING")
+    waiting = [p for p in processes.of_part(str(folder), "good") if p != part]
+    until(lambda: sum(p.is_running() for p in waiting) == 1)
+    assert processes.living_parts(str(folder), folder)["good"] == part
+    new = newest
+
+    part.kill()  # from here on it is the new supervisor's part
+    again = until(lambda: (now := processes.living_parts(str(folder), folder).get("good")) and now != part and now)
+    assert again.is_running()
+    until(lambda: ("part_died", "good") in alerts_of(folder))
+    new.stop(["good"])
+    assert "good" not in processes.living_parts(str(folder), folder)
+    new.close()
+
+
+def test_stopping_an_adopted_part_stops_the_part_itself(control: Control, folder: Path) -> None:
+    control.start("good")
+    part = until(lambda: processes.living_parts(str(folder), folder).get("good"))
+    psutil.Process(control.pid()).kill()
+    new = until(lambda: connected(folder))
+    until(lambda: new.states()["good"].state == "RUNNING")
+    new.stop(["good"])
+    assert not part.is_running()
+    new.close()
+
+
+def test_a_stack_that_was_stopped_is_not_started_again(control: Control, folder: Path) -> None:
+    Home(folder).meant_to_run.unlink()
+    watching = until(lambda: [p for p in processes.marked(str(folder)) if processes.part_of(p) == supervisor.GUARD])
+    psutil.Process(control.pid()).kill()
+    psutil.wait_procs(watching, timeout=20)
+    assert connected(folder) is None
+    Home(folder).meant_to_run.touch()
+
+
+def test_a_full_disk_ends_no_supervisor_and_the_alert_comes_when_there_is_room_again(
+    control: Control, folder: Path
+) -> None:
+    """/dev/full refuses each byte as a full disk does."""
+    for name in ("silent.log", "guard.log", "alerts.jsonl"):
+        (folder / "logs" / name).unlink(missing_ok=True)
+        (folder / "logs" / name).symlink_to("/dev/full")
+    pid = control.pid()
+    control.start("silent")
+    for _ in range(2):
+        part = until(lambda: processes.living_parts(str(folder), folder).get("silent"))
+        until(lambda: control.states()["silent"].state == "RUNNING")
+        part.kill()
+        until(lambda part=part: processes.living_parts(str(folder), folder).get("silent") != part)
+    assert control.pid() == pid
+    assert psutil.pid_exists(pid)
+    (folder / "logs" / "alerts.jsonl").unlink()  # room again
+    until(lambda: alerts_of(folder).count(("part_died", "silent")) == 2)
+
+
+def test_a_part_that_the_supervisor_gave_up_comes_back_when_its_reason_has_gone() -> None:
+    moments = guard.Watch()
+    moments.observe("PROCESS_STATE_FATAL", "mlflow", 100.0)
+    assert moments.due(110.0) == []
+    assert moments.due(131.0) == ["mlflow"]
+    assert moments.due(140.0) == []  # and once more half a minute later
+    assert moments.due(162.0) == ["mlflow"]
+    moments.observe("PROCESS_STATE_RUNNING", "mlflow", 163.0)
+    assert moments.due(1000.0) == []

@@ -1,0 +1,191 @@
+"""Starts one part of the stack, or waits for the one that lives: the command that the supervisor runs for each part.
+
+    python -I part.py --name mlflow --log LOG [--directory DIR] [--user NAME] [--data DIR] [--alone] -- ...
+
+A supervisor that was killed leaves its parts at work, and its successor cannot be their parent. So each part is started
+through this file, which first searches for one that lives:
+
+- It finds none: it turns into the part (`exec`), at no cost.
+- It finds one: it waits until that one has ended, and ends too, so that the supervisor starts the next one; what the
+  supervisor sends to stop it is passed on. What serves is never started a second time, and never stopped for that.
+
+Output goes straight to the log: a pipe to the supervisor would break with it. Run as a file, with the standard library
+and psutil only: it starts before anything else, and PostgreSQL's account need not be able to read the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+MARKER = "MLOPS_STACK"
+"""The environment variable, unique to one stack, that each of its processes inherits."""
+PART, PART_PID = "MLOPS_PART", "MLOPS_PART_PID"
+"""Which part a process belongs to, and the part's first process: its descendants inherit both."""
+SUPERVISOR_SECONDS = 5.0
+"""Within this, one that waits for an adopted part notices that its supervisor has died, and ends: others wait now."""
+
+
+def through(
+    command: Sequence[str],
+    name: str,
+    log: Path,
+    *,
+    directory: Path | None = None,
+    user: str | None = None,
+    data: Path | None = None,
+    alone: bool = False,
+) -> tuple[str, ...]:
+    """A part's command as it is run through this file; the options are those of the command line above."""
+    options = ["--name", name, "--log", str(log)]
+    options += ["--directory", str(directory)] if directory else []
+    options += ["--user", user] if user else []
+    options += ["--data", str(data)] if data else []
+    options += ["--alone"] if alone else []
+    return (sys.executable, "-I", __file__, *options, "--", *command)
+
+
+def roots(stack_id: str) -> dict[str, psutil.Process]:
+    """The living first processes of a stack's parts, by part; PostgreSQL, which overwrites its environment, is not."""
+    found: dict[str, psutil.Process] = {}
+    for process, environment in _marked(stack_id):
+        if environment.get(PART_PID) == str(process.pid):
+            found[environment[PART]] = process
+    return found
+
+
+def postmaster(data: Path) -> psutil.Process | None:
+    """The living PostgreSQL server of a data directory, as it noted itself there."""
+    with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
+        process = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+        if "postgres" in process.name() and Path(process.cwd()) == data.resolve() and _alive(process):
+            return process
+    return None
+
+
+def _marked(stack_id: str) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            environment = process.environ()
+            if environment.get(MARKER) == stack_id and process.pid != os.getpid() and _alive(process):
+                yield process, environment
+
+
+def _alive(process: psutil.Process) -> bool:
+    return bool(process.status() != psutil.STATUS_ZOMBIE)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="part")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--directory", type=Path, default=Path("/"))
+    parser.add_argument("--user", help="the account that it runs as")
+    parser.add_argument("--data", type=Path, help="PostgreSQL's data: how a living server is found")
+    parser.add_argument("--alone", action="store_true", help="end what its killed predecessor left: it holds the port")
+    parser.add_argument("command", nargs="+")
+    asked = parser.parse_args(arguments)
+    _write_to(asked.log)
+    stack_id = os.environ.get(MARKER, "")
+    living = postmaster(asked.data) if asked.data else roots(stack_id).get(asked.name)
+    if living is not None:
+        with contextlib.suppress(OSError):
+            os.write(1, f"{asked.name} lives as process {living.pid}: adopted\n".encode())
+        _wait_for(living)
+        raise SystemExit(f"{asked.name}, process {living.pid}, has ended")
+    if asked.alone:
+        _end_orphans(stack_id, asked.name)
+    if asked.data is not None:
+        _forget_the_dead_server(asked.data)
+    os.environ |= {PART: asked.name, PART_PID: str(os.getpid())}
+    os.chdir(asked.data or asked.directory)
+    if asked.user:
+        _become(asked.user)
+    os.execvp(asked.command[0], asked.command)  # noqa: S606  (the command is the configuration's)
+
+
+def _write_to(log: Path) -> None:
+    """Output goes to the log's end; where it cannot be opened, as on a full disk, the part runs without one."""
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError:
+        file = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(file, stream.fileno())
+    os.close(file)
+
+
+def _wait_for(living: psutil.Process) -> None:
+    """Return when the process has ended, or this one's own supervisor; what asks this one to end is passed on to it."""
+
+    def pass_on(number: int, _: object) -> None:
+        with contextlib.suppress(OSError):
+            if os.getpgid(living.pid) == living.pid:
+                os.killpg(living.pid, number)
+            else:
+                os.kill(living.pid, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        with contextlib.suppress(psutil.TimeoutExpired):
+            living.wait(SUPERVISOR_SECONDS)
+            return
+
+
+def _end_orphans(stack_id: str, name: str) -> None:
+    """End the descendants of a part whose first process was killed."""
+    left = [process for process, environment in _marked(stack_id) if environment.get(PART) == name]
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(left, timeout=5)
+    for process in stubborn:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=5)
+
+
+def _forget_the_dead_server(data: Path) -> None:
+    """A killed server's note may name a process id that is another program's by now: then PostgreSQL refuses to start.
+
+    Its children end by themselves; while one is left, the note stays, and PostgreSQL itself refuses.
+    """
+    deadline = time.monotonic() + 10
+    while any(True for _ in _at_work_in(data)):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.1)
+    (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _at_work_in(data: Path) -> Iterator[psutil.Process]:
+    folder = data.resolve()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if "postgres" in process.name() and Path(process.cwd()) == folder and _alive(process):
+                yield process
+
+
+def _become(user: str) -> None:
+    import pwd
+
+    account = pwd.getpwnam(user)
+    os.setgroups([])
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
