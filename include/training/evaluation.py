@@ -166,8 +166,10 @@ def plots(
 
 def _figure(columns: int = 1) -> tuple[Any, Any]:
     """A figure of its own, without pyplot's global state, so that it may be drawn in any thread."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["text.parse_math"] = False  # names come from data: `$10-$20` is no formula
     figure = Figure(figsize=(6 * columns, 4), layout="constrained")
     return figure, figure.subplots(1, columns)
 

@@ -213,9 +213,7 @@ def test_a_study_ends_with_its_time_and_has_at_least_one_result(
     assert time.monotonic() - began < 20
 
 
-def test_the_study_goes_on_with_the_estimator_that_leads(
-    tmp_path: Path, optuna_url: str, database_url: str
-) -> None:
+def test_the_study_goes_on_with_the_estimator_that_leads(tmp_path: Path, optuna_url: str, database_url: str) -> None:
     """The sampler does not choose the estimator; a parameter that is fixed is no reason to try a point twice."""
     space = {"linear": {}, "dummy": {"strategy": "mean"}, "random_forest": {"n_estimators": 5}}
     entry = entry_for(estimators=space)
