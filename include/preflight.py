@@ -115,11 +115,19 @@ class _Checker:
             blamed = named[1] if named else next((c for c, t in source.derive.items() if repr(t) in str(error)), None)
             self.say(("sources", name, "derive", *([blamed] if blamed else [])), named[2] if named else str(error))
         except (sources.SourceError, OSError) as error:
-            self.say(("sources", name, "path" if source.type == "files" else "type"), str(error))
+            self.unreadable(name, source, error)
         else:
             if source.time_column and columns.get(source.time_column) not in ("timestamp", "date"):
                 self.say(("sources", name, "time_column"), _not_a_time(source.time_column, columns))
         self.suite(name, source)
+
+    def unreadable(self, name: str, source: Source, error: Exception) -> None:
+        """What extraction would raise, at the key that the message begins with, if it begins with one."""
+        key, _, message = str(error).partition(": ")
+        if key in type(source).model_fields:
+            self.say(("sources", name, key), message)
+        else:
+            self.say(("sources", name, "path" if source.type == "files" else "type"), str(error))
 
     def suite(self, name: str, source: Source) -> None:
         """What is wrong with the suite, without Great Expectations: names of columns, severities, the file itself."""
@@ -238,7 +246,7 @@ class _Examiner(_Checker):
     def source(self, name: str, source: Source) -> None:
         """As before; then the newest rows as extraction reads them."""
         from include.formulas import FormulaError
-        from include.ingestion import sources
+        from include.ingestion import profile, sources
 
         super().source(name, source)
         if self.columns[name] is None:
@@ -246,13 +254,15 @@ class _Examiner(_Checker):
         try:
             table, whole = sources.newest_rows(source)
         except (sources.SourceError, OSError) as error:
-            self.say(("sources", name, "path" if source.type == "files" else "type"), str(error))
+            self.unreadable(name, source, error)
         except (FormulaError, TypeError, ValueError) as error:
             self.say(("sources", name, "derive"), str(error))
         else:
             if not table.num_rows:
                 self.say(("sources", name, "path"), "the newest file has a header and no rows", warning=not whole)
                 return
+            for guess in profile.nearly_typed(table, declared=getattr(source, "types", {})):
+                self.say(("sources", name), guess.message, warning=True)
             self._newest[name] = table, whole
 
     def suite(self, name: str, source: Source) -> None:

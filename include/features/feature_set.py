@@ -410,7 +410,7 @@ class _Compiler:
                 self.spare = [c for c in self.source if c not in {*self.apart, *self.features.exclude}]
         for column in self.spare:
             if column in self.known and family(self.source[column]) != "time":
-                self.pass_on(column, key)
+                self.pass_on(column, "features")
         self.used_times = [c for c in named if c in self.source and family(self.source[c]) == "time"]
         for column in named:
             if column not in self.used_times:

@@ -306,6 +306,37 @@ def test_suspects_small_tables_and_ordered_rows_are_warnings(folder):
     assert "'t' is no input: a timestamp that nothing uses" in warnings({"x": numbers(400), "t": late, "y": y})
 
 
+def test_numbers_with_a_blank_or_a_mark_are_a_warning_with_the_share(folder):
+    found = examine(folder, {"x": [*numbers(398), "-", " "], "y": flags(400)}, features="{one_hot: [x], columns: [x]}")
+    assert any("warning: sources.customers: " in f and "99.5 % numbers" in f for f in found), found
+
+
+@pytest.mark.parametrize(
+    ("source", "finding"),
+    [
+        ("rename: {nosuch: z}", "sources.customers.rename: "),
+        ("types: {nosuch: int}", "sources.customers.types: "),
+        ("encoding: nosuch", "sources.customers.encoding: 'nosuch' is not known"),
+    ],
+)
+def test_a_setting_of_a_source_that_does_not_fit_the_file_is_found_at_its_key(folder, source, finding):
+    (found,) = check(
+        folder, "    features: {columns: [age]}", lambda text: text.replace("    derive", f"    {source}\n    derive")
+    )
+    assert finding in found
+    assert "'nosuch'" in found
+
+
+def test_a_column_that_is_there_twice_or_has_no_name_is_found(folder):
+    for header, finding in (("x,x", "the column 'x' is there twice"), (",x", "the column '' has no name")):
+        rows = "".join(f"{n},{v},{f}\n" for n, (v, f) in enumerate(zip(numbers(400), flags(400), strict=True)))
+        path = folder / "customers.csv"
+        examine(folder, {"x": numbers(4), "y": flags(4)})
+        path.write_text(f"{header},y\n{rows}")
+        found = [str(f) for f in preflight.examine(folder / "params.yaml", suites=folder / "suites")]
+        assert any(finding in f and "warning" not in f for f in found), found
+
+
 def test_an_expectation_that_great_expectations_does_not_know_is_found(folder):
     suite = SUITE.replace("to_not_be_null", "to_not_be_nul")
     (found,) = examine(folder, {"x": numbers(400), "y": flags(400)}, suite=suite)

@@ -343,9 +343,11 @@ def _refuse_unknown(source: FilesSource, names: Sequence[str], file: str) -> Non
     ):
         if unknown:
             wrong = sorted(unknown)[0]
+            new = "" if key == "types" else f" to call {wrong!r}"
+            wrong = wrong if key == "types" else next(old for old, name in source.rename.items() if name == wrong)
             close = difflib.get_close_matches(wrong, names, n=1)
             raise SourceError(
-                f"{key}: {file} has no column {wrong!r}"
+                f"{key}: {file} has no column {wrong!r}{new}"
                 + (f"; did you mean {close[0]!r}?" if close else f"; it has {list(names)}")
             )
 
