@@ -2,7 +2,7 @@
 
     start and end      command · launcher · worker · ending · inner · log
     a request          connections → direct, or ASGI → application → headers · access, keys · admission · bodies
-                       → requests, fields, refusals; table_process, which runs tables
+                       → requests, fields, duplicates, refusals; table_process, which runs tables
                        → batching → scoring → answers; inference_protocol · openapi · feedback · access_log
     a prediction       predictor · kernels · explanation
     which version      models ← wanted, holding, loading, memory, copies, routes; router · tallies · shadow · metrics

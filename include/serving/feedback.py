@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from include.serving.duplicates import refuse_duplicates
 from include.serving.fields import LONGEST_ENTITY
 from include.serving.refusals import Refused
 
@@ -79,6 +80,7 @@ def labels(
         found = _many(body).labels if batch else [_one(body)]
     except (ValueError, RecursionError) as error:  # both of msgspec's errors, and text that is not UTF-8
         raise _refusal(error) from None
+    refuse_duplicates(body, "labels" if batch else None)
     if not found:
         raise Refused(422, "empty_batch", "there is no label; send at least one", "labels")
     if len(found) > MOST_LABELS:

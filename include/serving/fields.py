@@ -55,6 +55,10 @@ class Field:
     out_of_range: str = "warn"
     categories: frozenset[Any] | None = None
     """What training saw, where anything else is an error; None: any category will do."""
+    known: frozenset[Any] | None = None
+    """What training saw of a text, and missing, where anything else is answered with a warning."""
+    trimmed: bool = False
+    """Whether white space around a text is dropped, as it was at the source; older manifests do not say so."""
     unit: str | None = None
 
     @classmethod
@@ -63,7 +67,8 @@ class Field:
         kind, missing = str(entry["type"]), entry.get("missing", "auto")
         if kind not in ORDER:
             raise ValueError(f"inputs: no column is of type {kind!r}; there are {', '.join(ORDER)}")
-        categories = entry.get("categories") if entry.get("unknown_category") == "error" else None
+        seen = entry.get("categories")
+        categories = seen if entry.get("unknown_category") == "error" else None
         minimum: Any = entry.get("minimum")
         maximum: Any = entry.get("maximum")
         ranged = kind in ("int", "float") and None not in (minimum, maximum) and categories is None
@@ -75,6 +80,8 @@ class Field:
             maximum=float(maximum) if ranged else None,
             out_of_range=entry.get("out_of_range") or "warn",
             categories=None if categories is None else frozenset(categories),
+            known=frozenset([*seen, None]) if kind == "string" and seen and categories is None else None,
+            trimmed=kind == "string" and bool(entry.get("trimmed", False)),
             unit=entry.get("unit"),
         )
 
@@ -95,7 +102,7 @@ class Fields:
 
 
 def path(form: str, name: str, row: int) -> str:
-    """Where a value stands in a request of the form `row`, `rows` or `columns`."""
+    """Where a value stands in a request of the form `row`, `rows`, `columns` or `inputs`."""
     if form == "row":
         return name
-    return f"rows[{row}].{name}" if form == "rows" else f"columns.{name}[{row}]"
+    return f"rows[{row}].{name}" if form == "rows" else f"{form}.{name}[{row}]"

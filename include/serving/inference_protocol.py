@@ -12,6 +12,7 @@ Source: https://github.com/kserve/open-inference-protocol, and Triton's "Binary 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from include.serving.duplicates import refuse_duplicates
 from include.serving.requests import JSON, Checked, Refused
 
 if TYPE_CHECKING:
@@ -40,19 +42,19 @@ class _Tensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     data: list[Any] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class _Wanted(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class _Body(msgspec.Struct):
     inputs: list[_Tensor]
     id: str | None = None
     outputs: list[_Wanted] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -67,6 +69,7 @@ class Asked:
     """Whether outputs are binary unless they say otherwise."""
 
 
+_COLUMNS = re.compile(r"^(from )?columns\b|(?<= values and )columns(?=\.)")
 _decode = msgspec.json.Decoder(_Body).decode
 
 
@@ -92,6 +95,7 @@ def request(body: bytes, header_length: bytes | None, loaded: Loaded) -> Asked:
         raise Refused(400, "bad_inference_request", f"not a request of the Open Inference Protocol: {error}") from None
     except (ValueError, RecursionError) as error:
         raise Refused(400, "malformed_json", f"the body is not JSON: {error}") from None
+    refuse_duplicates(head)
     columns: dict[str, list[Any]] = {}
     for tensor in asked.inputs:
         values, data = _values(tensor, data)
@@ -104,10 +108,11 @@ def request(body: bytes, header_length: bytes | None, loaded: Loaded) -> Asked:
         checked = loaded.predictor.schema.many(msgspec.json.encode({"columns": columns}), JSON)
     except Refused as refused:
         raise _renamed(refused) from None
-    binary = bool(asked.parameters.get("binary_data_output", False))
+    checked.form = "inputs"
+    binary = bool((asked.parameters or {}).get("binary_data_output", False))
     wanted = None
     if asked.outputs is not None:
-        wanted = [(output.name, bool(output.parameters.get("binary_data", binary))) for output in asked.outputs]
+        wanted = [(o.name, bool((o.parameters or {}).get("binary_data", binary))) for o in asked.outputs]
     return Asked(checked, asked.id, wanted, binary)
 
 
@@ -136,7 +141,7 @@ def response(asked: Asked, loaded: Loaded, scored: Scored) -> tuple[bytes, str, 
     if asked.id is not None:
         head["id"] = asked.id
     if scored.more is not None:
-        told = [more or {} for more in scored.more]
+        told = [_as_inputs(more or {}) for more in scored.more]
         head["parameters"] = {"notes": msgspec.json.encode(told).decode()}
     text = msgspec.json.encode({**head, "outputs": outputs})
     if not chunks:
@@ -207,7 +212,7 @@ def _values(tensor: _Tensor, data: memoryview) -> tuple[list[Any], memoryview]:
     if tensor.datatype != "BYTES" and tensor.datatype not in _FIXED:
         raise Refused(422, "wrong_type", f"{where}: there is no datatype {tensor.datatype!r}", where)
     count = tensor.shape[0]
-    size = tensor.parameters.get("binary_data_size")
+    size = (tensor.parameters or {}).get("binary_data_size")
     if size is None:
         values = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in tensor.data or []]
     else:
@@ -269,7 +274,19 @@ def _outputs(loaded: Loaded, scored: Scored) -> dict[str, tuple[str, list[int], 
     }
 
 
+def _as_inputs(more: dict[str, Any]) -> dict[str, Any]:
+    """What goes with a prediction, with the warnings' paths as this protocol's client knows them."""
+    if "warnings" not in more:
+        return more
+    named = [{**w, "field": _path(w["field"]), "message": _path(w["message"])} for w in more["warnings"]]
+    return {**more, "warnings": named}
+
+
 def _renamed(refused: Refused) -> Refused:
     """The same refusal, with the path as this protocol's client knows it."""
-    field = refused.field and refused.field.replace("columns", "inputs", 1)
-    return Refused(refused.status, refused.code, refused.message.replace("columns", "inputs", 1), field)
+    return Refused(refused.status, refused.code, _path(refused.message), refused.field and _path(refused.field))
+
+
+def _path(text: str) -> str:
+    """A path of our batches, or what begins with one, in this protocol's terms."""
+    return _COLUMNS.sub(r"\g<1>inputs", text)

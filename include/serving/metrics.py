@@ -57,6 +57,12 @@ class Metrics:
             ["status", "code"],
             registry=registry,
         )
+        self.unusual = Counter(
+            "mlops_serving_unusual_values",
+            "Values that were answered with a warning: numbers out of range, categories that training did not see.",
+            [*_ARM, "field", "code"],
+            registry=registry,
+        )
         self.seconds = CountedHistogram(
             "mlops_serving_seconds",
             "Seconds from the whole request to its answer.",
@@ -152,3 +158,5 @@ class Metrics:
         self.rows.labels(model, arm).inc(window.rows)
         self.errors.labels(model, arm).inc(window.errors)
         self.seconds.labels(model, arm).add(window.latencies, window.seconds)
+        for (code, field), values in window.unusual.items():
+            self.unusual.labels(model, arm, field, code).inc(values)

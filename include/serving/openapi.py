@@ -300,7 +300,8 @@ def _property(entry: dict[str, Any]) -> dict[str, Any]:
         if entry.get("unknown_category") == "error":
             described["enum"] = categories
         else:
-            said.append("Seen in training: " + ", ".join(map(str, categories[:20])) + ".")
+            shown = ", ".join(map(str, categories[:20])) + (" …" if len(categories) > 20 else "")
+            said.append(f"Seen in training: {shown}; anything else carries a warning.")
     elif entry.get("minimum") is not None and entry.get("maximum") is not None:
         policy = entry.get("out_of_range", "warn")
         if policy == "error" and entry["type"] in ("int", "float"):

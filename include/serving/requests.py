@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from include.serving import refusals
+from include.serving.duplicates import duplicate, quotes, refuse_duplicates
 from include.serving.fields import (
     DECODED,
     EARLIEST,
@@ -31,6 +32,7 @@ from include.serving.fields import (
     path,
 )
 from include.serving.refusals import Refused
+from include.text import trim
 
 __all__ = ["ARROW", "BATCH_TYPES", "JSON", "PARQUET", "Checked", "Columns", "Refused", "Row", "Schema", "Warning"]
 
@@ -47,6 +49,8 @@ BATCH_TYPES = frozenset({JSON, ARROW, PARQUET})
 
 MOST_WARNINGS = 1_000
 """Warnings that one answer holds: a batch in other units than the model's would be answered with nothing else."""
+MOST_SUGGESTIONS = 4
+"""Different texts of a field, in one body, for which one is sought that may have been meant."""
 _Entity = Annotated[str, msgspec.Meta(max_length=LONGEST_ENTITY)]
 _Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _PIECE = 1 << 16
@@ -56,6 +60,13 @@ _EPOCH_UTC = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
 _MICROSECOND = dt.timedelta(microseconds=1)
 _encoder = msgspec.json.Encoder()
+
+
+class _Lists(msgspec.Struct):
+    columns: dict[str, msgspec.Raw]
+
+
+_decode_columns = msgspec.json.Decoder(_Lists).decode
 
 
 class Warning(msgspec.Struct, frozen=True, gc=False):
@@ -81,17 +92,60 @@ class Checked:
     entities: list[str | None] | None
     """What each row is about; None where the model declares no entity."""
     form: str
-    """`row`, `rows` or `columns`: how the body was written."""
+    """`row`, `rows`, `columns` or `inputs`: how the body was written."""
     rows: Sequence[Row] | None
     """The decoded rows, where the body had rows."""
     received: Columns
     """The columns before numbers were clipped."""
+    unusual: dict[tuple[str, str], int] | None = None
+    """(A warning's code, the field) → how many values; None when there is none at all."""
+    trimmed: Sequence[str] = ()
+    """Fields of which texts were trimmed."""
 
     def path(self, row: int, column: str | None = None) -> str | None:
         """Where a row, or its value in a column, stands in the body: `rows[3].vendor`; None: it is the body."""
         if column is None:
             return None if self.form == "row" else f"{self.form}[{row}]"
         return path(self.form, column, row)
+
+
+class _Noted:
+    """What is unusual in a body, for each row and in numbers."""
+
+    def __init__(self, form: str, rows: int) -> None:
+        self.form, self._rows = form, rows
+        self.unusual: dict[tuple[str, str], int] = {}
+        self.trimmed: list[str] = []
+        """Fields of which texts were trimmed."""
+        self._warnings: dict[int, list[Warning]] = {}
+        self._last: list[Warning] = []
+        self._shown = 0
+
+    def count(self, code: str, field: str, values: int) -> None:
+        """So many values of a field are unusual in this way."""
+        self.unusual[code, field] = values
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the answer holds no more warnings."""
+        return self._shown > MOST_WARNINGS
+
+    def add(self, row: int, warning: Warning) -> None:
+        """Tell of one; of those that the answer does not hold the first stands for all of them."""
+        if not self.is_full:
+            self._shown += 1
+            self._last = self._warnings.setdefault(row, [])
+            self._last.append(warning)
+
+    def by_row(self) -> list[Sequence[Warning]] | None:
+        """The warnings of each row; None when there is none at all."""
+        if not self._warnings:
+            return None
+        if self.is_full:
+            last, more = self._last[-1], sum(self.unusual.values()) - MOST_WARNINGS
+            message = f"from {last.field} on {more} more values are outside of what training saw"
+            self._last[-1] = Warning(last.code, last.field, message)
+        return [self._warnings.get(row, ()) for row in range(self._rows)]
 
 
 class Tables(Protocol):
@@ -129,6 +183,8 @@ class Schema:
         self._texts = [n for n, field in enumerate(self._fields) if field.kind == "string"]
         self._others = list(enumerate(self._fields))[self._numeric :]
         self._closed = [field for field in self._fields if field.categories is not None]
+        self._known_texts = [field for field in self._fields if field.known is not None and field.name != entity]
+        self._trimmed = [field for field in self._fields if field.trimmed]
         self._set_bounds()
         self._make_decoders()
         self._writers: dict[Logged, Callable[[Sequence[Row]], list[bytes]]] = {}
@@ -159,6 +215,7 @@ class Schema:
         """Types with one attribute a field: `f0`, `f1` … in our order, as names in JSON need not be Python's."""
         names = {f"f{n}": name for n, name in enumerate(self._names)}
         apart = self.entity is not None and self.entity not in self._known.inputs
+        self._entity_apart = apart
         self._entity_at = None if self.entity is None else len(self._names) if apart else self._names.index(self.entity)
         fields: list[Any] = []
         self._lists: list[Callable[[Any], list[Any]]] = []
@@ -180,12 +237,31 @@ class Schema:
             forbid_unknown_fields=True,
         )
         subject = [("subject", str | int | float | None, None)]
+        self._optional = [n for n, field in enumerate(self._fields) if not field.required]
+        if apart:
+            self._optional.append(len(self._fields))
+        self._presence = self._presence_decoder(names, batch=False)
+        self._presences = self._presence_decoder(names, batch=True)
+        self._textual = [n for n, f in enumerate(self._fields) if f.kind in ("string", "timestamp", "date")]
+        self._quotes = 2 * (len(names) + len(self._textual))
+        """Quotation marks of a row in which nothing is missing."""
+        gaps = [f"f{n}" for n in self._optional]
+        self._gaps = attrgetter(*gaps, *gaps[:1]) if gaps else None
         self._row_names = names
         self._decode_row = msgspec.json.Decoder(row).decode
         self._decode_batch: Callable[[bytes], Any] = msgspec.json.Decoder(batch).decode
         self._decode_subject: Callable[[bytes], Any] = msgspec.json.Decoder(
             msgspec.defstruct("Subject", subject, rename={"subject": self.entity or "subject"}, gc=False)
         ).decode
+
+    def _presence_decoder(self, names: Mapping[str, str], *, batch: bool) -> Callable[[bytes], Any]:
+        """Decodes which of the fields that may be left out rows have, whatever their values."""
+        attributes = [f"f{n}" for n in self._optional]
+        raw = [(attribute, msgspec.Raw | UnsetType, UNSET) for attribute in attributes]
+        rename = {attribute: names[attribute] for attribute in attributes}
+        row = msgspec.defstruct("Presence", raw, rename=rename, gc=False)
+        kind = msgspec.defstruct("Presences", [("rows", list[row])]) if batch else row  # type: ignore[valid-type]
+        return msgspec.json.Decoder(kind).decode
 
     # --------------------------------------------------------------------------------------------- one row
 
@@ -201,6 +277,12 @@ class Schema:
             raise refusals.of_row(body, error, self._known) from None
         if b"\\" in body and b"\\u0000" in body:
             self._refuse_null_characters([row], "row")
+        if (
+            body.count(b'"') != self._quotes
+            or self._entity_apart
+            or (self._gaps is not None and None in self._gaps(row))
+        ):
+            self._check_duplicates(body, [(value,) for value in msgspec.structs.astuple(row)], 1)
         return row
 
     def entity_of(self, body: bytes) -> str | None:
@@ -271,13 +353,14 @@ class Schema:
         if batch.columns is not UNSET:
             if batch.rows is not UNSET:
                 raise Refused(422, "ambiguous", "send rows or columns, not both", "columns")
+            self._check_duplicate_columns(body)
             return self._of_lists(batch.columns, limit, judged=judged)
         if batch.rows is UNSET:
             raise refusals.of_batch(body, ValueError("neither rows nor columns"), self._known)
         self._check_length(len(batch.rows), limit, "rows")
         if b"\\" in body and b"\\u0000" in body:
             self._refuse_null_characters(batch.rows, "rows")
-        return self._of_rows(batch.rows, "rows", judged=judged)
+        return self._of_rows(batch.rows, "rows", judged=judged, body=body)
 
     def _count_first(self, body: bytes, limit: int) -> None:
         """Refuse too many rows before there are any: a million empty ones are 3 MB to send and 100 MB to hold."""
@@ -294,14 +377,46 @@ class Schema:
         message = f"the batch has {rows} rows; this model takes {self.max_batch}: send several requests"
         return Refused(413, "too_many_rows", message, field)
 
-    def _of_rows(self, rows: Sequence[Row], form: str, *, judged: bool) -> Checked:
+    def _of_rows(self, rows: Sequence[Row], form: str, *, judged: bool, body: bytes | None = None) -> Checked:
         if len(rows) == 1:
             by_column: list[Sequence[Any]] = list(zip(msgspec.structs.astuple(rows[0]), strict=True))
         else:
             by_column = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
+        if body is not None and (
+            body.count(b'"') != 2 + len(rows) * self._quotes
+            or self._entity_apart
+            or any(None in by_column[n] for n in self._optional)
+        ):
+            self._check_duplicates(body, by_column, len(rows), "rows")
         checked = self._of_values(by_column, len(rows), form, judged=judged)
         checked.rows = rows
+        for name in checked.trimmed:  # they are kept so, too: monitoring compares what the model saw
+            attribute = f"f{self._names.index(name)}"
+            for row, text in zip(rows, checked.columns[name].tolist(), strict=True):
+                setattr(row, attribute, text)
         return checked
+
+    def _check_duplicates(
+        self, body: bytes, by_column: Sequence[Sequence[Any]], rows: int, within: str | None = None
+    ) -> None:
+        """Refuse fields that are given twice: a body with more names and texts than its rows have."""
+        names, texts = rows * len(self._row_names) + (within is not None), rows * len(self._textual)
+        texts -= sum(by_column[n].count(None) for n in self._textual if n in self._optional)
+        if b"null" in body:  # else what is missing was left out
+            found = [self._presence(body)] if within is None else self._presences(body).rows
+            names -= sum(presence.count(UNSET) for presence in map(msgspec.structs.astuple, found))
+        else:
+            names -= sum(by_column[n].count(None) for n in self._optional)
+        if self._entity_apart:
+            texts += sum(isinstance(subject, str) for subject in by_column[-1])
+        if quotes(body) != 2 * (names + texts):
+            self._refuse_duplicates(body, within)
+
+    def _refuse_duplicates(self, body: bytes, within: str | None) -> None:
+        """Refuse what is given twice in a body that has more names than its fields account for."""
+        if len(body) > refusals.LOOKED_AT and not self._known.extra:  # there can be no other reason
+            raise duplicate()
+        refuse_duplicates(body, within)
 
     def _of_lists(self, columns: Any, limit: int | None, *, judged: bool) -> Checked:
         """The lists of `{"columns": …}`, each decoded by itself, all of one length."""
@@ -322,6 +437,14 @@ class Schema:
                 raise Refused(422, "wrong_length", message, f"columns.{name}")
         self._check_length(count, limit, "columns")
         return self._of_values([[None] * count if v is None else v for v in lists], count, "columns", judged=judged)
+
+    def _check_duplicate_columns(self, body: bytes) -> None:
+        """As `_check_duplicates`, of lists. Those that are ignored count, too; what is in them does not."""
+        lists = _decode_columns(body).columns
+        if quotes(body) != 2 + 2 * len(lists) + sum(quotes(bytes(raw)) for raw in lists.values()):
+            if len(body) > refusals.LOOKED_AT and not any('"' in name for name in lists):
+                raise duplicate()
+            refuse_duplicates(body)
 
     def _list(self, n: int, raw: msgspec.Raw, limit: int | None) -> list[Any]:
         text = bytes(raw)
@@ -364,12 +487,12 @@ class Schema:
             raise
 
     def _judge(self, numbers: np.ndarray, others: Columns, count: int, form: str, *, judged: bool) -> Checked:
-        """Hold all values against the bounds, and against the categories where they are closed."""
-        received, warnings = numbers, None
+        """Hold all values against the bounds, and texts against the categories that training saw."""
+        received, noted = numbers, _Noted(form, count)
         if self._numeric:
             outside = (numbers < self._low) | (numbers > self._high)
             if np.count_nonzero(outside):
-                numbers, warnings = self._weigh(numbers, outside, form, judged=judged)
+                numbers = self._weigh(numbers, outside, noted, judged=judged)
         if self._whole:
             whole = received[: self._whole]
             if np.count_nonzero(np.floor(whole) != whole):
@@ -377,28 +500,34 @@ class Schema:
         columns = dict(zip(self._names, numbers, strict=False))
         columns.update(others)
         if judged:
+            for field in self._trimmed:
+                if (texts := _trimmed(columns[field.name], field)) is not columns[field.name]:
+                    columns[field.name] = texts
+                    noted.trimmed.append(field.name)
             for field in self._closed:
                 _check_categories(field, columns[field.name], form)
+            for field in self._known_texts:
+                _note_new_categories(field, columns[field.name], noted)
         kept = columns if received is numbers else {**columns, **dict(zip(self._names, received, strict=False))}
-        return Checked(columns, count, warnings, None, form, None, kept)
+        return Checked(columns, count, noted.by_row(), None, form, None, kept, noted.unusual or None, noted.trimmed)
 
-    def _weigh(
-        self, numbers: np.ndarray, outside: np.ndarray, form: str, *, judged: bool
-    ) -> tuple[np.ndarray, list[Sequence[Warning]] | None]:
+    def _weigh(self, numbers: np.ndarray, outside: np.ndarray, noted: _Noted, *, judged: bool) -> np.ndarray:
         """What is done with numbers outside of what training saw, by the policy of their fields."""
         refused = (numbers < -LARGEST_NUMBER) | (numbers > LARGEST_NUMBER)
         if judged and self._errs:
             refused |= outside & self._erring
         if np.count_nonzero(refused):
             row, column = np.argwhere(refused.T)[0].tolist()
-            raise self._out_of_range(column, row, float(numbers[column, row]), form)
+            raise self._out_of_range(column, row, float(numbers[column, row]), noted.form)
         if not judged:
-            return numbers, None
+            return numbers
         warned = outside
         if self._clips:
             warned = outside & ~self._clipping
             numbers = np.where(self._clipping, np.clip(numbers, self._low, self._high), numbers)
-        return numbers, self._warnings(numbers, warned, form) if np.count_nonzero(warned) else None
+        if np.count_nonzero(warned):
+            self._note_numbers(numbers, warned, noted)
+        return numbers
 
     def _out_of_range(self, column: int, row: int, value: float, form: str) -> Refused:
         field, where = self._fields[column], path(form, self._names[column], row)
@@ -410,19 +539,16 @@ class Schema:
         message = f"{where} must lie between {_seen(field, ' and ')}, as in training; it is {value:.15g}"
         return Refused(422, "out_of_range", message, where)
 
-    def _warnings(self, numbers: np.ndarray, warned: np.ndarray, form: str) -> list[Sequence[Warning]]:
-        """For each row what was unusual in it, as far as one answer can hold."""
+    def _note_numbers(self, numbers: np.ndarray, warned: np.ndarray, noted: _Noted) -> None:
+        """Note the numbers outside of what training saw, row by row, as far as one answer can hold."""
+        for column in np.flatnonzero(warned.any(axis=1)).tolist():
+            noted.count("out_of_range", self._names[column], int(np.count_nonzero(warned[column])))
         rows = np.flatnonzero(warned.any(axis=0))[: MOST_WARNINGS + 1]
-        found: dict[int, list[Warning]] = {}
-        for n, (place, column) in enumerate(np.argwhere(warned[:, rows].T)[: MOST_WARNINGS + 1].tolist()):
+        for place, column in np.argwhere(warned[:, rows].T)[: MOST_WARNINGS + 1].tolist():
             row = int(rows[place])
-            field, where = self._fields[column], path(form, self._names[column], row)
+            field, where = self._fields[column], path(noted.form, self._names[column], row)
             message = f"{where} is {numbers[column, row]:.15g}; training saw {_seen(field, ' to ')}"
-            if n == MOST_WARNINGS:
-                more = np.count_nonzero(warned) - MOST_WARNINGS
-                message = f"from {where} on {more} more values are outside of what training saw"
-            found.setdefault(row, []).append(Warning("out_of_range", where, message))
-        return [found.get(row, ()) for row in range(numbers.shape[1])]
+            noted.add(row, Warning("out_of_range", where, message))
 
     def _refuse_broken(self, whole: np.ndarray, form: str) -> None:
         broken = np.argwhere(((whole != np.floor(whole)) & ~np.isnan(whole)).T)
@@ -573,6 +699,34 @@ def _zoned(values: Sequence[dt.datetime | None], name: str, form: str) -> np.nda
         if tick != NAT and not EARLIEST <= tick <= LATEST:
             raise refusals.no_such_year(path(form, name, row))
     return np.array(ticks, dtype=_TICKS).view(_TIMES)
+
+
+def _trimmed(values: np.ndarray, field: Field) -> np.ndarray:
+    """Texts without white space around them. (What training saw has none.)"""
+    sent = values.tolist()
+    known = field.known or field.categories
+    if known is not None and known.issuperset(sent):
+        return values
+    texts = [text if text is None else trim(text) for text in sent]
+    return values if texts == sent else np.array([*texts, None], dtype=object)[:-1]
+
+
+def _note_new_categories(field: Field, values: np.ndarray, noted: _Noted) -> None:
+    """Note the texts that training did not see."""
+    known, sent = field.known, values.tolist()
+    assert known is not None  # noqa: S101  else it is not among the known ones
+    if known.issuperset(sent):
+        return
+    new = [(row, text) for row, text in enumerate(sent) if text not in known]
+    noted.count("unknown_category", field.name, len(new))
+    meant: dict[str, str | None] = {}
+    for row, text in new:
+        if noted.is_full:
+            return
+        if text not in meant and len(meant) < MOST_SUGGESTIONS:
+            meant[text] = refusals.suggestion(text, known)
+        where = path(noted.form, field.name, row)
+        noted.add(row, Warning("unknown_category", where, refusals.new_category(text, where, meant.get(text))))
 
 
 def _check_categories(field: Field, values: np.ndarray, form: str) -> None:

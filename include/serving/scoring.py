@@ -55,6 +55,8 @@ def score(arm: Arm, checked: Checked, *, explain: bool = False, predictions: np.
         explanation = predictor.explain(checked.columns)
         more = [{**(told or {}), "explanation": explanation.row(n)} for n, told in enumerate(more)]
     outputs = arm.loaded.answers.outputs(predictions)
+    if checked.unusual is not None:
+        arm.tally.warned(checked.unusual)
     return Scored(prediction_ids(checked.count), predictions, outputs, more)
 
 

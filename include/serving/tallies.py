@@ -16,7 +16,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,8 @@ class Window:
     rows: int = 0
     arrays: list[np.ndarray] = field(default_factory=list)
     binned: np.ndarray | None = None
+    unusual: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(A warning's code, the field) → values that were answered with it."""
 
     @property
     def requests(self) -> int:
@@ -177,6 +179,13 @@ class Tally:
                 window.arrays.append(predictions)
                 if len(window.arrays) >= _ARRAYS:
                     window.fold()
+
+    def warned(self, unusual: Mapping[tuple[str, str], int]) -> None:
+        """So many values of fields were answered with a warning; see `Checked.unusual`."""
+        with self._lock:
+            counts = self._window.unusual
+            for kind, values in unusual.items():
+                counts[kind] = counts.get(kind, 0) + values
 
     def watch(self, watch: Watch | None) -> None:
         """Begin to count for these rollouts, or cease to."""

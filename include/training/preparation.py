@@ -30,6 +30,7 @@ from include.features.columns import ColumnType, from_arrow, types_of
 from include.features.feature_set import FeatureSet, UnknownCategory
 from include.features.profile import profile
 from include.settings import FieldPolicy, Model, Serving, Split
+from include.text import trim
 from include.training import evaluation, suspects, tracking, tuning
 from include.training import target as targets
 from include.training.target import Untrainable
@@ -43,6 +44,8 @@ MINIMUM_ROWS = {"train": 20, "validation": 5, "test": 5}
 DAYS_AS_BOUNDS = 20
 """From so many days on a part begins with a day; below, with a moment."""
 GOLDEN_ROWS = 20
+MOST_CATEGORIES = 10_000
+"""Texts of a column that the model uses as categories, up to which the service knows which of them are new."""
 MANY_CATEGORIES = 50
 
 Columns = dict[str, np.ndarray]
@@ -596,6 +599,7 @@ def describe_inputs(
             "unit": serving.units.get(name),
             "example": _json(present[len(present) // 2], kind) if len(present) else None,
             "categories": None,
+            "trimmed": kind == "string" and all(trim(text) == text for text in set(present.tolist())),
             "minimum": None,
             "maximum": None,
         }
@@ -604,7 +608,8 @@ def describe_inputs(
             entry["categories"] = known if kind == "string" else [_json(value, kind) for value in known]
         elif kind == "string":
             categories = sorted(set(present.tolist()))
-            entry["categories"] = categories if len(categories) <= MANY_CATEGORIES else None
+            most = MOST_CATEGORIES if name in learned else MANY_CATEGORIES
+            entry["categories"] = categories if len(categories) <= most else None
         if kind in ("float", "int", "timestamp", "date") and len(present):
             entry["minimum"], entry["maximum"] = _json(present.min(), kind), _json(present.max(), kind)
         if kind in ("float", "int"):

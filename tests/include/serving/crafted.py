@@ -61,10 +61,11 @@ def craft(
     unknown: str = "other",
     max_batch: int = 100,
     more: dict[str, bytes] | None = None,
+    described: dict[str, dict[str, Any]] | None = None,
 ) -> Crafted:
     """Seal a form whose answers are linear in its features; `graph` and `golden` replace the right ones.
 
-    `more` are further files of it.
+    `more` are further files of it, `described` is what its manifest says of inputs besides their types.
     """
     entry = settings.Features(
         date_parts={"pickup": ("hour",)},
@@ -91,9 +92,9 @@ def craft(
     (directory / "profile.json").write_text("{}")
     for name, content in (more or {}).items():
         (directory / name).write_bytes(content)
-    bare = {"categories": None, "minimum": None, "maximum": None}
+    bare, described = {"categories": None, "minimum": None, "maximum": None}, described or {}
     inputs = [
-        {"name": n, "type": k, "required": n not in OPTIONAL, "example": ROWS[0][n], **bare}
+        {"name": n, "type": k, "required": n not in OPTIONAL, "example": ROWS[0][n], **bare, **described.get(n, {})}
         for n, k in features.inputs.items()
     ]
     manifest = {

@@ -46,6 +46,16 @@ def test_a_label_of_a_prediction_becomes_true_now_unless_it_says_when() -> None:
     assert told({"prediction_id": ID, "label": 3, "at": "2026-03-01T10:00:00"})[0][4] == "2026-03-01T10:00:00+00:00"
 
 
+def test_a_name_that_is_given_twice_is_refused_with_its_path() -> None:
+    for body, field in (
+        (b'{"prediction_id": "%b", "label": 1, "label": 2}' % ID.encode(), "label"),
+        (b'{"labels": [{"entity": "a", "label": 1}, {"entity": "a", "label": 1, "entity": "b"}]}', "labels[1].entity"),
+        (b'{"labels": [], "labels": [{"entity": "a", "label": 1}]}', "labels"),
+    ):
+        found = refused(body)
+        assert (found.status, found.code, found.field) == (422, "duplicate_field", field)
+
+
 def test_labels_from_the_far_future_and_past_are_kept_with_their_time() -> None:
     """Promise 42."""
     for at in ("2999-12-31T00:00:00+00:00", "1900-01-01T00:00:00+00:00"):

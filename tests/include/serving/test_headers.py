@@ -87,6 +87,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "gzip twice": (asking(more=KEY + JSON + b"content-encoding: gzip, gzip\r\n"), 415, "unsupported_content_encoding"),
     "gzip in two headers": (asking(more=KEY + JSON + GZIP + GZIP), 400, "duplicate_header"),
     "a bomb": (asking(gzip.compress(b" " * (2 * MB)), KEY + JSON + GZIP), 413, "body_too_large"),
+    "a field twice": (asking(ROW[:-1] + b', "vendor": "a"}'), 422, "duplicate_field"),
     "a name with a path in it": (asking(target=b"/models/%2e%2e%2ftrips/predict"), 404, "not_found"),
     "a name that is no UTF-8": (asking(target=b"/models/%ff%00/predict"), 404, "unknown_model"),
     "a path without percent": (asking(target=b"/models/\xff/predict"), 400, "bad_request"),

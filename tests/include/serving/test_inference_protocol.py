@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -121,6 +122,62 @@ def test_mistakes_are_named_with_their_tensor(
     answer = call(regression, "POST", "/v2/models/trips/infer", json={"inputs": tensors})
     assert answer.status_code == status, answer.text
     assert field is None or answer.json()["error"]["field"] == field
+
+
+def tensors_of(row: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    datatypes = {
+        "trip_distance": "FP64",
+        "passenger_count": "INT64",
+        "vendor": "BYTES",
+        "pickup": "BYTES",
+        "night": "BOOL",
+    }
+    return [{"name": n, "datatype": d, "shape": [1], "data": [row[n]], **more} for n, d in datatypes.items()]
+
+
+def test_what_may_be_left_out_may_be_null(regression: Application) -> None:
+    body = {"id": None, "parameters": None, "inputs": tensors_of(ROWS[0], parameters=None), "outputs": None}
+    assert call(regression, "POST", "/v2/models/trips/infer", json=body).status_code == 200
+    body["outputs"] = [{"name": "prediction", "parameters": None}]
+    assert [o["name"] for o in call(regression, "POST", "/v2/models/trips/infer", json=body).json()["outputs"]] == [
+        "prediction"
+    ]
+
+
+def test_warnings_are_named_as_refusals_are(tmp_path: Path) -> None:
+    seen = {"minimum": 0.0, "maximum": 2.0, "out_of_range": "warn"}
+    app = application_of(tmp_path, described={"trip_distance": seen, "vendor": {"categories": ["a", "b", "c"]}})
+    row = {**ROWS[0], "trip_distance": 50.0, "vendor": "A"}
+    answer = call(app, "POST", "/v2/models/trips/infer", json={"inputs": tensors_of(row)}).json()
+    [notes] = json.loads(answer["parameters"]["notes"])
+    assert [(w["field"], w["message"]) for w in notes["warnings"]] == [
+        ("inputs.trip_distance[0]", "inputs.trip_distance[0] is 50; training saw 0 to 2"),
+        (
+            "inputs.vendor[0]",
+            "inputs.vendor[0] is 'A', which the model was not trained on; did you mean 'a'?",
+        ),
+    ]
+    tensors = tensors_of(ROWS[0])
+    without = call(app, "POST", "/v2/models/trips/infer", json={"inputs": tensors[:-1]}).json()["error"]
+    assert (without["field"], without["message"]) == ("inputs[0]", "the model has no finite answer for inputs[0]")
+    tensors[1] |= {"shape": [2], "data": [1, 2]}
+    refused = call(app, "POST", "/v2/models/trips/infer", json={"inputs": tensors}).json()["error"]
+    assert "columns" not in refused["message"]
+    assert "inputs.passenger_count" in refused["message"]
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 40, "1" + "0" * 400, "-1" + "0" * 400, "9" * 5000, "1e400"])
+def test_a_number_that_no_computer_computes_with_is_refused_wherever_it_stands(
+    regression: Application, number: str
+) -> None:
+    good = json.dumps({"inputs": tensors_of(ROWS[0])})
+    for place in ('"data": [0.5]', '"shape": [1]', '"data": [1]', '"data": ["a"]'):
+        assert place in good
+        name = place.partition(":")[0]
+        for sent in (f"{name}: [{number}]", f'{place}, "parameters": {{"binary_data_size": {number}}}'):
+            body = good.replace(place, sent, 1).encode()
+            answer = call(regression, "POST", "/v2/models/trips/infer", content=body)
+            assert answer.status_code in (400, 422), (answer.status_code, answer.text, sent[:60])
 
 
 @pytest.mark.parametrize("length", [b"x", b"99999", b"-1", b"3"])

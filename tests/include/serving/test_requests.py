@@ -279,7 +279,7 @@ def test_an_unknown_category_is_refused_where_its_field_says_so() -> None:
     schema = Schema(inputs, max_batch=10)
     rows = [{"vendor": "acme", "zone": 7.0, "open": "new"}, {"open": "x"}, {"vendor": None, "zone": 1, "open": "y"}]
     for checked in (rows_of(schema, rows), columns_of(schema, rows)):
-        assert checked.warnings is None
+        assert checked.unusual == {("unknown_category", "open"): 2}
         assert checked.columns["vendor"].tolist() == ["acme", None, None]
     found = refused(rows_of, schema, [*rows, {"vendor": "acne", "open": "x"}])
     assert (found.status, found.code, found.field) == (422, "unknown_category", "rows[3].vendor")
@@ -288,6 +288,154 @@ def test_an_unknown_category_is_refused_where_its_field_says_so() -> None:
     assert (found.code, found.field) == ("unknown_category", "columns.zone[1]")
     found = refused(row_of, schema, {"vendor": "v" * 10_000, "open": "x"})
     assert len(found.message) < 200
+
+
+VALUES = {
+    "mean radius": ["1.5", "-2", "1e3"],
+    "count": ["2", "7.0"],
+    "flag": ["true", "false", "null"],
+    "vendor": ['"a"', '""', '"\\"\\""', '"\\\\"', '"null"', '"\\u0041"'],
+    "note": ['"n"', "null", '"a \\" : b"'],
+    "at": ['"2018-01-31T08:30:00"'],
+    "day": ['"2018-01-31"', "null"],
+    "rider": ['"x"', "7", "null"],
+}
+ENTITY = Schema(INPUTS, max_batch=5, entity="rider")
+SPARSE = [{**entry, "required": False} for entry in INPUTS]
+LENIENT = Schema(SPARSE, max_batch=5, extra_field="ignore")
+
+
+@st.composite
+def written_rows(draw: st.DrawFn, names: tuple[str, ...] = tuple(VALUES)) -> list[tuple[str, str]]:
+    """The members of a row in any order and spelling, those that must be there and some of the others."""
+    taken = [name for name in names if name in ROW or draw(st.booleans())]
+    return [(name, draw(st.sampled_from(VALUES[name]))) for name in draw(st.permutations(taken))]
+
+
+def written(members: list[tuple[str, str]], draw: Any) -> bytes:
+    def key(name: str) -> str:
+        return f"\\u{ord(name[0]):04x}{name[1:]}" if draw(st.booleans()) else name
+
+    gap = draw(st.sampled_from(["", " ", "\n  "]))
+    return ("{" + ("," + gap).join(f'"{key(n)}"{gap}:{gap}{value}' for n, value in members) + "}").encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_name_that_is_given_twice_is_refused_wherever_and_however_it_is_written(data: st.DataObject) -> None:
+    rows = data.draw(st.lists(written_rows(), min_size=1, max_size=4))
+    bad = data.draw(st.integers(0, len(rows) - 1))
+    name, _ = data.draw(st.sampled_from(rows[bad]))
+    again = (name, data.draw(st.sampled_from(VALUES[name])))
+    twice = [*rows]
+    twice[bad] = [*rows[bad]]
+    twice[bad].insert(data.draw(st.integers(0, len(rows[bad]))), again)
+    for members, schema in ((rows, ENTITY), (rows, LENIENT)):
+        ENTITY.many(b'{"rows":[%b]}' % b",".join(written(row, data.draw) for row in members))
+        schema.row(written(members[bad], data.draw))
+    for schema in (ENTITY, LENIENT):
+        found = refused(schema.row, written(twice[bad], data.draw))
+        assert (found.status, found.code, found.field) == (422, "duplicate_field", name)
+        body = b'{"rows":[%b]}' % b",".join(written(row, data.draw) for row in twice)
+        assert refused(schema.many, body).field == f"rows[{bad}].{name}"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"rows":[{}],"rows":[%b]}', "rows"),
+        (b'{"rows":[%b,%b],"ro\\u0077s":[%b]}', "rows"),
+        (
+            b'{"columns":{"count":[1],"count":[2],"mean radius":[1],"vendor":["a"],"at":["2018-01-31T08:30:00"]}}',
+            "count",
+        ),
+        (
+            b'{"columns":{},"columns":{"count":[2],"mean radius":[1],"vendor":["a"],"at":["2018-01-31T08:30"]}}',
+            "columns",
+        ),
+    ],
+)
+def test_a_name_of_the_body_itself_that_is_given_twice_is_refused(body: bytes, field: str) -> None:
+    row = json.dumps(ROW).encode()
+    found = refused(LENIENT.many, body.replace(b"%b", row))
+    assert (found.code, found.field) == ("duplicate_field", field)
+
+
+def test_columns_are_taken_as_long_as_none_is_given_twice() -> None:
+    body = b'{"columns": {"co\\u0075nt": [1], "mean radius": [1], "vendor": ["\\"a"], "at": ["2018-01-31T08:30:00"]}}'
+    assert SCHEMA.many(body).columns["vendor"].tolist() == ['"a']
+    assert LENIENT.many(body[:-2] + b', "else": {"x": ["y"]}}}').count == 1
+    assert refused(LENIENT.many, body[:-2] + b', "else": [], "else": []}}').field == "else"
+
+
+EMPLOYED = {**field("work", "string", categories=[" Private", " State-gov", None]), "missing": "impute"}
+
+
+def warned(checked: Checked) -> list[list[dict[str, str]]]:
+    return [[warning.told() for warning in found] for found in checked.warnings or []]
+
+
+def test_a_text_that_training_did_not_see_is_answered_with_a_warning_and_what_may_have_been_meant() -> None:
+    """Of a model from before texts were trimmed, whose categories begin with the blank of their CSV file."""
+    schema = Schema([EMPLOYED, field("open", "string")], max_batch=10)
+    said = "work is 'State-gov', which the model was not trained on; did you mean ' State-gov'?"
+    found = row_of(schema, {"work": "State-gov", "open": "anything"})
+    assert warned(found) == [[{"code": "unknown_category", "field": "work", "message": said}]]
+    assert found.unusual == {("unknown_category", "work"): 1}
+    assert found.columns["work"].tolist() == ["State-gov"]
+    for known in (" State-gov", " Private", None):
+        assert row_of(schema, {"work": known, "open": ""}).warnings is None
+    rows = [{"work": text, "open": "x"} for text in (" Private", "PRIVATE ", "Privat", "Quarry", "")]
+    for form, take in (("rows", rows_of), ("columns", columns_of)):
+        checked = take(schema, rows)
+        where = [w["field"] for found in warned(checked) for w in found]
+        hints = [w["message"].partition("did you mean ")[2] for found in warned(checked) for w in found]
+        assert where == [f"rows[{n}].work" if form == "rows" else f"columns.work[{n}]" for n in (1, 2, 3, 4)]
+        assert hints == ["' Private'?", "' Private'?", "", ""]
+        assert checked.unusual == {("unknown_category", "work"): 4}
+
+
+def test_warnings_of_texts_and_numbers_stand_together_and_have_one_limit() -> None:
+    inputs = [field("a", "float", minimum=0, maximum=1, out_of_range="warn"), {**EMPLOYED, "missing": "error"}]
+    schema = Schema(inputs, max_batch=3 * MOST_WARNINGS)
+    [both] = warned(row_of(schema, {"a": 5, "work": "x"}))
+    assert [(w["code"], w["field"]) for w in both] == [("out_of_range", "a"), ("unknown_category", "work")]
+    checked = rows_of(schema, [{"a": 0, "work": f"job {n}"} for n in range(MOST_WARNINGS + 500)])
+    flat = [w for found in warned(checked) for w in found]
+    assert len(flat) == MOST_WARNINGS + 1
+    assert flat[-1]["message"] == f"from rows[{MOST_WARNINGS}].work on 500 more values are outside of what training saw"
+    assert checked.unusual == {("unknown_category", "work"): MOST_WARNINGS + 500}
+
+
+@pytest.mark.parametrize("policy", ["other", "error"])
+def test_where_training_saw_trimmed_texts_requests_are_trimmed_too(policy: str) -> None:
+    known = {"unknown_category": policy, "categories": ["Private", "State-gov"]}
+    note = field("note", "string", trimmed=True)
+    inputs = [field("work", "string", trimmed=True, **known), note, field("id", "string")]
+    schema = Schema(inputs, max_batch=10, entity="who")
+    row = {"work": " State-gov", "note": "\u00a0two  words\n", "id": " 7 ", "who": " me "}
+    plain = {"work": "State-gov", "note": "two  words", "id": " 7 ", "who": " me "}
+    for take, sent in ((row_of, row), (rows_of, [plain, row]), (columns_of, [plain, row])):
+        checked = take(schema, sent)  # type: ignore[operator]
+        assert checked.warnings is None
+        assert set(checked.columns["work"].tolist()) == {"State-gov"}
+        assert set(checked.columns["note"].tolist()) == {"two  words"}
+        assert set(checked.columns["id"].tolist()) == {" 7 "}
+        assert set(checked.entities or ()) == {" me "}
+        kept = [json.loads(line) for line in schema.inputs_json(checked, "all")]
+        assert all(line == {name: plain[name] for name in ("work", "note", "id")} for line in kept)
+    if policy == "error":
+        assert refused(row_of, schema, {**row, "work": " Stat-gov"}).field == "work"
+
+
+def test_an_older_manifest_does_not_say_that_texts_were_trimmed_so_they_are_not() -> None:
+    schema = Schema([field("note", "string")], max_batch=1)
+    assert row_of(schema, {"note": " x "}).columns["note"].tolist() == [" x "]
+
+
+def test_an_entity_is_no_category_even_where_it_is_an_input() -> None:
+    schema = Schema([{**EMPLOYED, "name": "who"}], max_batch=1, entity="who")
+    assert row_of(schema, {"who": "somebody new"}).warnings is None
 
 
 def test_a_field_may_be_demanded_though_training_missed_it_and_the_other_way_round() -> None:

@@ -192,6 +192,20 @@ for version in range(int(sys.argv[1])):
 """
 
 
+def test_what_was_answered_with_a_warning_is_counted_by_field() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    tally = Tally("trips", "champion", 3)
+    tally.warned({("unknown_category", "vendor"): 2, ("out_of_range", "distance"): 1})
+    tally.warned({("unknown_category", "vendor"): 3})
+    metrics.count("trips", "champion", tally.take())
+    metrics.count("trips", "champion", tally.take())
+    labels = {"model": "trips", "arm": "champion", "field": "vendor", "code": "unknown_category"}
+    assert registry.get_sample_value("mlops_serving_unusual_values_total", labels) == 5
+    labels |= {"field": "distance", "code": "out_of_range"}
+    assert registry.get_sample_value("mlops_serving_unusual_values_total", labels) == 1
+
+
 def test_several_workers_are_summed_and_versions_leave_nothing_behind(tmp_path: Path) -> None:
     """In prometheus_client's multiprocess mode, in which no label can be taken away again."""
     from prometheus_client import generate_latest

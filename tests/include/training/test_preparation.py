@@ -280,6 +280,21 @@ def test_a_field_s_own_policy_comes_before_the_model_s() -> None:
     assert (seats["unknown_category"], seats["categories"]) == ("error", [1, 2])
 
 
+def test_a_text_says_whether_training_saw_white_space_around_it() -> None:
+    raw = {"a": np.array(["x", None, "y z"], dtype=object), "b": np.array([" x", "y", "z"], dtype=object)}
+    found = preparation.describe_inputs({**raw, "n": np.ones(3)}, {"a": "string", "b": "string", "n": "int"})
+    assert [entry["trimmed"] for entry in found] == [True, False, False]
+
+
+def test_all_texts_of_a_column_that_is_used_as_categories_are_listed_however_many() -> None:
+    many = [f"zone {n:04d}" for n in range(300)]
+    raw, types = {"zone": np.array(many, dtype=object)}, {"zone": "string"}
+    [used] = preparation.describe_inputs(raw, types, learned={"zone": many[:20]})  # type: ignore[arg-type]
+    [unused] = preparation.describe_inputs(raw, types)  # type: ignore[arg-type]
+    assert used["categories"] == many  # those that became one category, too: training saw them
+    assert unused["categories"] is None
+
+
 def test_a_model_that_refuses_unknown_categories_lists_all_that_it_knows() -> None:
     many = [f"zone {n:03d}" for n in range(preparation.MANY_CATEGORIES + 1)]
     entries = described(learned={"zone": many}, unknown_category="error")
