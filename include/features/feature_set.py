@@ -504,7 +504,9 @@ class _Compiler:
                 f" `date_parts: {{{column}: [hour, weekday]}}`, or do not list it"
             )
         if not self.made:
-            raise FeatureError("features: no column is left to learn from; name some in features.columns")
+            times = [c for c in self.spare if family(self.source[c]) == "time"]
+            hint = f", or `features.date_parts: {{{times[0]}: [month, weekday]}}`" if times else ""
+            raise FeatureError(f"features: no column is left to learn from; name some in features.columns{hint}")
 
     def check_steps(self) -> dict[str, Any]:
         features = self.features

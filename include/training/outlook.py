@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from include.features.columns import ColumnError, from_arrow, types_of
-from include.features.feature_set import FeatureSet
+from include.features.columns import ColumnError, Columns, from_arrow, select, types_of
+from include.features.declared import is_missing
+from include.features.feature_set import FeatureError, FeatureSet, FitError
+from include.features.stage import LARGEST
+from include.formulas import FormulaError
 from include.settings import Model
 from include.training import evaluation, preparation, suspects
 from include.training import target as targets
@@ -58,34 +61,64 @@ def foresee(
     except ColumnError as error:
         return [*found, Prospect(False, "features", str(error))]
     raw = {name: columns[name] for name in feature_set.inputs}
-    found += [Prospect(whole, "features", text) for text in _infinite(raw)]
+    try:
+        with np.errstate(all="ignore"):
+            computed = feature_set.compute(raw)
+    except (FeatureError, FormulaError) as error:
+        return [*found, Prospect(whole, "features", str(error))]
+    unusable = [*_infinite(raw, computed), *_empty(computed)]
+    found += [Prospect(whole, "features", text) for text in unusable]
     times = columns.get(time_column or "")
     found += [
         Prospect(False, "features", f"suspect: {each}")
         for each in suspects.find(
             raw, target, task=entry.task, types=feature_set.inputs, times=times, time_column=time_column
         )
+        if each.column not in feature_set.kinds or not is_missing(raw[each.column]).all()  # named above
     ]
-    if whole:
-        found += _by_split(model, entry, raw, target, classes, times, columns.get(entry.entity or ""))
+    if whole and not unusable:
+        entity = columns.get(entry.entity or "")
+        found += _by_split(model, entry, feature_set, raw, computed, target, classes, times, entity)
     elif times is None and entry.entity is None:
         found += [Prospect(False, "split", text) for text in [suspects.order(target, entry.task)] if text]
     return found
 
 
-def _infinite(raw: dict[str, np.ndarray]) -> list[str]:
+def _infinite(raw: Columns, computed: Columns) -> list[str]:
+    """Numbers for which no features are built: infinite inputs, and features beyond 32 bits."""
+    found = []
+    with np.errstate(invalid="ignore"):
+        for name, values in raw.items():
+            limit = LARGEST if name in computed else np.finfo(np.float64).max
+            if values.dtype.kind == "f" and (beyond := int((np.abs(values) > limit).sum())):
+                found.append(
+                    f"the column {name!r} is infinite, or too large for 32 bits, in {beyond} of {len(values)} rows, and"
+                    f" no features are built of those; {targets.INFINITE_REMEDY}"
+                )
+        for name, values in computed.items():
+            if name not in raw and values.dtype.kind == "f" and (beyond := int((np.abs(values) > LARGEST).sum())):
+                found.append(
+                    f"the feature {name!r} is infinite, or too large for 32 bits, in {beyond} of {len(values)} rows;"
+                    " guard the division or logarithm that makes it, or bound it, as in clip(x, 0, 1e6)"
+                )
+    return found
+
+
+def _empty(computed: Columns) -> list[str]:
     return [
-        f"the column {name!r} is infinite in {int(np.isinf(values).sum())} of {len(values)} rows, where no features are"
-        f" built; {targets.INFINITE_REMEDY}"
-        for name, values in raw.items()
-        if values.dtype.kind == "f" and np.isinf(values).any()
+        f"the feature {name!r} has no value in any of {len(values)} rows; leave it out with `features.exclude`, or"
+        " correct what makes it"
+        for name, values in computed.items()
+        if is_missing(values).all()
     ]
 
 
 def _by_split(
     model: str,
     entry: Model,
-    raw: dict[str, np.ndarray],
+    feature_set: FeatureSet,
+    raw: Columns,
+    computed: Columns,
     target: np.ndarray,
     classes: list[object] | None,
     times: np.ndarray | None,
@@ -104,6 +137,10 @@ def _by_split(
             seed=entry.tuning.seed,
         )
         preparation.check_parts(model, part, y, classes)
+        train = part == "train"
+        feature_set.fit(select(computed, train), y[train], task=entry.task, seed=entry.tuning.seed)
     except targets.Untrainable as error:
         return [Prospect(True, "split", str(error).removeprefix(f"{model}: "))]
+    except FitError as error:
+        return [Prospect(True, "features", str(error))]
     return [Prospect(False, "split", text) for text in preparation.split_warnings(entry, rule, part, target, times)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -131,12 +132,21 @@ def _alike(counts: Mapping[Any, int]) -> list[tuple[str, str]]:
 
 
 def doubts(entry: Model, target: np.ndarray) -> list[str]:
-    """What can be learned from, and may still be a mistake: classes that differ in blanks or capitals only."""
+    """What can be learned from, and may still be a mistake: classes that differ in blanks or capitals, or are rare."""
     if entry.task == "regression":
         return []
     counts = Counter(target.tolist())
-    return [
+    found = [
         f"{second!r} ({counts[second]} rows) and {first!r} ({counts[first]}) are two classes that differ in blanks or"
         " capitals only"
         for first, second in _alike(counts)
     ]
+    smallest = math.ceil(1 / min(entry.split.train, entry.split.validation, entry.split.test))
+    rare = [f"{label!r} ({n})" for label, n in counts.most_common() if n < smallest]
+    if rare:
+        found.append(
+            f"{len(rare)} of {len(counts)} classes of {entry.target} have fewer than {smallest} rows and will be absent"
+            f" from one part of the split or another: {', '.join(rare[:6])}{', …' if len(rare) > 6 else ''}; join"
+            " them, or bring more rows"
+        )
+    return found

@@ -306,6 +306,35 @@ def test_suspects_small_tables_and_ordered_rows_are_warnings(folder):
     assert "'t' is no input: a timestamp that nothing uses" in warnings({"x": numbers(400), "t": late, "y": y})
 
 
+@pytest.mark.parametrize(
+    ("columns", "features", "finding"),
+    [
+        ({"x": ["inf", *numbers(399)]}, "{}", "the column 'x' is infinite, or too large for 32 bits, in 1 of 400 rows"),
+        ({"x": [*numbers(398), "1e39", "-1e39"]}, "{}", "'x' is infinite, or too large for 32 bits, in 2 of 400 rows"),
+        ({"x": numbers(400)}, "{derived: {z: x * 1e300}}", "the feature 'z' is infinite, or too large for 32 bits"),
+        ({"x": numbers(400), "e": [""] * 400}, "{}", "the feature 'e' has no value in any of 400 rows; leave it out"),
+        ({"x": numbers(400), "e": [f"c{n}" for n in range(800)]}, "{one_hot: [e]}", "one_hot: 'e' has"),
+        (
+            {"x": ["", *numbers(399)], "z": numbers(400)},
+            "{pca: {p: {columns: [x, z], components: 1}}}",
+            "pca.p: 'x' has",
+        ),
+    ],
+)
+def test_what_the_features_would_refuse_is_refused_by_the_check(folder, columns, features, finding):
+    rows = max(map(len, columns.values()))
+    table = {name: (values * 2)[:rows] for name, values in columns.items()}
+    found = [f for f in examine(folder, {**table, "y": flags(rows)}, features=features) if "warning: " not in f]
+    assert len(found) == 1, found
+    assert finding in found[0]
+
+
+def test_rare_classes_are_a_warning_with_their_rows(folder):
+    target = [*["a", "b", "c"] * 130, "d", "d", "e"]
+    found = examine(folder, {"x": numbers(len(target)), "y": target}, "task: multiclass")
+    assert any("2 of 5 classes of y have fewer than 7 rows" in f and "'d' (2), 'e' (1)" in f for f in found), found
+
+
 def test_numbers_with_a_blank_or_a_mark_are_a_warning_with_the_share(folder):
     found = examine(folder, {"x": [*numbers(398), "-", " "], "y": flags(400)}, features="{one_hot: [x], columns: [x]}")
     assert any("warning: sources.customers: " in f and "99.5 % numbers" in f for f in found), found
