@@ -7,6 +7,7 @@ own workers, so that inside a worker nothing differs. It
 - refuses to start without a key, with half a certificate, or on a port that is taken, and says so;
 - holds the listening sockets, so that connections wait while a worker is replaced, instead of being refused;
 - restarts a worker that has ended, at once, and later and later if it ends again and again;
+- kills a worker whose event loop has shown no life for half a minute (include/serving/beat.py), and restarts it;
 - hands SIGTERM on, closes its sockets, and kills what does not end in time;
 - takes no worker with it into oblivion: one whose launcher was killed ends by itself (include/serving/ending.py).
 
@@ -35,6 +36,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from include import home
+from include.serving import beat
 from include.serving.command import SERVICE, STOP_SECONDS, CannotStart, certificate, check_keys
 from include.serving.log import log_as_json
 
@@ -52,6 +54,8 @@ QUICK_SECONDS = 15.0
 TRIES = 2
 """Quick ends with an error, of workers that never served, after which the launcher gives up."""
 LONGEST_WAIT = 10.0
+HANG_SECONDS = 30.0
+"""Without a beat, after the first one, a worker is taken to be stuck: no turn of its loop takes a second."""
 BIND_SECONDS = 5.0
 """How long a port may stay taken: by the workers of a killed launcher, which are about to notice."""
 
@@ -73,6 +77,10 @@ class Place:
     """Quick ends in a row."""
     again: float = 0.0
     """When the next one is started."""
+    beats: int | None = None
+    """Where its signs of life are read."""
+    beat: float | None = None
+    """When the last one came; None: none has, it is starting."""
 
 
 def main() -> None:
@@ -114,6 +122,7 @@ class Launcher:
         first: the listening socket of the first worker; the others get their own on the same address.
         directory: where it works.
         metrics: the folder in which workers leave their metrics.
+        hang_seconds: how long a worker may show no life.
     """
 
     def __init__(
@@ -124,8 +133,10 @@ class Launcher:
         *,
         directory: Path,
         metrics: Path,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
         self._command, self._environment = command, environment
+        self._hang_seconds = hang_seconds
         self._directory, self._metrics = directory, metrics
         self._workers = [Place(1, first)]
         self._served = False
@@ -154,6 +165,7 @@ class Launcher:
                 elif time.monotonic() > self._stopping:
                     self._kill()
                 self._sleep(0.05 if asked else self._next())
+                self._listen()
                 if (failed := self._reap()) is not None:
                     return failed
         finally:
@@ -178,13 +190,16 @@ class Launcher:
             if worker.process is None and now >= worker.again:
                 descriptor, number = str(worker.listener.fileno()), str(worker.number)
                 worker.started = now
+                worker.beats, beats = os.pipe()
+                os.set_blocking(worker.beats, False)
                 worker.process = subprocess.Popen(
                     [*self._command, "--fd", descriptor, "--worker-id", number],
-                    env={**self._environment, "MLOPS_SERVING_WORKER": number},
+                    env={**self._environment, "MLOPS_SERVING_WORKER": number, beat.VARIABLE: str(beats)},
                     cwd=self._directory,
                     stdin=subprocess.DEVNULL,
-                    pass_fds=[worker.listener.fileno()],
+                    pass_fds=[worker.listener.fileno(), beats],
                 )
+                os.close(beats)
 
     # ------------------------------------------------------------------------------------------- watching
 
@@ -211,7 +226,22 @@ class Launcher:
         if self._stopping is not None:
             return max(0.05, self._stopping - now)
         waiting = [worker.again - now for worker in self._workers if worker.process is None]
-        return max(0.05, min(waiting, default=3600.0))
+        return max(0.05, min([*waiting, self._hang_seconds / 4]))
+
+    def _listen(self) -> None:
+        """Read the workers' signs of life, and kill those that have shown none for too long."""
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.process is None or worker.beats is None:
+                continue
+            with contextlib.suppress(BlockingIOError):
+                while os.read(worker.beats, 4096):
+                    worker.beat = now
+            if worker.beat is not None and now - worker.beat > self._hang_seconds:
+                fields = {"worker": worker.number, "pid": worker.process.pid, "seconds": round(now - worker.beat, 1)}
+                log.error("worker hangs; it is killed", extra={"fields": fields})
+                worker.process.kill()
+                worker.beat = None
 
     def _reap(self) -> int | None:
         """Note which workers have ended, and when their successors start; a status when it is given up."""
@@ -221,6 +251,9 @@ class Launcher:
             if process is None or process.poll() is None:
                 continue
             worker.process = None
+            if worker.beats is not None:
+                os.close(worker.beats)
+            worker.beats = worker.beat = None
             self._forget_metrics(process.pid)
             if self._stopping is not None:
                 continue

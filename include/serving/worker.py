@@ -15,7 +15,7 @@ from pathlib import Path
 
 from include import configuration, storage
 from include import home as homes
-from include.serving import connections
+from include.serving import beat, connections
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
@@ -103,6 +103,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # an answer leaves no cycles behind: looking for them 700 objects long is dear
         gc.enable()
+        beat.begin(os.environ, asyncio.get_running_loop())  # from here on nothing keeps the loop
 
     async def stop(self) -> None:
         """End the following; what was acknowledged is brought to disk, and to the database if it is there."""

@@ -150,6 +150,51 @@ def test_a_killed_worker_is_replaced_while_its_connections_wait(tmp_path: Path) 
     assert tiny.process.returncode == 0
 
 
+HANGING = """
+import asyncio, os, signal, sys, time
+from include.serving import beat
+
+beat.EVERY_SECONDS = 0.1
+
+async def work():
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, time.sleep, 3600)  # a handler that blocks the loop
+    beat.begin(os.environ, loop)
+    print("works", os.getpid(), flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(work())
+"""
+LAUNCHING = """
+import os, pathlib, sys
+from include.serving.launcher import Launcher, listen
+here = pathlib.Path.cwd()
+command, first = [sys.executable, "-c", sys.argv[1]], listen("127.0.0.1", 0)
+launcher = Launcher(command, os.environ, first, directory=here, metrics=here, hang_seconds=2.0)
+sys.exit(launcher.run(1))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGUSR1], ids=["stopped", "blocked"])
+def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path, how: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LAUNCHING, HANGING]
+    with subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout
+        assert launcher.stderr
+        first = int(launcher.stdout.readline().split()[1])
+        os.kill(first, how)
+        second = int(launcher.stdout.readline().split()[1])
+        assert second != first
+        assert not alive(first)
+        launcher.terminate()
+        assert launcher.wait(30) == 0
+        said = launcher.stderr.read()
+    assert "worker hangs; it is killed" in said
+
+
 @pytest.mark.slow
 def test_a_launcher_that_was_killed_leaves_nobody_behind_and_the_port_to_its_successor(tmp_path: Path) -> None:
     with running(tmp_path, "--workers", "2") as tiny:
