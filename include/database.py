@@ -145,6 +145,7 @@ monitor_results = sa.Table(
     sa.Column("run_key", sa.Text, comment="the Airflow run; a retried task replaces its own result"),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
     sa.UniqueConstraint("model", "run_key"),
+    sa.Index("monitor_results_newest", "model", "id"),
 )
 
 measures = sa.Table(
@@ -162,7 +163,7 @@ measures = sa.Table(
     sa.Column("value", sa.Double, nullable=False),
     sa.Column("threshold", sa.Double, comment="null: not judged"),
     sa.Column("rows", sa.BigInteger, comment="that it rests on"),
-    sa.Index("measures_over_time", "model", "kind", "subject", "at"),
+    sa.Index("measures_over_time", "model", "kind", "at"),
     comment="every figure of every check, the quiet ones too",
 )  # fmt: skip
 

@@ -227,7 +227,9 @@ def _newest_of_each(
 
 
 def _named(names: list[str]) -> Any:
-    return sa.func.unnest(sa.bindparam("names", names, sa.ARRAY(sa.Text))).table_valued("name", name="of")
+    return (
+        sa.func.unnest(sa.bindparam("names", names, sa.ARRAY(sa.Text))).table_valued("name", name="of").render_derived()
+    )
 
 
 def _latest(table: sa.Table, of: Any, *, order: str, owner: str = "model", limit: int = 1) -> sa.Select[Any]:
@@ -286,15 +288,12 @@ def _verdicts(connection: sa.Connection, names: list[str], limit: int) -> dict[s
 
 def _figures(connection: sa.Connection, names: list[str], limit: int) -> dict[str, list[measures.Measure]]:
     """The champion's metric at each of the newest checks, oldest first."""
-    table = database.measures
-    rank = sa.func.row_number().over(partition_by=table.c.model, order_by=table.c.at.desc()).label("rank")
-    kept = [table.c[name] for name in measures.Measure.__dataclass_fields__]
-    ranked = sa.select(*kept, rank).where(table.c.kind == "metric", table.c.model.in_(names)).subquery()
-    query = sa.select(ranked).where(ranked.c.rank <= limit).order_by(ranked.c.at)
+    of, table = _named(names), database.measures
+    newest = _latest(table, of, order="at", limit=limit).where(table.c.kind == "metric").lateral("newest")
+    kept = [newest.c[name] for name in measures.Measure.__dataclass_fields__]
     found: dict[str, list[measures.Measure]] = {}
-    for *values, _ in connection.execute(query):
-        figure = measures.Measure(*values)
-        found.setdefault(figure.model, []).append(figure)
+    for row in connection.execute(sa.select(*kept).select_from(of.join(newest, sa.true())).order_by(newest.c.at)):
+        found.setdefault(row.model, []).append(measures.Measure(*row))
     return found
 
 

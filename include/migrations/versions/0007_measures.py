@@ -18,7 +18,8 @@ create table measures (
     rows bigint,
     primary key (result_id, kind, subject)
 );
-create index measures_over_time on measures (model, kind, subject, at);
+create index measures_over_time on measures (model, kind, at);
+create index monitor_results_newest on monitor_results (model, id);
 comment on table measures is 'every figure of every check, the quiet ones too';
 comment on column measures.result_id is 'the check that measured it';
 comment on column measures.kind is 'psi | metric | worsening | unanswered';
