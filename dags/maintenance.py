@@ -6,6 +6,9 @@ anything is dropped; from others the rows of those models go that keep less); an
 that counting them stays fast. Labels are kept: they are what later versions are judged by. Models that params.yaml no
 longer names keep their predictions for as long as the default says.
 
+It announces again what no DAG took up: partitions without features, a requested training that never began, a version
+that was not judged. (Airflow drops an asset's event for a DAG that is paused when it comes.)
+
 **Runs** nightly, soon after midnight (UTC), and by hand, with a form: `dry_run` only says what would be deleted. A run
 that did not happen does no harm: the service makes the partitions that it needs, and the next night deletes what this
 one did not. `mlops predictions <model>` counts what is there.
@@ -16,21 +19,25 @@ one did not. `mlops predictions <model>` counts what is there.
   service's own disk. Clear it.
 - `delete_old`: somebody reads the day that is to go, and did not end (see pg_stat_activity), or PostgreSQL is away.
   What was deleted stays deleted. Clear it, or let the next night do it.
+- `catch_up`: PostgreSQL or MLflow is away. Clear it, or let the next night do it.
 - `settle`: PostgreSQL is away. Its own autovacuum comes later in any case.
 """
 
 from __future__ import annotations
 
+import functools
+
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
 from include import settings
-from include.orchestration import alerts, dag_defaults, runs
+from include.orchestration import alerts, assets, dag_defaults, runs
 
 PARAMS = dag_defaults.params_beside(__file__)
 
 
-def maintenance(keep_days: dict[str, int]) -> None:
+def maintenance(models: dict[str, settings.Model]) -> None:
     """The DAG of the nights."""
+    keep_days = {name: model.serving.log.keep_days for name, model in models.items()}
     with DAG(
         dag_id="maintenance",
         description="Partitions ahead, and nothing kept for longer than is declared",
@@ -74,8 +81,18 @@ def maintenance(keep_days: dict[str, int]) -> None:
             days = predictions.settle(engine, today)
             return runs.result({"days": days}, f"{runs.span(days)} vacuumed")
 
+        @task(outlets=[assets.CAUGHT_UP])
+        def catch_up(*, params=None, outlet_events=None) -> dict:
+            from include.monitoring import catch_up as late
+            from include.training import tracking
+
+            env = settings.environment()
+            versions = functools.partial(tracking.versions, mlflow_url=env.mlflow_url)
+            found = late.behind(models, database_url=env.database_url, versions=versions)
+            return runs.caught_up(found, outlet_events[assets.CAUGHT_UP], dry_run=params["dry_run"])
+
         make_partitions() >> delete_old() >> settle()
+        catch_up()
 
 
-models = dag_defaults.read_params(PARAMS).models
-maintenance({name: model.serving.log.keep_days for name, model in models.items()})
+maintenance(dag_defaults.read_params(PARAMS).models)

@@ -176,6 +176,8 @@ retraining_requests = sa.Table(
     sa.Column("evidence", JSONB, nullable=False),
     sa.Column("run_key", sa.Text, comment="the Airflow run; a retried task finds the request it made"),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("begun_at", sa.DateTime(timezone=True), comment="when a training took it up; null: it waits"),
+    sa.Column("begun_by", sa.Text, comment="the Airflow run of that training"),
     sa.UniqueConstraint("model", "run_key"),
 )
 

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql
 from include import database, served_form, storage
 from include.deployment import ledger
 from include.ingestion.partitions import Partition
-from include.monitoring import collection, drift, measures, performance, report
+from include.monitoring import collection, drift, measures, performance, report, requests
 from include.monitoring.decision import Decision, Finding, by_weight, decide, worst
 from include.served_form import ServedForm
 from include.serving.predictor import Predictor
@@ -270,7 +270,7 @@ def _conclude(
             )
             checked = Check(model, version, "insufficient_data", False, reason, [], window.keys, window.rows)
         else:
-            asked_before, last_request = _requests(connection, model, run_key)
+            asked_before, last_request = _requests(connection, model, run_key, now)
             decision = decide(
                 compared.findings, last_request=last_request, now=now, cooldown=rules.cooldown, unseen=unseen
             )
@@ -286,17 +286,19 @@ def _conclude(
         return checked, _store(connection, checked, now, run_key)
 
 
-def _requests(connection: sa.Connection, model: str, run_key: str | None) -> tuple[str | None, dt.datetime | None]:
-    """The reason of the request that this very run made, if it did; and when the last one was made."""
+def _requests(
+    connection: sa.Connection, model: str, run_key: str | None, now: dt.datetime
+) -> tuple[str | None, dt.datetime | None]:
+    """The reason of the request that this very run made, if any; and when the last one was made that was not lost."""
     table = database.retraining_requests
     rows = connection.execute(
-        sa.select(table.c.run_key, table.c.reason, table.c.created_at)
+        sa.select(table.c.run_key, table.c.reason, table.c.created_at, requests.counts(now).label("counts"))
         .where(table.c.model == model)
         .order_by(table.c.created_at.desc())
         .limit(20)
     ).all()
     own = next((row.reason for row in rows if run_key is not None and row.run_key == run_key), None)
-    return own, rows[0].created_at if rows else None
+    return own, next((row.created_at for row in rows if row.counts), None)
 
 
 def _request(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from include import database
+from include.monitoring.requests import counts
 
 REASON = "first model: there are features, and no champion"
 
@@ -47,13 +48,14 @@ def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta, 
             if champion is not None:
                 return Asked(False, f"version {champion} is champion; from here on the nightly check asks for training")
             recent = connection.execute(
-                sa.select(requests.c.run_key, requests.c.created_at)
+                sa.select(requests.c.run_key, requests.c.created_at, counts().label("counts"))
                 .where(requests.c.model == model, requests.c.created_at > sa.func.now() - patience)
                 .order_by(requests.c.id.desc())
             ).all()
             if any(request.run_key == run_key for request in recent):
                 return Asked(True, REASON)
-            if recent and (reason := _still_open(connection, model, recent[0].created_at, at_work)):
+            counting = [request.created_at for request in recent if request.counts]  # the others never ran
+            if counting and (reason := _still_open(connection, model, counting[0], at_work)):
                 return Asked(False, reason)
             connection.execute(sa.insert(requests).values(model=model, reason=REASON, evidence={}, run_key=run_key))
             return Asked(True, REASON)

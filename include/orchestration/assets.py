@@ -14,6 +14,10 @@ No DAG triggers another: each tells what it has made, and those that are schedul
 date. `features_<model>` asks for training only while there is no champion; afterwards `monitor_<model>` does,
 with its reason.
 
+Airflow drops an event for a DAG that is paused when it arrives. It is made up for when the DAG is unpaused
+(plugins/orchestration), and every night `maintenance` announces again what was not taken up: under the alias
+`CAUGHT_UP`, any of validated, retraining and candidate.
+
 Several events that arrive while the DAG behind an asset is at work start one run, not one each: thirty days
 of backfill are not thirty trainings. Airflow tells that run of the first of them only, so every DAG works on
 what is newest when it runs.
@@ -21,7 +25,10 @@ what is newest when it runs.
 
 from __future__ import annotations
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetAlias
+
+CAUGHT_UP = AssetAlias(name="caught_up", group="mlops")
+"""What was made before and is announced again."""
 
 
 def validated(source: str) -> Asset:

@@ -15,7 +15,7 @@ from airflow.sdk import Asset, BaseOperatorLink, XComArg
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from include.home import Home
-from include.orchestration import alerts
+from include.orchestration import alerts, assets
 
 log = logging.getLogger("mlops")
 
@@ -274,6 +274,20 @@ def asked(request: Any, outlet_events: Any, asset: Asset, feature_version: str |
         raise skip(request.reason)
     told = result({"reason": request.reason, "features": feature_version}, f"training asked for: {request.reason}")
     return tell(outlet_events, asset, told)
+
+
+def caught_up(found: Sequence[Any], announced: Any, *, dry_run: bool) -> dict[str, Any]:
+    """The answer of `catch_up`: what was behind is announced again, and alerted, since a DAG may still be paused."""
+    if not found:
+        return result({"behind": []}, "nothing is behind")
+    reasons = [late.reason for late in found]
+    if not dry_run:
+        for late in found:
+            announced.add(getattr(assets, late.asset)(late.name), extra={**late.extra, "behind": late.reason})
+        alerts.send("behind", "; ".join(reasons) + "; announced again: unpause the DAGs that are to take it up")
+    return result(
+        {"behind": reasons}, ("would announce again: " if dry_run else "announced again: ") + "; ".join(reasons)
+    )
 
 
 def skip(reason: str) -> AirflowSkipException:

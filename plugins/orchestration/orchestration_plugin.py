@@ -1,4 +1,5 @@
-"""What Airflow's own processes have to know of include/orchestration: its timetable, and the names in a run's form.
+"""What Airflow's own processes have to know of include/orchestration: its timetable, the names in a run's form, and
+what a DAG missed while it was paused.
 
 Every Airflow process loads this file: it imports no more than it must before it is used.
 """
@@ -21,6 +22,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 RUNS = re.compile(r"/api/v2/dags/([^/]+)/dagRuns/?$")
 BACKFILLS = re.compile(r"/api/v2/backfills(/dry_run)?/?$")
+DAGS = re.compile(r"/api/v2/dags(/[^/]+)?/?$")
 MAXIMUM_BODY = 1_000_000
 """Bytes of a form that are read; a longer body is Airflow's to refuse, and the tasks check again."""
 
@@ -119,9 +121,69 @@ async def _answer(send: Send, reason: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+class MissedEvents:
+    """Queues, when a DAG is unpaused, the asset's events that came while it was paused, which Airflow has dropped."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI has it."""
+        if scope["type"] != "http" or scope.get("method") != "PATCH" or not DAGS.search(scope.get("path", "")):
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def noting(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        await self._app(scope, receive, noting)
+        if status == 200:
+            from anyio import to_thread
+
+            await to_thread.run_sync(queue_missed)
+
+
+def queue_missed() -> list[tuple[str, str]]:
+    """Let every active DAG run once that an event of one of its assets has not reached; returns DAG and asset.
+
+    Not reached: the event is newer than the DAG's last run, and none is queued. A run begun by hand counts: every DAG
+    works on what is newest when it runs.
+    """
+    import sqlalchemy as sa
+    from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel, DagScheduleAssetReference
+    from airflow.models.dag import DagModel
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    reference, queued = DagScheduleAssetReference, AssetDagRunQueue
+    newest = sa.select(sa.func.max(AssetEvent.timestamp)).where(AssetEvent.asset_id == reference.asset_id)
+    begun = sa.select(sa.func.max(sa.func.coalesce(DagRun.start_date, DagRun.queued_at)))
+    last = begun.where(DagRun.dag_id == reference.dag_id).scalar_subquery()
+    event = newest.scalar_subquery()
+    is_queued = sa.exists().where(queued.asset_id == reference.asset_id, queued.target_dag_id == reference.dag_id)
+    missed = (
+        sa.select(reference.dag_id, AssetModel.name, reference.asset_id)
+        .join(DagModel, DagModel.dag_id == reference.dag_id)
+        .join(AssetModel, AssetModel.id == reference.asset_id)
+        .where(DagModel.is_paused.is_(False), DagModel.is_stale.is_(False), ~is_queued)
+        .where(event > reference.created_at, sa.or_(last.is_(None), event > last))
+    )
+    with create_session() as session:
+        found = session.execute(missed).all()
+        for dag_id, _, asset_id in found:
+            session.merge(queued(target_dag_id=dag_id, asset_id=asset_id))
+        return [(dag_id, asset) for dag_id, asset, _ in found]
+
+
 class OrchestrationPlugin(AirflowPlugin):  # type: ignore[misc]
     """Registered by Airflow, which finds this file below its plugins folder."""
 
     name = "orchestration"
     timetables = [DayTimetable]
-    fastapi_root_middlewares = [{"name": "form names", "middleware": FormNames}]
+    fastapi_root_middlewares = [
+        {"name": "form names", "middleware": FormNames},
+        {"name": "missed events", "middleware": MissedEvents},
+    ]

@@ -96,6 +96,36 @@ def test_a_backfill_has_one_run_a_day_and_includes_the_last(
     assert "did you mean 'replace'?" in misspelt.text
 
 
+def test_an_event_that_came_during_a_pause_starts_a_run_when_the_pause_ends_and_once_only(
+    server: airflow_home.Server, token: str
+) -> None:
+    """Airflow queues an event for DAGs that are not paused, and forgets the others."""
+
+    def patch(dag: str, paused: bool) -> None:
+        answer = server.request("PATCH", f"/api/v2/dags/{dag}", token, json={"is_paused": paused})
+        assert answer.status_code == 200, answer.text
+
+    def queued(dag: str) -> int:
+        answer = server.get(f"/api/v2/dags/{dag}/assets/queuedEvents", token)
+        return answer.json()["total_entries"] if answer.status_code == 200 else 0
+
+    assets = server.get("/api/v2/assets?limit=100", token).json()["assets"]
+    ids = {asset["name"]: asset["id"] for asset in assets}
+    for name in ("candidate.trip_duration", "validated.trips"):
+        event = {"asset_id": ids[name], "extra": {"version": 1}}
+        assert server.request("POST", "/api/v2/assets/events", token, json=event).status_code == 200
+    for dag in ("deploy_trip_duration", "features_trip_duration"):
+        assert queued(dag) == 0
+        patch(dag, paused=False)
+        assert queued(dag) == 1
+    assert server.request("DELETE", "/api/v2/dags/features_trip_duration/assets/queuedEvents", token).status_code == 204
+    assert trigger(server, token, "features_trip_duration").status_code == 200  # by hand, in the meantime
+    patch("features_trip_duration", paused=True)
+    patch("features_trip_duration", paused=False)
+    assert queued("features_trip_duration") == 0
+    assert queued("train_trip_duration") == 0
+
+
 def test_the_flow_is_readable_from_the_assets_in_the_ui(server: airflow_home.Server, token: str) -> None:
     found = server.get("/api/v2/assets?limit=100", token).json()["assets"]
     assert {asset["name"] for asset in found} == {

@@ -137,6 +137,7 @@ def test_the_wiring_is_the_map_in_assets_py(dags: dict[str, Any]) -> None:
         for dag in dags.values()
         for task in dag.tasks
         for asset in task.outlets
+        if asset != assets.CAUGHT_UP  # announces again what others made
     }
     run_on: dict[str, set[str]] = {}
     for dag in dags.values():

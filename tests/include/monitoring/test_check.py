@@ -14,7 +14,7 @@ from include import database, served_form, storage
 from include.deployment import ledger
 from include.features.columns import to_arrow
 from include.monitoring import check as monitoring
-from include.monitoring import measures
+from include.monitoring import measures, requests
 from include.monitoring.collection import MissingColumn
 from include.settings import Features
 from tests.include.deployment import exhibits
@@ -280,11 +280,23 @@ def drifted(place):
 def test_a_cooldown_lets_one_request_through(place):
     """Promise 46."""
     drifted(place)
-    nights = [place.check(now=NOW + dt.timedelta(hours=hours), window=1) for hours in (0, 1, 19, 21)]
+    nights = [place.check(now=NOW, window=1)]
+    requests.begin(place.model, place.database_url, run_key="train")
+    nights += [place.check(now=NOW + dt.timedelta(hours=hours), window=1) for hours in (1, 19, 21)]
     assert [n.requested for n in nights] == [True, False, False, True]
     assert [n.status for n in nights] == ["critical"] * 4
     assert "cooldown 20 h" in nights[1].reason
     assert len(place.rows(database.retraining_requests)) == 2
+
+
+def test_a_request_that_never_ran_does_not_keep_another_from_being_made(place):
+    """`train_<model>` was paused, and Airflow dropped the event."""
+    drifted(place)
+    nights = [place.check(now=NOW + dt.timedelta(minutes=minutes), window=1) for minutes in (0, 59, 61)]
+    assert [n.requested for n in nights] == [True, False, True]
+    assert requests.begin(place.model, place.database_url, run_key="train") == 2
+    assert requests.begin(place.model, place.database_url, run_key="train") == 0
+    assert not place.check(now=NOW + dt.timedelta(hours=19), window=1).requested
 
 
 def test_of_a_storm_of_checks_one_asks(place):

@@ -1,0 +1,95 @@
+"""What was made and never taken up: Airflow drops an asset's event for a DAG that is paused when it comes.
+
+The platform's own tables say what should have followed: features of the partitions there are, a training for each
+request, a verdict on each version. What lacks it is announced again, once a night.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from include import database
+from include.monitoring import requests
+from include.settings import Model
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Something that is to be announced again."""
+
+    asset: Literal["validated", "retraining", "candidate"]
+    name: str
+    """The source or the model that the asset is of."""
+    reason: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def behind(models: Mapping[str, Model], *, database_url: str, versions: Callable[[str], Sequence[int]]) -> list[Behind]:
+    """All that is behind.
+
+    Args:
+        models: Their entries in params.yaml.
+        database_url: The platform's database.
+        versions: The registered versions of a model, in order.
+    """
+    found: list[Behind] = []
+    engine = database.connect(database_url)
+    try:
+        with engine.connect() as connection:
+            for name, entry in models.items():
+                for late in (
+                    _features(connection, name, entry),
+                    _training(connection, name),
+                    _deployment(connection, name, versions),
+                ):
+                    if late is not None and (late.asset, late.name) not in {(one.asset, one.name) for one in found}:
+                        found.append(late)
+    finally:
+        engine.dispose()
+    return found
+
+
+def _features(connection: sa.Connection, model: str, entry: Model) -> Behind | None:
+    partitions, versions = database.partitions, database.feature_versions
+    published = dict(
+        connection.execute(
+            sa.select(partitions.c.key, partitions.c.sha256)
+            .where(partitions.c.source == entry.source, partitions.c.status == "published")
+            .order_by(partitions.c.key.desc())
+            .limit(entry.window)
+        )
+        .tuples()
+        .all()
+    )
+    built = sa.select(versions.c.version).where(versions.c.model == model, versions.c.inputs == published)
+    if not published or connection.execute(built).first() is not None:
+        return None
+    reason = f"{model} has no features of the {len(published)} newest partitions of {entry.source}"
+    return Behind("validated", entry.source, reason, {"keys": sorted(published)})
+
+
+def _training(connection: sa.Connection, model: str) -> Behind | None:
+    request = requests.lost(connection, model)
+    if request is None:
+        return None
+    reason = f"{model}: the training requested at {request.created_at:%Y-%m-%d %H:%M} UTC has not begun"
+    return Behind("retraining", model, reason, {"reason": request.reason})
+
+
+def _deployment(connection: sa.Connection, model: str, versions: Callable[[str], Sequence[int]]) -> Behind | None:
+    registered = versions(model)
+    if not registered:
+        return None
+    newest = max(registered)
+    judged = sa.select(database.verdicts.c.id).where(
+        database.verdicts.c.model == model, database.verdicts.c.version == newest
+    )
+    if connection.execute(judged).first() is not None:
+        return None
+    return Behind(
+        "candidate", model, f"{model}: version {newest} is registered and was not judged", {"version": newest}
+    )
