@@ -113,7 +113,7 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
         promoted = promote(verdict, packaged)
         check() >> verdict
         if entry.gate.approval:
-            packaged >> approval.approve(model, verdict) >> promoted
+            packaged >> approval.approve(model, entry, verdict) >> promoted
         promoted >> aliases()
         runs.link(verify(promoted), service="Prediction service")
 
