@@ -36,3 +36,13 @@ def test_a_run_that_timed_out_is_told_and_other_red_runs_were_told_by_their_task
     assert told() == []
     alerts.run_failed({"dag_run": run, "reason": "timed_out"})
     assert [line["event"] for line in told()] == ["run_timed_out"]
+
+
+def test_a_run_of_dags_test_that_the_scheduler_ended_is_no_alert_and_says_what_to_do(
+    told: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`airflow dags test` notes the tested date as the run's beginning."""
+    run = SimpleNamespace(dag_id="train_m", run_id="r", triggering_user_name="dag_test")
+    alerts.run_failed({"dag_run": run, "reason": "timed_out"})
+    assert told() == []
+    assert "Pause the DAG while you test it" in caplog.text
