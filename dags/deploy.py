@@ -11,6 +11,10 @@ green: the gate did its work, and the tasks after it are skipped; the reason sta
 page and in the database. Where params.yaml asks for approval, a person answers in the UI; no answer within
 two days counts as no.
 
+A version that a person took back (rolled back, its canary or A/B test stopped, its model retired) is held, whatever
+its numbers are: to have it promoted again, name it in the form, with the reason in `again`. A decision counts for what
+was decided before it: clearing an old run repeats none.
+
 **When a task fails**
 
 - `check`: params.yaml names something that is not there. The message has the key, the line and the remedy.
@@ -61,14 +65,16 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
             return runs.checked(preflight.check(PARAMS, suites=env.suites), f"models.{model}")
 
         @task
-        def gate(*, params=None) -> dict:
+        def gate(*, params=None, dag_run=None) -> dict:
+            from include.deployment import decisions
             from include.deployment import gate as judgement
             from include.training import tracking
 
             env = settings.environment()
             where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
-            version = params["version"] or runs.newest(tracking.versions(model, mlflow_url=env.mlflow_url), model)
-            return runs.judged(judgement.judge(model, version, entry=entry, **where), env.mlflow_url)
+            version = params["version"] or runs.newest(tracking.versions(model, **where), model)
+            again = decisions.of(params["again"], dag_run.run_after)
+            return runs.judged(judgement.judge(model, version, entry=entry, **where, again=again), env.mlflow_url)
 
         @task
         def package(verdict: dict) -> dict:
@@ -76,15 +82,17 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
 
             runs.go_on_if(verdict["verdict"] == "PROMOTE", verdict["summary"])
             env = settings.environment()
-            where = {"mlflow_url": env.mlflow_url, "data_url": env.data_url, "bento_home": env.paths.bentoml}
-            made = promotion.package(model, verdict["version"], root=settings.ROOT, **where)
+            where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}
+            how = {"bento_home": env.paths.bentoml, "root": settings.ROOT}
+            made = promotion.package(model, verdict["version"], **where, **how)
             return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
 
         @task
-        def promote(verdict: dict, packaged: dict, *, dag_run=None) -> dict:
-            from include.deployment import promotion
+        def promote(verdict: dict, packaged: dict, *, params=None, dag_run=None) -> dict:
+            from include.deployment import decisions, promotion
 
             who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
+            who["decision"] = decisions.of(params["again"], dag_run.run_after)
             how = {"settings": entry.serving.rollout, "task": entry.task}
             where = {"database_url": settings.environment().database_url}
             return runs.carried_out(promotion.carry_out(verdict, packaged, **how, **where, **who), model)

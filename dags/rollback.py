@@ -13,7 +13,8 @@ same from a shell, and does not need Airflow.
 
 - `roll_back`: the ledger names no such earlier champion (nothing was changed; the message says what to do), or it
   was changed, and the service does not follow: the message says what the service said. Clearing the task goes
-  back no further: a run goes back once.
+  back no further: a run goes back once. Of two runs that were started at once, the second changes nothing and says
+  who was quicker: going back two versions takes somebody who has seen the first.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ def rollback(model: str, entry: settings.Model, workers: int) -> None:
             from include.deployment import promotion
 
             env, who = settings.environment(), runs.actor(dag_run)
-            how = {"actor": who, "reason": params["reason"], "once": True, "database_url": env.database_url}
-            back = runs.withdrawn(promotion.withdraw(model, params["version"], **how), model)
+            how = {"actor": who, "reason": params["reason"], "once": True, "seen_at": dag_run.run_after}
+            back = promotion.withdraw(model, params["version"], database_url=env.database_url, **how)
+            back = runs.withdrawn(back, model)
             where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "workers": workers}
             return runs.followed(promotion.see_withdrawn(back, **where, timeout=dag_defaults.SERVED_WITHIN), back)
 

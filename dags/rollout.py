@@ -46,12 +46,15 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
     ):
 
         @task
-        def gate(*, params=None) -> dict:
+        def gate(*, params=None, dag_run=None) -> dict:
+            from include.deployment import decisions
             from include.deployment import gate as judgement
 
             env = settings.environment()
             where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
-            return runs.judged(judgement.judge(model, params["version"], entry=entry, **where), env.mlflow_url)
+            again = decisions.of(params["reason"], dag_run.run_after)
+            verdict = judgement.judge(model, params["version"], entry=entry, **where, again=again)
+            return runs.judged(verdict, env.mlflow_url)
 
         @task
         def package(verdict: dict, *, params=None) -> dict:
@@ -60,17 +63,19 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
             wanted = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
             runs.go_on_if(verdict["verdict"] in wanted, verdict["summary"])
             env = settings.environment()
-            where = {"mlflow_url": env.mlflow_url, "data_url": env.data_url, "bento_home": env.paths.bentoml}
-            made = promotion.package(model, verdict["version"], root=settings.ROOT, **where)
+            where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}
+            how = {"bento_home": env.paths.bentoml, "root": settings.ROOT}
+            made = promotion.package(model, verdict["version"], **where, **how)
             return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
 
         @task
         def start(verdict: dict, packaged: dict, *, params=None, dag_run=None) -> dict:
-            from include.deployment import promotion
+            from include.deployment import decisions, promotion
 
             who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
             how = {"settings": dag_defaults.with_rollout(entry, params), "task": entry.task, "kind": params["kind"]}
             where = {"database_url": settings.environment().database_url, "reason": params["reason"]}
+            where["decision"] = decisions.of(params["reason"], dag_run.run_after)
             return runs.carried_out(promotion.begin(verdict, packaged, **how, **where, **who), model)
 
         @task

@@ -1,6 +1,8 @@
-"""What somebody should see, as lines of JSON in <home>/logs/alerts.jsonl, whoever it is that tells of it.
+"""What an operator should see: lines of JSON in <home>/logs/alerts.jsonl, which are copied to PostgreSQL.
 
-Another channel (mail, Slack: apprise) is one more call in `send`.
+The file comes first, so that an alert needs no database and no waiting; the rollout controller copies it within
+seconds (include/alert_table.py), and `mlops alerts` lists what is there. Another channel (mail, Slack: apprise) is one
+more call in `send`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import datetime as dt
 import json
 import logging
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,8 @@ def send(home: Path, event: str, message: str, **details: Any) -> None:
         message: one line for an operator.
         details: whatever helps to look further; what JSON does not know is written as text.
     """
-    line = json.dumps(
-        {"time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "event": event, "message": message, **details},
-        default=str,
-    )
+    known = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "event": event, "message": message}
+    line = json.dumps({**known, **details, "id": uuid.uuid4().hex}, default=str)
     log.error(line)
     _append(Home(home).alerts, line)
 

@@ -6,10 +6,12 @@ Imports are made inside the commands: the command line answers at once. A mistak
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import enum
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,8 +122,6 @@ def demo(
     last: Annotated[str, typer.Option("--to", metavar="DAY", help="last day of history, YYYY-MM-DD")] = "",
 ) -> None:
     """Take every model of params.yaml through the whole chain in Airflow, and call the service."""
-    import datetime as dt
-
     from include import settings
     from include.stack import demo as chain
     from include.stack import local
@@ -175,10 +175,9 @@ def logs(
     """The last lines of a part's log."""
     from include.stack import local, supervisor
 
-    stack = _stack()
-    log = stack.paths.log(part)
-    if part not in local.PARTS or not log.exists():
-        raise local.StackError(f"there is no log of {part!r}; parts are {', '.join(local.PARTS)}")
+    log = _stack().paths.log(_one_of("part", part, local.PARTS, "the stack"))
+    if not log.exists():
+        raise local.StackError(f"{part} has written no log yet: {log} is not there")
     typer.echo(supervisor.last_lines(log, lines))
 
 
@@ -202,8 +201,6 @@ def add_key(
     days: Annotated[float | None, typer.Option(help="after which it expires; default: never", min=0)] = None,
 ) -> None:
     """Make a key and print it: the only time that it can be read. It counts within a second."""
-    import datetime as dt
-
     from include.serving import keys
 
     now = dt.datetime.now(dt.UTC)
@@ -215,8 +212,6 @@ def add_key(
 @keys_app.command("list")
 def list_keys() -> None:
     """The service's keys, without what would let anybody in."""
-    import datetime as dt
-
     from include.serving import keys
 
     now = dt.datetime.now(dt.UTC)
@@ -248,8 +243,6 @@ def rotate_key(
     overlap: Annotated[float, typer.Option(help="hours for which the old key still counts", min=0)] = 24.0,
 ) -> None:
     """Make a new key of a name and print it; the old one counts a while longer."""
-    import datetime as dt
-
     from include.serving import keys
     from include.stack import credentials
 
@@ -271,7 +264,6 @@ def rotate_key(
 @app.command()
 def suite(source: str) -> None:
     """Propose a source's Great Expectations suite from its data; read it and edit it. An existing one is left alone."""
-    import datetime as dt
     import json
 
     from include import settings, storage
@@ -279,10 +271,7 @@ def suite(source: str) -> None:
 
     env = settings.environment()
     params = settings.load_params(env.params)
-    declared = params.sources
-    if source not in declared:
-        raise settings.ParamsError(f"{env.params.name} has no source {source!r}; it has {', '.join(declared)}")
-    entry = declared[source]
+    entry = params.sources[_one_of("source", source, params.sources, env.params.name)]
     path = suites.path_of(env.suites, source, entry.suite)
     if path.exists():
         raise FileExists(f"{path} is there already; delete it first to have one proposed anew")
@@ -300,7 +289,8 @@ def champion(model: str) -> None:
     """Who answers for a model, since when."""
     from include.deployment import ledger
 
-    found = ledger.champion(_database(), model)
+    engine = _database()
+    found = ledger.champion(engine, _model(model, engine))
     if found is None:
         raise NoChampion(f"{model} has no champion; `mlops demo`, or train_{model} in Airflow, may give it one")
     typer.echo(f"{model} version {found.version} since {found.since:%Y-%m-%d %H:%M:%S %Z}")
@@ -316,6 +306,7 @@ def history(model: str) -> None:
     from include.deployment import ledger, rollouts
 
     engine = _database()
+    _model(model, engine)
     query = sa.select(database.verdicts).where(database.verdicts.c.model == model)
     with engine.connect() as connection:
         verdicts = connection.execute(query).mappings().all()
@@ -324,7 +315,9 @@ def history(model: str) -> None:
         [
             (
                 entry.created_at,
-                f"{entry.action} {entry.from_version or 'nothing'} → {entry.to_version}",
+                f"retire {entry.to_version}"
+                if entry.action == "retire"
+                else f"{entry.action} {entry.from_version or 'nothing'} → {entry.to_version}",
                 entry.actor,
                 entry.reason,
             )
@@ -349,6 +342,8 @@ def history(model: str) -> None:
             for event in rollouts.events(engine, list(tried))
         ]
     )
+    if not lines:
+        raise NoHistory(f"{model} has no history yet: no version was judged; train_{model} in Airflow makes one")
     for moment, what, actor, why in sorted(lines, reverse=True):
         typer.echo(f"{moment:%Y-%m-%d %H:%M:%S}  {what:<24} {why} (by {actor})")
 
@@ -360,17 +355,29 @@ def rollback(
     to: Annotated[
         int | None, typer.Option(help="an earlier champion; default: the one before", metavar="VERSION")
     ] = None,
+    seen: Annotated[
+        int | None,
+        typer.Option(
+            "--from", help="the champion that you see; nothing is changed when it is another", metavar="VERSION"
+        ),
+    ] = None,
 ) -> None:
-    """Bring an earlier champion of a model back, and stop what is tried beside it; the service changes in seconds."""
+    """Bring an earlier champion of a model back, and stop what is tried beside it; the service changes in seconds.
+
+    Of two that go back at once, the second changes nothing and says who was quicker. A retired model comes back with
+    --to.
+    """
     import getpass
 
     from include.deployment import ledger, rollouts
 
-    engine = _database()
-    back = rollouts.withdraw(engine, model, to, actor=getpass.getuser(), reason=reason)
+    engine, began = _database(), dt.datetime.now(dt.UTC)
+    _model(model, engine)
+    back = rollouts.withdraw(engine, model, to, actor=getpass.getuser(), reason=reason, seen=seen, seen_at=began)
     for rollout in back.stopped:
         typer.echo(f"{rollout} was stopped")
-    changed = f"version {back.entry.from_version} → {back.version}" if back.entry else f"version {back.version} stays"
+    before = back.entry and (back.entry.from_version or "nothing")
+    changed = f"version {before} → {back.version}" if back.entry else f"version {back.version} stays"
     typer.echo(f"{model}: {changed}")
     _see_withdrawn(model, back.version, [rollout.id for rollout in back.stopped])
     try:
@@ -398,6 +405,8 @@ def rollout(
     reason: Annotated[str, typer.Option(help="why; start and stop need it, it stands with the rollout")] = "",
 ) -> None:
     """Try a version beside the champion: as a shadow, a canary or in an A/B test; see how it stands; stop it."""
+    if kind:
+        _one_of("kind of rollout", kind, ("shadow", "canary", "ab"), "a rollout")
     if action is Action.STATUS:
         _show_rollouts(model)
         return
@@ -418,7 +427,7 @@ def _show_rollouts(model: str) -> None:
     from include.deployment import arms, experiment, rollouts
 
     engine = _database()
-    running = rollouts.running(engine, model)
+    running = rollouts.running(engine, _model(model, engine))
     for found in running:
         share = "scores all requests" if found.kind == "shadow" else f"answers {found.share:.0%}"
         since = f"since {found.changed_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -446,6 +455,7 @@ def _stop_rollouts(model: str, kind: str, reason: str) -> None:
     from include.deployment import ledger, rollouts
 
     engine = _database()
+    _model(model, engine)
     running = [found for found in rollouts.running(engine, model) if kind in ("", found.kind)]
     if not running:
         raise NothingTried(f"{model}: no {kind or 'rollout'} runs; `mlops rollout {model}` shows what was")
@@ -461,12 +471,11 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
     import getpass
 
     from include import settings
-    from include.deployment import gate, promotion, verification
+    from include.deployment import decisions, gate, promotion, verification
 
     env = _environment()
     declared = settings.load_params(env.params)
-    if model not in declared.models:
-        raise settings.ParamsError(f"{env.params.name} has no model {model!r}; it has {', '.join(declared.models)}")
+    _one_of("model", model, declared.models, env.params.name)
     entry = declared.models[model]
     changes |= {"strategy": kind} if kind else {}
     try:
@@ -475,10 +484,12 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
         raise typer.BadParameter(str(error)) from None
     if chosen.strategy == "direct":
         raise typer.BadParameter("shadow, canary or ab", param_hint="--kind")
-    verdict = gate.judge(model, version, entry=entry, database_url=env.database_url, mlflow_url=env.mlflow_url)
+    again = decisions.of(reason, dt.datetime.now(dt.UTC))
+    where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
+    verdict = gate.judge(model, version, entry=entry, **where, again=again)
     typer.echo(f"verdict {verdict.verdict} on version {version}: {'; '.join(verdict.reasons)}")
     packaged = promotion.package(
-        model, version, mlflow_url=env.mlflow_url, data_url=env.data_url, bento_home=env.paths.bentoml, root=ROOT
+        model, version, **where, data_url=env.data_url, bento_home=env.paths.bentoml, root=ROOT
     )
     made = promotion.begin(
         dataclasses.asdict(verdict),
@@ -489,6 +500,7 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
         database_url=env.database_url,
         actor=getpass.getuser(),
         reason=reason,
+        decision=again,
     )
     seen = verification.tried(
         model,
@@ -528,15 +540,14 @@ def predictions(
     day: Annotated[str, typer.Option(help="only this day (UTC), YYYY-MM-DD", metavar="DAY")] = "",
 ) -> None:
     """How many predictions of a model are logged, by day, version and arm."""
-    import datetime as dt
-
     from include.monitoring import predictions as logged
 
     try:
         only = dt.date.fromisoformat(day) if day else None
     except ValueError:
         raise typer.BadParameter(f"{day!r} is not a day as YYYY-MM-DD", param_hint="--day") from None
-    found = logged.counts(_database(), model, only, only)
+    engine = _database()
+    found = logged.counts(engine, _model(model, engine), only, only)
     if not found:
         raise NothingLogged(f"no prediction of {model} is logged{f' on {day}' if day else ''}")
     typer.echo(f"{'day':<12} {'version':>7} {'arm':<10} {'rows':>12} {'mean':>12}")
@@ -551,16 +562,32 @@ def forget(
     entity: Annotated[str | None, typer.Option(help="whom the rows are about")] = None,
     prediction: Annotated[str | None, typer.Option(help="or the prediction_id of an answer", metavar="ID")] = None,
 ) -> None:
-    """Delete a subject's predictions and labels of a model from PostgreSQL, for good."""
+    """Delete a subject's predictions and labels of a model, for good: from PostgreSQL and from the service's disk."""
     from include.home import Home
     from include.monitoring import predictions as logged
 
-    engine = _database()
-    copied = logged.wait_until_copied(engine, Home(_home()).spool, seconds=10)
-    gone = logged.forget(engine, model, entity=entity, prediction_id=prediction)
-    typer.echo(f"{model}: {gone.predictions:,} predictions and {gone.labels:,} labels were deleted")
+    engine, spool = _database(), Home(_home()).spool
+    _model(model, engine)
+    copied = logged.wait_until_copied(engine, spool, seconds=10)
+    gone = logged.forget(engine, model, entity=entity, prediction_id=prediction, folder=spool)
+    refused = f", and {gone.refused:,} lines that PostgreSQL had refused" if gone.refused else ""
+    done = f"{gone.predictions:,} predictions and {gone.labels:,} labels{refused} were deleted"
     if not copied:
-        raise NotAllForgotten("the service's local log is not all in PostgreSQL yet: repeat this when it is")
+        raise NotAllForgotten(
+            f"{model}: {done}, but more may come: the service's local log is not all in PostgreSQL. See that PostgreSQL"
+            " and the service run (`mlops status`), then repeat this"
+        )
+    if gone.nothing:
+        raise NothingLogged(f"nothing of {_subject(engine, model, entity, prediction)} is logged for {model}")
+    typer.echo(f"{model}: {done}")
+
+
+def _subject(engine: sqlalchemy.Engine, model: str, entity: str | None, prediction: str | None) -> str:
+    from include.monitoring import predictions as logged
+
+    if entity is None:
+        return f"prediction {prediction}"
+    return f"entity {entity!r}{logged.nearest_entity(engine, model, entity)}"
 
 
 @app.command()
@@ -570,11 +597,16 @@ def restore(
     to: Annotated[Path, typer.Option(help="an empty or new folder", metavar="DIR")],
 ) -> None:
     """Bring the exact training data of a registered version back, from DVC's remote."""
+    from include import names
     from include.features import versions
-    from include.training import tracking
+    from include.training import anchor, tracking
 
     env = _environment()
-    feature_version = tracking.version_info(model, version, mlflow_url=env.mlflow_url).tags["mlops.feature_version"]
+    _model(model, _database())
+    names.version(model, version, anchor.versions(env.database_url, model))
+    feature_version = anchor.recorded(env.database_url, model, version).feature_version
+    if feature_version is None:  # from before it was recorded in PostgreSQL
+        feature_version = tracking.version_info(model, version, mlflow_url=env.mlflow_url).tags["mlops.feature_version"]
     folder = versions.restore(
         model,
         feature_version,
@@ -586,8 +618,104 @@ def restore(
     typer.echo(f"{folder}: the features that {model} version {version} was trained from ({feature_version})")
 
 
+@app.command()
+def retire(
+    model: str,
+    reason: Annotated[str, typer.Option(help="why; it stands in the ledger")],
+) -> None:
+    """Serve a model no more: its rollouts and its runs in Airflow end, its history stays.
+
+    Take it out of params.yaml too. `mlops rollback MODEL --to VERSION` brings it back.
+    """
+    import getpass
+
+    from include import settings
+    from include.deployment import ledger, rollouts, verification
+
+    engine, env = _database(), _environment()
+    _model(model, engine)
+    if ledger.champion(engine, model) is None:
+        typer.echo(f"{model} has no champion: nothing serves it")
+        _end_runs(model)
+        return
+    ended = rollouts.retire(engine, model, actor=getpass.getuser(), reason=reason)
+    for rollout in ended.stopped:
+        typer.echo(f"{rollout} was stopped")
+    typer.echo(f"{model}: version {ended.entry.to_version} was retired; nothing is deleted")
+    try:
+        declared = settings.load_params(env.params)
+        if model in declared.models:
+            typer.echo(f"{env.params.name} still names {model}: it is trained until you take it out", err=True)
+        workers = declared.service.workers
+    except settings.ParamsError:
+        workers = 1
+    _end_runs(model)
+    where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
+    seen = verification.retired(model, **where, workers=workers, timeout=30)
+    typer.echo(f"no worker of the service answers for it after {seen.seconds:.1f} s")
+
+
+def _end_runs(model: str) -> None:
+    """End the model's runs in Airflow; what has been retired stays so where Airflow is away."""
+    from include.stack import airflow_api, local
+
+    try:
+        stack = _stack()
+        airflow = airflow_api.Airflow(stack.address("airflow"), "admin", stack.credentials().airflow_admin_password)
+        for run in airflow.end_runs(airflow_api.of_model(model), f"{model} was retired"):
+            typer.echo(f"ended: {run.dag} {run.run_id}")
+    except (local.StackError, airflow_api.AirflowError, OSError) as error:
+        typer.echo(f"its runs in Airflow, if any, go on: {_first_line(error)}", err=True)
+    except Exception as error:
+        if (told := _foreign(error)) is None:
+            raise
+        typer.echo(f"its runs in Airflow, if any, go on: {told}", err=True)
+
+
+@app.command()
+def alerts(
+    everything: Annotated[bool, typer.Option("--all", help="those that were acknowledged too")] = False,
+    event: Annotated[str, typer.Option(help="only of this kind, as task_failed", metavar="KIND")] = "",
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="how many at most")] = 50,
+    acknowledge: Annotated[str, typer.Option(help="note that you have seen this one, or all", metavar="ID|all")] = "",
+) -> None:
+    """What happened that an operator should see, newest first; acknowledge what you have seen."""
+    import getpass
+
+    import sqlalchemy as sa
+
+    from include import alert_table
+
+    engine = _database()
+    try:
+        alert_table.copy(engine, _home())
+        if acknowledge:
+            seen = alert_table.acknowledge(engine, acknowledge, actor=getpass.getuser())
+            typer.echo(f"{seen} alerts acknowledged")
+            return
+        if event:
+            _one_of("kind of alert", event, alert_table.events(engine), "the list")
+        found = alert_table.listed(engine, event=event or None, acknowledged=everything, limit=count)
+    except sa.exc.OperationalError as error:
+        if acknowledge:
+            raise
+        typer.echo(f"{_foreign(error)}; what follows is from this machine's file", err=True)
+        found = [each for each in alert_table.read_file(_home(), count) if event in ("", each.event)]
+    if not found:
+        typer.echo("no alert" + ("" if everything else " that nobody has acknowledged"))
+    for each in found:
+        seen_by = f"  (seen by {each.acknowledged_by})" if each.acknowledged_by else ""
+        typer.echo(
+            f"{each.id.replace('-', '')[:8]}  {each.at:%Y-%m-%d %H:%M:%S}  {each.event:<22} {each.message}{seen_by}"
+        )
+
+
 class FileExists(FileExistsError):
     """A file that a person may have edited is not overwritten."""
+
+
+class NoHistory(LookupError):
+    """No version of a model was judged yet."""
 
 
 class NothingTried(LookupError):
@@ -612,15 +740,65 @@ def _database() -> sqlalchemy.Engine:
     return database.connect(_environment().database_url)
 
 
+def _model(name: str, engine: sqlalchemy.Engine) -> str:
+    from include import names
+
+    return names.model(name, _environment().params, engine)
+
+
+def _one_of(kind: str, name: str, known: Iterable[str], where: str) -> str:
+    from include import names
+
+    return names.one_of(kind, name, known, where)
+
+
 def main() -> None:
-    """The console script: the errors that we explain become one line, the others keep their traceback."""
+    """The console script: an error that a person can mend is one line; a fault of ours keeps its traceback."""
     try:
         app(standalone_mode=True)
     except Exception as error:
-        if not _is_ours(error):
+        message = str(error) if _is_ours(error) else _foreign(error)
+        if message is None:
             raise
-        typer.echo(f"mlops: {error}", err=True)
+        typer.echo(f"mlops: {message}", err=True)
         raise SystemExit(1) from None
+
+
+def _foreign(error: Exception) -> str | None:
+    """What went wrong in another part, or in the system, and the remedy; None for what is none of these."""
+    roots = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
+    if roots & {"sqlalchemy", "psycopg2", "psycopg"}:
+        return _of_postgresql(error)
+    if roots & {"mlflow", "requests", "urllib3"}:
+        away = "Connection" in str(error) or "timed out" in str(error)
+        return f"MLflow {'does not answer' if away else 'refuses this'} ({_first_line(error)}). {_REMEDY}"
+    if roots & {"httpx", "httpcore"}:
+        return f"a part of the stack does not answer: {_first_line(error)}. {_REMEDY}"
+    if isinstance(error, ConnectionError | TimeoutError):
+        return f"a part of the stack does not answer: {_first_line(error)}. {_REMEDY}"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else _first_line(error)
+    return None
+
+
+_REMEDY = "`mlops status` shows what runs, `make up` starts what does not"
+
+
+def _of_postgresql(error: Exception) -> str | None:
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
+    why = _first_line(cause)
+    if code in ("42P01", "42703"):
+        return f"PostgreSQL has not the tables of this program ({why}): `make up` brings them up to date"
+    if code and code[:2] in ("22", "23"):
+        return f"PostgreSQL refuses a value: {why}"
+    if code and code[:2] not in ("08", "53", "57"):
+        return f"PostgreSQL refuses this: {why}"
+    return f"PostgreSQL does not answer ({why}). {_REMEDY}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -92,7 +92,7 @@ ledger = sa.Table(
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
     sa.Column("model", sa.Text, nullable=False, index=True),
-    sa.Column("action", sa.Text, nullable=False, comment="promote | rollback"),
+    sa.Column("action", sa.Text, nullable=False, comment="promote | rollback | retire: both versions are the last one"),
     sa.Column("from_version", sa.Integer),
     sa.Column("to_version", sa.Integer, nullable=False),
     sa.Column("content_hash", sa.Text, nullable=False),
@@ -108,7 +108,7 @@ ledger = sa.Table(
         name="ledger_verdict_of_the_same_content",
     ),
     sa.UniqueConstraint("id", "model", "to_version", "content_hash"),
-    sa.CheckConstraint("action in ('promote', 'rollback')", name="ledger_action"),
+    sa.CheckConstraint("action in ('promote', 'rollback', 'retire')", name="ledger_action"),
     sa.Index("ledger_verdict_spent_once", "verdict_id", unique=True, postgresql_where=sa.text("action = 'promote'")),
     comment="append-only: every change of a champion",
 )
@@ -129,6 +129,44 @@ champions = sa.Table(
         name="champions_follow_the_ledger",
     ),
     comment="the ledger's newest entry of each model: what the service follows",
+)
+
+retired_models = sa.Table(
+    "retired_models",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False, comment="the last champion"),
+    sa.Column("ledger_id", sa.BigInteger, sa.ForeignKey("ledger.id"), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    comment="models that a person retired: the service drops them; the next champion deletes the row",
+)
+
+registered_versions = sa.Table(
+    "registered_versions",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("content_hash", sa.Text, nullable=False, comment="of the served form"),
+    sa.Column("evidence_hash", sa.Text, comment="SHA-256 of split.json, which has those of the evidence's files"),
+    sa.Column("run_id", sa.Text, comment="MLflow's"),
+    sa.Column("feature_version", sa.Text),
+    sa.Column("registered_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    comment="what this platform registered; a version in MLflow that is not here, or is other than here, is refused",
+)
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("id", UUID(as_uuid=False), primary_key=True),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, index=True),
+    sa.Column("event", sa.Text, nullable=False, comment="what kind of thing it is, one word"),
+    sa.Column("message", sa.Text, nullable=False, comment="one line for an operator"),
+    sa.Column("details", JSONB, nullable=False),
+    sa.Column("acknowledged_at", sa.DateTime(timezone=True)),
+    sa.Column("acknowledged_by", sa.Text),
+    comment="what an operator should see",
 )
 
 monitor_results = sa.Table(
@@ -327,6 +365,29 @@ def transaction(bind: sa.Engine | sa.Connection) -> Iterator[sa.Connection]:
     else:
         with bind.begin() as connection:
             yield connection
+
+
+SERVICE_RIGHTS = """
+    grant usage on schema public to {role};
+    grant select on champions, rollouts, retired_models to {role};
+    grant insert on predictions, labels, arm_windows to {role};
+    grant select, insert, update on spool_positions to {role};
+    grant execute on function make_prediction_partition(date) to {role}
+"""
+"""What the prediction service does in PostgreSQL, and nothing else: it follows, it does not decide."""
+
+
+def grant_service(engine: sa.Engine, role: str) -> None:
+    """Give the prediction service's role its rights on the tables; safe to run again.
+
+    Args:
+        engine: The platform's database, as its owner.
+        role: The role that the service connects as; it must exist.
+    """
+    with engine.begin() as connection:
+        quoted = engine.dialect.identifier_preparer.quote(role)
+        connection.execute(sa.text(f"revoke all on all tables in schema public from {quoted}"))
+        connection.execute(sa.text(SERVICE_RIGHTS.format(role=quoted)))
 
 
 class NewerSchema(RuntimeError):

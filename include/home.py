@@ -85,6 +85,11 @@ class Home:
         return self.logs / "alerts.jsonl"
 
     @property
+    def alerts_position(self) -> Path:
+        """How far `alerts` was copied to PostgreSQL."""
+        return self.logs / "alerts.position"
+
+    @property
     def postgres(self) -> Path:
         """PostgreSQL's data directory."""
         return self.path / "postgres"
@@ -98,6 +103,11 @@ class Home:
     def airflow_passwords(self) -> Path:
         """The users' passwords of Airflow's simple authentication."""
         return self.airflow / "passwords.json"
+
+    @property
+    def airflow_secrets(self) -> Path:
+        """Airflow's airflow.cfg: its keys, and its database's address."""
+        return self.airflow / "airflow.cfg"
 
     @property
     def mlflow(self) -> Path:

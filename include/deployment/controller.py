@@ -35,14 +35,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from include import alerts, database, settings
-from include.deployment import arms, experiment, ledger, rollouts
+from include import alert_table, alerts, database, settings
+from include.deployment import arms, decisions, experiment, ledger, rollouts
 from include.deployment.rollouts import Rollout
 from include.home import Home
 
-ACTOR = "the controller"
+ACTOR = decisions.CONTROLLER
 LOCK, EXPERIMENTS_LOCK = "rollouts", "experiments"
-WATCH_SECONDS, EXPERIMENTS_SECONDS, ALIASES_SECONDS, SWEEP_SECONDS = 1.0, 60.0, 30.0, 60.0
+WATCH_SECONDS, EXPERIMENTS_SECONDS, ALIASES_SECONDS, SWEEP_SECONDS, ALERTS_SECONDS = 1.0, 60.0, 30.0, 60.0, 5.0
 EXPERIMENTS_REST = 20
 """A look at the labels is followed by at least so many times its own duration without one."""
 AWAY_SECONDS = 10.0
@@ -186,7 +186,8 @@ def follow(engine: sa.Engine, mlflow_url: str) -> None:
         ExceptionGroup: it could not be done for some; the others follow all the same.
     """
     with engine.connect() as connection:
-        models = connection.execute(sa.select(database.champions.c.model)).scalars().all()
+        named = (sa.select(table.c.model) for table in (database.champions, database.retired_models))
+        models = connection.execute(sa.union(*named)).scalars().all()
     failures = []
     for model in models:
         try:
@@ -260,6 +261,7 @@ def run(database_url: str, home: Path, mlflow_url: str, stop: threading.Event) -
         Loop("A/B tests", partial(examine, engine(), home, {}), EXPERIMENTS_SECONDS, rest=EXPERIMENTS_REST),
         Loop("aliases in MLflow", partial(follow, engine(), mlflow_url), ALIASES_SECONDS),
         Loop("old windows", partial(sweep, engine()), SWEEP_SECONDS),
+        Loop("alerts to PostgreSQL", partial(alert_table.copy, engine(), home), ALERTS_SECONDS),
     ]
     threads = [threading.Thread(target=loop.run, args=(stop,), name=loop.name, daemon=True) for loop in loops]
     for thread in threads:

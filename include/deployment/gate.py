@@ -33,7 +33,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from include import database, served_form, storage
-from include.deployment import ledger
+from include.deployment import decisions, ledger
 from include.settings import METRICS, Gate, Model
 
 if TYPE_CHECKING:
@@ -175,7 +175,15 @@ class Exhibit:
     """holdout.parquet, holdout_rows.npy and training_rows.npy: see `training.tracking.evidence`."""
 
 
-def judge(model: str, version: int, *, entry: Model, database_url: str, mlflow_url: str) -> Verdict:
+def judge(
+    model: str,
+    version: int,
+    *,
+    entry: Model,
+    database_url: str,
+    mlflow_url: str,
+    again: decisions.Decision | None = None,
+) -> Verdict:
     """Compare a registered version with the champion, or the baseline, and store the verdict.
 
     Judged again on the same evidence, it returns the verdict that is stored already. It never changes the champion.
@@ -186,6 +194,7 @@ def judge(model: str, version: int, *, entry: Model, database_url: str, mlflow_u
         entry: The model's entry in params.yaml: its metric and gate.
         database_url: The platform's database.
         mlflow_url: Where the candidate is registered.
+        again: A person's decision to promote it although a person took it back.
 
     Raises:
         NotReady: the candidate's files are missing, partial or changed.
@@ -198,15 +207,16 @@ def judge(model: str, version: int, *, entry: Model, database_url: str, mlflow_u
     try:
         with tempfile.TemporaryDirectory(prefix="mlops-gate-") as folder:
             work = Path(folder)
-            candidate = _candidate(model, version, work / "candidate", mlflow_url)
+            candidate = _candidate(model, version, work / "candidate", mlflow_url, database_url)
             current = ledger.champion(engine, model)
             if current and (current.version, current.content_hash) == (version, candidate.form.content_hash):
                 return _standing(engine, current)
             if current is None:
                 evidence = first_evidence(candidate, entry)
             else:
-                evidence = _against(candidate, current, entry, work / "champion", mlflow_url)
-            decision = warned(decide(evidence, entry.gate, first=current is None), suspected(candidate.form))
+                evidence = _against(candidate, current, entry, work / "champion", mlflow_url, database_url)
+            found = warned(decide(evidence, entry.gate, first=current is None), suspected(candidate.form))
+            decision = _by_persons(engine, model, version, again, found)
         return _store(
             engine, model, version, candidate.form.content_hash, current.version if current else None, decision
         )
@@ -214,24 +224,39 @@ def judge(model: str, version: int, *, entry: Model, database_url: str, mlflow_u
         engine.dispose()
 
 
-def _candidate(model: str, version: int, into: Path, mlflow_url: str) -> Exhibit:
+def _by_persons(
+    engine: sa.Engine, model: str, version: int, again: decisions.Decision | None, decision: Decision
+) -> Decision:
+    """The decision, or HOLD for what a person took back: better numbers do not overrule a person."""
+    with engine.connect() as connection:
+        refusal = decisions.refusal(connection, model, version, again)
+    if decision.verdict != "PROMOTE" or refusal is None:
+        return decision
+    return Decision("HOLD", [refusal, *decision.reasons], decision.numbers)
+
+
+def _candidate(model: str, version: int, into: Path, mlflow_url: str, database_url: str) -> Exhibit:
     from include.training import tracking
 
+    where = {"mlflow_url": mlflow_url, "database_url": database_url}
     try:
-        form = tracking.download(model, version, into / "form", mlflow_url=mlflow_url)
-        return Exhibit(form, tracking.evidence(model, version, into / "evidence", mlflow_url=mlflow_url))
+        form = tracking.download(model, version, into / "form", **where)
+        return Exhibit(form, tracking.evidence(model, version, into / "evidence", **where))
     except (tracking.NotRegistered, served_form.BadServedForm) as error:
         raise NotReady(f"{model} version {version} cannot be judged: {error}") from error
 
 
-def _against(candidate: Exhibit, current: ledger.Champion, entry: Model, into: Path, mlflow_url: str) -> Evidence:
+def _against(
+    candidate: Exhibit, current: ledger.Champion, entry: Model, into: Path, mlflow_url: str, database_url: str
+) -> Evidence:
     """The evidence against the champion; what is wrong with the champion's files is a reason, not an error."""
     from include.training import tracking
 
     against = f"champion version {current.version}"
     try:
         form = served_form.verify(storage.download(current.url, into / "form"), current.content_hash)
-        proof = tracking.evidence(current.model, current.version, into / "evidence", mlflow_url=mlflow_url)
+        where = {"mlflow_url": mlflow_url, "database_url": database_url}
+        proof = tracking.evidence(current.model, current.version, into / "evidence", **where)
     except (served_form.BadServedForm, storage.StorageError, tracking.NotRegistered) as error:
         reason = f"{against} cannot be compared with, it stays: {error}"
         metric, rows = entry.metric_name, len(_rows(candidate.evidence, "holdout_rows"))

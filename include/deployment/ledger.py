@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from include import database
+from include.deployment import decisions
+from include.deployment.decisions import Decision
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ def champion(bind: sa.Engine | sa.Connection, model: str) -> Champion | None:
         return _champion(connection, model)
 
 
-def history(engine: sa.Engine, model: str) -> list[Entry]:
+def history(bind: sa.Engine | sa.Connection, model: str) -> list[Entry]:
     """Every change of the model's champion, newest first."""
     table = database.ledger
-    with engine.connect() as connection:
+    with database.transaction(bind) as connection:
         rows = connection.execute(sa.select(table).where(table.c.model == model).order_by(table.c.id.desc()))
         return [Entry(**row._mapping) for row in rows]
 
@@ -86,6 +88,7 @@ def promote(
     verdict_id: int,
     actor: str,
     reason: str,
+    decision: Decision | None = None,
 ) -> Entry:
     """Make a version the champion, if the champion is still `expected_from`: compare-and-set in one transaction.
 
@@ -103,9 +106,11 @@ def promote(
         verdict_id: The stored PROMOTE verdict.
         actor: Who promotes: a DAG run or a person.
         reason: One line, kept in the ledger.
+        decision: A person's decision to promote it although a person took it back.
 
     Raises:
         Superseded: the champion is no longer `expected_from`, or this verdict was spent before.
+        decisions.NeedsDecision: a person took the version back, and no newer decision overrules that.
         NotProven: the verdict is missing, is not PROMOTE, or is about another version, content or champion.
     """
     with database.transaction(bind) as connection:
@@ -114,6 +119,7 @@ def promote(
         if current and (current.version, current.content_hash) == (to_version, content_hash):
             return _entry(connection, current.ledger_id)
         refuse_stale(connection, model, to_version, expected_from, current, verdict_id)
+        decisions.require(connection, model, to_version, decision)
         require_proof(connection, model, to_version, content_hash, expected_from, verdict_id)
         return _record(
             connection,
@@ -136,7 +142,8 @@ def rollback(
     """Bring an earlier champion back, in one transaction; its files are the ones that served before.
 
     Without `to_version`, the champion that the present one replaced when it was promoted. What may be run again by a
-    retry should name `to_version`: rolling back to what is champion already changes nothing.
+    retry should name `to_version`: rolling back to what is champion already changes nothing. A model that was retired
+    comes back with the version that is named.
 
     Raises:
         ValueError: there is no such earlier champion.
@@ -144,23 +151,24 @@ def rollback(
     with database.transaction(bind) as connection:
         lock(connection, model)
         current = _champion(connection, model)
-        if current is None:
-            raise ValueError(f"{model} has no champion, so there is nothing to roll back")
-        if to_version is None:
+        if current is None and to_version is None:
+            raise ValueError(f"{model} has no champion, so there is nothing to roll back; name a version that was one")
+        if to_version is None and current is not None:
             to_version = before(connection, current)
             if to_version is None:
                 raise ValueError(
                     f"{model} version {current.version} is its first champion: there is none before it."
                     " Name a version that was champion"
                 )
-        if to_version == current.version:
+        if current is not None and to_version == current.version:
             return _entry(connection, current.ledger_id)
+        assert to_version is not None  # noqa: S101  the present champion's, or an error, else
         target = _newest(connection, model, to_version)
         return _record(
             connection,
             model=model,
             action="rollback",
-            from_version=current.version,
+            from_version=current.version if current else None,
             to_version=to_version,
             content_hash=target.content_hash,
             url=target.url,
@@ -174,6 +182,42 @@ def rollback(
 def before(connection: sa.Connection, current: Champion) -> int | None:
     """The champion that this one replaced when it was promoted; None for the first."""
     return _newest(connection, current.model, current.version, "promote").from_version
+
+
+def champion_at(connection: sa.Connection, model: str, moment: dt.datetime) -> int | None:
+    """The version that was champion at a moment; None: there was none."""
+    table = database.ledger
+    query = sa.select(table).where(table.c.model == model, table.c.created_at <= moment).order_by(table.c.id.desc())
+    newest = connection.execute(query.limit(1)).one_or_none()
+    return None if newest is None or newest.action == "retire" else int(newest.to_version)
+
+
+def retire(connection: sa.Connection, model: str, *, actor: str, reason: str) -> Entry:
+    """Let a model have no champion from now on, by a person's decision; what is known of it stays.
+
+    Args:
+        connection: A transaction that holds the model's lock.
+        model: The registered model.
+        actor: Who retires it.
+        reason: One line, kept in the ledger.
+
+    Raises:
+        ValueError: it has no champion.
+    """
+    current = _champion(connection, model)
+    if current is None:
+        raise ValueError(f"{model} has no champion, so nothing serves it")
+    last = _entry(connection, current.ledger_id)
+    values = {"model": model, "from_version": current.version, "to_version": current.version, "actor": actor}
+    values |= {"content_hash": last.content_hash, "url": last.url, "bento": last.bento, "verdict_id": last.verdict_id}
+    row = connection.execute(
+        sa.insert(database.ledger).values(**values, action="retire", reason=reason).returning(database.ledger)
+    ).one()
+    entry = Entry(**row._mapping)
+    connection.execute(sa.delete(database.champions).where(database.champions.c.model == model))
+    retired = {"version": current.version, "ledger_id": entry.id, "actor": actor, "reason": reason}
+    connection.execute(sa.insert(database.retired_models).values(model=model, **retired))
+    return entry
 
 
 def lock(connection: sa.Connection, model: str) -> None:
@@ -239,7 +283,11 @@ def _newest(connection: sa.Connection, model: str, version: int, action: str | N
         query = query.where(table.c.action == action)
     row = connection.execute(query.order_by(table.c.id.desc()).limit(1)).one_or_none()
     if row is None:
-        raise ValueError(f"{model} version {version} never was champion; `history` lists those that were")
+        were = sorted(
+            connection.execute(sa.select(table.c.to_version).where(table.c.model == model).distinct()).scalars()
+        )
+        there = ", ".join(map(str, were)) or "none"
+        raise ValueError(f"{model} version {version} never was champion; those that were: {there}")
     return Entry(**row._mapping)
 
 
@@ -335,6 +383,7 @@ def _record(connection: sa.Connection, **values: object) -> Entry:
         "ledger_id": entry.id,
         "since": entry.created_at,
     }
+    connection.execute(sa.delete(database.retired_models).where(database.retired_models.c.model == entry.model))
     upsert = postgresql.insert(database.champions).values(model=entry.model, **fields)
     connection.execute(upsert.on_conflict_do_update(index_elements=["model"], set_=fields))
     return entry

@@ -5,6 +5,7 @@ Each takes plain values, as a task of `deploy_<model>` or `rollback_<model>` has
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import tempfile
 from collections.abc import Mapping
@@ -14,25 +15,33 @@ from typing import Any
 
 from include import database, storage
 from include.deployment import ledger, packaging, rollouts, verification
+from include.deployment.decisions import Decision
 from include.serving.predictor import GOLDEN
 from include.settings import Rollout as Settings
 from include.settings import Task
 
 
 def package(
-    model: str, version: int, *, mlflow_url: str, data_url: str, bento_home: Path, root: Path
+    model: str, version: int, *, mlflow_url: str, database_url: str, data_url: str, bento_home: Path, root: Path
 ) -> packaging.Packaged:
     """Publish a registered version's served form and build its Bento; see `packaging.package`."""
     from include.training import tracking
 
     with tempfile.TemporaryDirectory(prefix="mlops-package-") as folder:
-        form = tracking.download(model, version, Path(folder), mlflow_url=mlflow_url)
+        form = tracking.download(model, version, Path(folder), mlflow_url=mlflow_url, database_url=database_url)
         return packaging.package(
             form, model=model, version=version, data_url=data_url, bento_home=bento_home, root=root
         )
 
 
-def promote(verdict: Mapping[str, Any], packaged: Mapping[str, Any], *, database_url: str, actor: str) -> ledger.Entry:
+def promote(
+    verdict: Mapping[str, Any],
+    packaged: Mapping[str, Any],
+    *,
+    database_url: str,
+    actor: str,
+    decision: Decision | None = None,
+) -> ledger.Entry:
     """Make the judged version champion, if the champion is still who it was judged against; see `ledger.promote`."""
     if packaged["content_hash"] != verdict["content_hash"]:
         raise ledger.NotProven(
@@ -52,7 +61,8 @@ def promote(verdict: Mapping[str, Any], packaged: Mapping[str, Any], *, database
             bento=packaged["bento"],
             verdict_id=verdict["id"],
             actor=actor,
-            reason="; ".join(verdict["reasons"]),
+            reason="; ".join([*([f"decided again: {decision.reason}"] if decision else []), *verdict["reasons"]]),
+            decision=decision,
         )
     finally:
         engine.dispose()
@@ -75,6 +85,7 @@ def carry_out(
     database_url: str,
     actor: str,
     run_key: str,
+    decision: Decision | None = None,
 ) -> ledger.Entry | rollouts.Rollout | Waiting:
     """Make the judged version champion, or try it beside the champion, as `settings.strategy` says.
 
@@ -82,13 +93,14 @@ def carry_out(
 
     Raises:
         ledger.Superseded: the champion is no longer who it was judged against.
+        decisions.NeedsDecision: a person took the version back, and no newer decision overrules that.
     """
     if settings.strategy == "direct" or verdict["champion_version"] is None:
-        return promote(verdict, packaged, database_url=database_url, actor=actor)
+        return promote(verdict, packaged, database_url=database_url, actor=actor, decision=decision)
     try:
         return begin(
             verdict, packaged, kind=settings.strategy, settings=settings, task=task, database_url=database_url,
-            actor=actor, reason="; ".join(verdict["reasons"]), run_key=run_key,
+            actor=actor, reason="; ".join(verdict["reasons"]), run_key=run_key, decision=decision,
         )  # fmt: skip
     except rollouts.Underway as underway:
         return Waiting(verdict["version"], str(underway))
@@ -105,6 +117,7 @@ def begin(
     actor: str,
     reason: str,
     run_key: str | None = None,
+    decision: Decision | None = None,
 ) -> rollouts.Rollout:
     """Try the judged version beside the champion; see `rollouts.start`.
 
@@ -127,18 +140,26 @@ def begin(
             actor=actor,
             reason=reason,
             run_key=run_key,
+            decision=decision,
         )
     finally:
         engine.dispose()
 
 
 def withdraw(
-    model: str, to_version: int | None, *, database_url: str, actor: str, reason: str, once: bool = False
+    model: str,
+    to_version: int | None,
+    *,
+    database_url: str,
+    actor: str,
+    reason: str,
+    once: bool = False,
+    seen_at: dt.datetime | None = None,
 ) -> rollouts.Withdrawal:
     """Stop what is tried, and bring an earlier champion back; see `rollouts.withdraw`."""
     engine = database.connect(database_url)
     try:
-        return rollouts.withdraw(engine, model, to_version, actor=actor, reason=reason, once=once)
+        return rollouts.withdraw(engine, model, to_version, actor=actor, reason=reason, once=once, seen_at=seen_at)
     finally:
         engine.dispose()
 

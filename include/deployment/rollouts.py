@@ -21,7 +21,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from include import database
-from include.deployment import ledger
+from include.deployment import decisions, ledger
+from include.deployment.decisions import Decision
 from include.settings import Rollout as Settings
 
 Kind = Literal["shadow", "canary", "ab"]
@@ -159,6 +160,7 @@ def start(
     actor: str,
     reason: str,
     run_key: str | None = None,
+    decision: Decision | None = None,
 ) -> Rollout:
     """Try a version beside the champion from now on.
 
@@ -178,8 +180,10 @@ def start(
         actor: Who starts it: a DAG run or a person.
         reason: One line, kept with it.
         run_key: The Airflow run, if one starts it.
+        decision: A person's decision to try it although a person took it back.
 
     Raises:
+        decisions.NeedsDecision: a person took the version back, and no newer decision overrules that.
         Underway: a canary or an A/B test of the model runs; one at a time.
         ledger.Superseded: the champion is no longer the one that the verdict was given against.
         ledger.NotProven: the verdict is missing, says otherwise, or is about another version, content or champion.
@@ -199,6 +203,7 @@ def start(
         if champion.version == version:
             raise ValueError(f"{model} version {version} is champion already; there is nothing to try")
         _require_verdict(connection, kind, model, version, content_hash, verdict_id, champion)
+        decisions.require(connection, model, version, decision)
         beside = [r for r in running(connection, model) if (r.kind == "shadow") == (kind == "shadow")]
         if beside and (beside[0].kind, beside[0].version, beside[0].content_hash) == (kind, version, content_hash):
             return beside[0]
@@ -268,6 +273,7 @@ def promote(
             verdict_id=rollout.verdict_id,
             actor=actor,
             reason=reason,
+            decision=Decision(rollout.reason, rollout.started_at),  # what was decided later has ended the rollout
         )
         _end(connection, rollout, "promoted", "promote", actor, reason, evidence)
         return entry
@@ -322,12 +328,23 @@ def note(
 
 
 def withdraw(
-    engine: sa.Engine, model: str, to_version: int | None = None, *, actor: str, reason: str, once: bool = False
+    engine: sa.Engine,
+    model: str,
+    to_version: int | None = None,
+    *,
+    actor: str,
+    reason: str,
+    once: bool = False,
+    seen: int | None = None,
+    seen_at: dt.datetime | None = None,
 ) -> Withdrawal:
     """Stop what is tried and bring an earlier champion back, in one transaction: the way back in an emergency.
 
     Without `to_version`, it is the champion before the present one; where there is none, and something was stopped, the
     present one stays. With the present champion's version, rollouts are stopped and nothing else changes.
+
+    Who asks has seen a champion. When another one answers by now, because somebody else was quicker, nothing is
+    changed: of two that go back at once one does, and not both.
 
     Args:
         engine: The platform's database.
@@ -336,25 +353,64 @@ def withdraw(
         actor: Who asks.
         reason: One line, kept in the ledger and with each rollout.
         once: Whether `actor` names a run that goes back only once, so that its retry does not go back further.
+        seen: The champion that was seen.
+        seen_at: Or when it was seen; it counts only without `to_version`.
 
     Raises:
+        ledger.Superseded: the champion is no longer the one that was seen.
         ValueError: there is no champion, or no such earlier one.
     """
     with engine.begin() as connection:
         ledger.lock(connection, model)
         current = ledger.champion(connection, model)
-        if current is None:
-            raise ValueError(f"{model} has no champion, so there is nothing to roll back")
-        stopped = [_end(connection, each, "stopped", "stop", actor, reason, {}) for each in running(connection, model)]
         entry = _gone_back(connection, model, actor) if once else None
-        wanted = to_version or (ledger.before(connection, current) if stopped else None)
-        if entry is None and (wanted != current.version if wanted else not stopped):
+        if entry is None:
+            if to_version is None and seen is None and seen_at is not None:
+                seen = ledger.champion_at(connection, model, seen_at)
+            _require_seen(connection, model, current, seen)
+        stopped = [_end(connection, each, "stopped", "stop", actor, reason, {}) for each in running(connection, model)]
+        wanted = to_version or (ledger.before(connection, current) if stopped and current else None)
+        if entry is None and (current is None or (wanted != current.version if wanted else not stopped)):
             entry = ledger.rollback(connection, model, wanted, actor=actor, reason=reason)
-        now = ledger.champion(connection, model) or current
+        now = ledger.champion(connection, model)
+        assert now is not None  # noqa: S101  the way back has ended in one, or raised
         return Withdrawal(model, stopped, entry, now.version, now.content_hash)
 
 
+@dataclass(frozen=True)
+class Retirement:
+    """A model's end: the rollouts that it stopped, and the ledger's entry."""
+
+    model: str
+    stopped: list[Rollout]
+    entry: ledger.Entry
+
+
+def retire(engine: sa.Engine, model: str, *, actor: str, reason: str) -> Retirement:
+    """Stop what is tried and let the model have no champion, in one transaction; see `ledger.retire`.
+
+    Raises:
+        ValueError: it has no champion.
+    """
+    with engine.begin() as connection:
+        ledger.lock(connection, model)
+        stopped = [_end(connection, each, "stopped", "stop", actor, reason, {}) for each in running(connection, model)]
+        return Retirement(model, stopped, ledger.retire(connection, model, actor=actor, reason=reason))
+
+
 # ------------------------------------------------------------------------------------------------ inside
+
+
+def _require_seen(connection: sa.Connection, model: str, current: ledger.Champion | None, seen: int | None) -> None:
+    if current is None or seen is None or current.version == seen:
+        return
+    [newest] = ledger.history(connection, model)[:1]
+    raise ledger.Superseded(
+        f"nothing was changed: version {seen} of {model}, from which to go back, is no longer champion. Version"
+        f" {current.version} is, since {newest.created_at:%Y-%m-%d %H:%M:%S} UTC ({newest.action} by {newest.actor}:"
+        f" {newest.reason}). To go back further, do it again, now that you know",
+        newest,
+    )
 
 
 @contextlib.contextmanager

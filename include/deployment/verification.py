@@ -124,6 +124,26 @@ def withdrawn(
     return _everywhere(model, missing, serving_url, serving_key, workers, timeout)
 
 
+def retired(model: str, *, serving_url: str, serving_key: str, workers: int, timeout: float) -> Seen:
+    """Wait until no worker answers for the model.
+
+    Args:
+        model: the registered model's name.
+        serving_url: the service's address.
+        serving_key: its key; empty for a service that is open.
+        workers: how many there are.
+        timeout: seconds to wait.
+
+    Raises:
+        NotServed: one still does, or the service cannot be asked.
+    """
+
+    def missing(entry: dict[str, Any] | None) -> str | None:
+        return None if entry is None or entry["version"] is None else f"version {entry['version']} of it still answers"
+
+    return _everywhere(model, missing, serving_url, serving_key, workers, timeout)
+
+
 def _everywhere(
     model: str,
     missing: Callable[[dict[str, Any] | None], str | None],

@@ -203,7 +203,8 @@ def load_definition(text: str, name: str) -> tuple[dict[str, ColumnType], Callab
     """`INPUTS` and `features` of a definition's source text.
 
     What it may import and call is limited, so that it runs in the service and stays a pure function. That is a guard
-    against accidents, not a sandbox: a definition is code of this repository.
+    against accidents, not a sandbox: NumPy alone leads to files and processes. A definition is code that is trusted, of
+    this repository, or vouched for by the hash that was recorded when it was registered.
 
     Raises:
         FeatureError: with file and line.

@@ -51,6 +51,10 @@ class FeatureVersionError(RuntimeError):
     """A version cannot be built, pushed or brought back; the message says why and what to do."""
 
 
+class NotEmpty(FileExistsError):
+    """Something is already where a version should be restored to; it is never replaced."""
+
+
 @dataclass(frozen=True)
 class FeatureVersion:
     """What a build made.
@@ -383,7 +387,7 @@ def restore(model: str, version: str, into: Path, *, database_url: str, remote_u
     Args:
         model: whose features.
         version: as recorded in `feature_versions` and with the MLflow run.
-        into: the folder to make; what is there is replaced.
+        into: the folder to make; an empty one may be there.
         database_url: the platform's PostgreSQL.
         remote_url: DVC's remote.
         home: the platform's scratch space on this machine.
@@ -393,7 +397,9 @@ def restore(model: str, version: str, into: Path, *, database_url: str, remote_u
 
     Raises:
         FeatureVersionError: the version is unknown, or neither cache nor remote has its bytes.
+        NotEmpty: something is there already; nothing was changed.
     """
+    _refuse_what_is_there(into)
     lock = recorded(database_url, model, version).dvc_lock
     with _workspace(home, f"restore-{model}") as workspace:
         shutil.copyfile(ROOT / "dvc.yaml", workspace / "dvc.yaml")
@@ -401,12 +407,27 @@ def restore(model: str, version: str, into: Path, *, database_url: str, remote_u
         with _repo(workspace, remote_url, home, links="reflink,copy") as repo:
             _bring_back(repo, workspace, model, lock)
         into.parent.mkdir(parents=True, exist_ok=True)
-        beside = into.with_name(f".{into.name}.{uuid.uuid4().hex}.tmp")
+        beside = into.resolve().with_name(f".{into.resolve().name}.{uuid.uuid4().hex}.tmp")
         shutil.move(workspace / "features" / model, beside)
-        if into.exists():
-            shutil.rmtree(into)
-        beside.rename(into)
+        try:
+            _refuse_what_is_there(into)
+            if into.exists():  # it may be somebody's working directory: it is filled, not replaced
+                for file in beside.iterdir():
+                    file.rename(into / file.name)
+            else:
+                beside.rename(into)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     return into
+
+
+def _refuse_what_is_there(into: Path) -> None:
+    if into.is_symlink():
+        raise NotEmpty(f"{into} is a link: name a new folder; nothing was changed")
+    if into.exists() and not into.is_dir():
+        raise NotEmpty(f"{into} is a file: name a new folder; nothing was changed")
+    if into.is_dir() and any(into.iterdir()):
+        raise NotEmpty(f"{into.resolve()} is not empty: name a new or an empty folder; nothing was changed")
 
 
 # ------------------------------------------------------------------------------------------------ DVC

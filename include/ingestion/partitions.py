@@ -116,7 +116,7 @@ def check_key(key: str) -> str:
 def staging_url(data_url: str, name: str, run_id: str, *file: str) -> str:
     """The folder of one run, or a file in it; a run id is made safe for a file's name."""
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", run_id)
-    if safe != run_id:
+    if safe != run_id or not safe.strip("."):  # `.` and `..` are names of other folders
         safe = f"{safe[:80]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
     return storage.join(data_url, "staging", name, safe, *file)
 

@@ -6,17 +6,22 @@ and `make_partitions` ahead.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
 import time
+import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import sqlalchemy as sa
 
 from include.database import labels, predictions, spool_positions
 from include.serving import spool
+from include.serving.drain import COLUMNS
+from include.settings import did_you_mean
 
 DAYS_AHEAD = 7
 LOCK_SECONDS = 3
@@ -25,6 +30,8 @@ LOCK_ATTEMPTS = 5
 CLOCKS = dt.timedelta(days=1)
 """How far a label's time of arrival may lie before its prediction's, by clocks that differ."""
 
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = {"t": "\t", "n": "\n", "r": "\r"}
 _PARTITION = re.compile(r"predictions_(\d{4})(\d\d)(\d\d)")
 _SCANS = (
     "set local jit = off; set local enable_seqscan = off; set local random_page_cost = 1.1;"
@@ -271,33 +278,112 @@ class Forgotten:
 
     predictions: int
     labels: int
+    refused: int = 0
+    """Lines on the service's disk that PostgreSQL had refused."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there was nothing to delete."""
+        return not (self.predictions or self.labels or self.refused)
 
 
-def forget(engine: sa.Engine, model: str, *, entity: str | None = None, prediction_id: str | None = None) -> Forgotten:
+class NoSubject(ValueError):
+    """It is not clear whose rows are to be deleted, or the id is none."""
+
+
+def forget(
+    engine: sa.Engine, model: str, *, entity: str | None = None, prediction_id: str | None = None, folder: Path
+) -> Forgotten:
     """Delete a subject's predictions of a model, and the labels that belong to them, in one transaction.
 
-    Nothing is left in PostgreSQL. Rows that the service has not copied yet come after: see `wait_until_copied`. On the
-    service's own disk what was copied is written over as the log goes on.
+    Nothing is left in PostgreSQL, nor in what the spool keeps after PostgreSQL has the rows or has refused them: see
+    `spool.erase`. Rows that the service has not copied yet come after: see `wait_until_copied`. It may be run again.
 
     Args:
         engine: the platform's database.
         model: the model's name.
         entity: whom the rows are about.
         prediction_id: or which answer: 32 hexadecimal digits, as the service gave it.
+        folder: the spool of this machine's service.
+
+    Raises:
+        NoSubject: neither or both of entity and prediction id are given, or the id is not one.
     """
     if (entity is None) == (prediction_id is None):
-        raise ValueError("name either an entity or a prediction id, whose rows are to be deleted")
+        raise NoSubject("name either an entity or a prediction id, whose rows are to be deleted")
+    one = None if prediction_id is None else _id(prediction_id)
     p, told = predictions, labels
-    of_subject = p.c.entity == entity if entity is not None else p.c.id == prediction_id
+    of_subject = p.c.entity == entity if one is None else p.c.id == one
     ids = sa.select(p.c.id).where(p.c.model == model, of_subject)
+    refused = _refused_ids(folder, model, entity) if one is None else {one}
     mine = sa.or_(
         told.c.prediction_id.in_(ids),
-        told.c.entity == entity if entity is not None else told.c.prediction_id == prediction_id,
+        told.c.prediction_id.in_(refused),
+        *([told.c.entity == entity] if entity is not None else []),
     )
     with engine.begin() as connection:
-        labels_gone = connection.execute(told.delete().where(told.c.model == model, mine))
-        gone = connection.execute(p.delete().where(p.c.model == model, p.c.id.in_(ids)))
-    return Forgotten(gone.rowcount, labels_gone.rowcount)
+        labels_gone = connection.execute(told.delete().where(told.c.model == model, mine).returning(told.c.id)).all()
+        deletion = p.delete().where(p.c.model == model, p.c.id.in_(ids)).returning(p.c.id)
+        gone = [str(each) for each in connection.execute(deletion).scalars()]
+    return Forgotten(len(gone), len(labels_gone), _erase(engine, folder, model, entity, refused | set(gone)))
+
+
+def _id(text: str) -> str:
+    """A prediction id as PostgreSQL writes it."""
+    try:
+        return str(uuid.UUID(hex=text)) if re.fullmatch(r"[0-9a-fA-F-]{32,36}", text) else _no_id(text)
+    except ValueError:
+        return _no_id(text)
+
+
+def _no_id(text: str) -> NoReturn:
+    raise NoSubject(f"{text!r} is not a prediction id: it has 32 hexadecimal digits, as `prediction_id` in an answer")
+
+
+def _fields(table: str, line: bytes) -> dict[str, str | None]:
+    """A line of COPY text by its columns' names."""
+    names = COLUMNS[table].split(", ")
+    values = line.decode("utf-8", "replace").rstrip("\n").split("\t")
+    return dict(zip(names, map(_copied, values), strict=False))
+
+
+def _copied(field: str) -> str | None:
+    return None if field == "\\N" else _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), field)
+
+
+def _refused_ids(folder: Path, model: str, entity: str | None) -> set[str]:
+    """The ids of an entity's predictions that PostgreSQL refused: labels may have come for them."""
+    found = set()
+    for _, table, lines in spool.rejected(folder):
+        for line in lines if table == "predictions" else ():
+            fields = _fields(table, line)
+            if fields.get("model") == model and fields.get("entity") == entity:
+                with contextlib.suppress(NoSubject):
+                    found.add(_id(fields["id"] or ""))
+    return found
+
+
+def _erase(engine: sa.Engine, folder: Path, model: str, entity: str | None, ids: Collection[str]) -> int:
+    plain = {each.replace("-", "") for each in ids}
+
+    def is_subject(table: str, line: bytes) -> bool:
+        fields = _fields(table, line)
+        about = fields.get("id" if table == "predictions" else "prediction_id") or ""
+        mine = entity is not None and fields.get("entity") == entity
+        return fields.get("model") == model and (mine or about.replace("-", "").lower() in plain)
+
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(spool_positions)).all()
+    return spool.erase(folder, {slot: spool.Position(*at) for slot, *at in rows}, is_subject)
+
+
+def nearest_entity(engine: sa.Engine, model: str, entity: str) -> str:
+    """`; did you mean 'c-17'?` for an entity that is named nearly so in a model's newest predictions, else nothing."""
+    p = predictions
+    newest = sa.select(p.c.entity).where(p.c.model == model, p.c.entity.is_not(None)).order_by(p.c.at.desc())
+    with engine.connect() as connection:
+        known = dict.fromkeys(connection.execute(newest.limit(20_000)).scalars())
+    return did_you_mean(entity, known)
 
 
 def wait_until_copied(engine: sa.Engine, folder: Path, seconds: float) -> bool:

@@ -219,6 +219,13 @@ def deploy_form() -> dict[str, Param]:
     """Which version to judge."""
     return {
         "version": _version("Version", "The registered version to judge and promote. Empty: the newest."),
+        "again": Param(
+            "",
+            type="string",
+            maxLength=200,
+            title="Again, because",
+            description="Only for a version that was rolled back, stopped or retired: why it shall be promoted again.",
+        ),
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
-import os
 import re
 import threading
 import time
@@ -422,8 +421,4 @@ def _pieces(lines: Sequence[memoryview | bytes]) -> Iterator[bytes]:
 def _keep(slot: Slot, refused: Sequence[tuple[str, bytes, str]]) -> None:
     """Put lines that PostgreSQL refuses beside the spool; twice if the transaction fails afterwards."""
     for table in {table for table, _, _ in refused}:
-        path = slot.folder / f"rejected-{table}"
-        with path.open("ab") as file:
-            file.writelines(line for found, line, _ in refused if found == table)
-            file.flush()
-            os.fsync(file.fileno())
+        spool.keep_rejected(slot.folder, table, [line for found, line, _ in refused if found == table])

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from include.settings import did_you_mean
 from include.storage import write_private
 
 Scope = Literal["predict", "feedback", "admin"]
@@ -198,5 +199,5 @@ def _checked(
 
 
 def _no_such_key(name: str, keys: Iterable[Key]) -> str:
-    known = ", ".join(sorted({key.name for key in keys}))
-    return f"there is no key {name!r}; there are {known or 'none'}"
+    known = sorted({key.name for key in keys})
+    return f"there is no key {name!r}{did_you_mean(name, known)}; there are {', '.join(known) or 'none'}"

@@ -144,6 +144,8 @@ class Models:
             return "the ledger in PostgreSQL cannot be read, and there is no last good copy of a model"
         if self._wanted.champions:
             return "no champion could be loaded, and there is no last good copy of a model; /health says why"
+        if self._wanted.retired:
+            return "every model was retired; `mlops rollback` brings one back"
         return "no champion was promoted yet; run the train and deploy DAGs of a model"
 
     @property
@@ -272,6 +274,7 @@ class Models:
     def _converge(self) -> None:
         """One step from what answers to what is wanted; never waits for a download or a model."""
         with self._changing:
+            self._drop_retired()
             self._forget()
             for champion in self._wanted.champions:
                 self._take(champion)
@@ -293,6 +296,18 @@ class Models:
         """Those that run beside the ledger's champion; what was begun beside another one is about to be ended."""
         champions = {champion.model: champion.version for champion in self._wanted.champions}
         return [r for r in self._wanted.rollouts if champions.get(r.served.model) == r.champion_version]
+
+    def _drop_retired(self) -> None:
+        """Answer no more for models that a person retired, after a start without a database neither."""
+        dropped = [model for model in self._champions if model in self._wanted.retired]
+        for model in dropped:
+            loaded = self._champions.pop(model)
+            log.info("retired", extra={"fields": {"model": model, "version": loaded.version}})
+        try:
+            if dropped:
+                self._remember()
+        except OSError as error:  # they answer no more; only a start without a database would bring them back
+            log.warning("retirement not written down", extra={"fields": {"reason": one_line(error)}})
 
     def _forget(self) -> None:
         """Drop what is known of versions that are not wanted any more, or are wanted differently."""
@@ -317,9 +332,11 @@ class Models:
         else:
             self._swap(champion, held, "ledger")
 
-    def _remember(self, champion: Champion) -> None:
+    def _remember(self, *champions: Champion) -> None:
+        """Write down who answers, with these as champions."""
         if self._copies is not None:
-            answering = {model: loaded.served for model, loaded in self._champions.items()} | {champion.model: champion}
+            answering = {model: loaded.served for model, loaded in self._champions.items()}
+            answering |= {champion.model: champion for champion in champions}
             on_disk.remember(self._copies, [entry for entry in answering.values() if isinstance(entry, Champion)])
 
     def _swap(self, champion: Champion, held: Held, origin: str) -> None:

@@ -27,7 +27,7 @@ class Routes:
         self._tallies: dict[tuple[str, str, int, int | None], Tally] = {}
 
     def lay(self, champions: Mapping[str, Loaded], tried: Sequence[Tried]) -> None:
-        """Make the routes of these champions, and of what is tried beside them."""
+        """Make the routes of these champions, and of what is tried beside them; other models have none any more."""
         changed: dict[str, Route] = {}
         for model, champion in champions.items():
             beside = [(rollout, loaded) for rollout, loaded in tried if rollout.served.model == model]
@@ -35,15 +35,20 @@ class Routes:
             if self._plans.get(model) != plan:
                 self._plans[model] = plan
                 changed[model] = self._route(champion, beside)
-        if not changed:
+        gone = self.current.keys() - champions.keys()
+        if not changed and not gone:
             return
-        before, self.current = self.current, {**self.current, **changed}
+        kept = {model: route for model, route in self.current.items() if model not in gone}
+        before, self.current = self.current, {**kept, **changed}
         self.generation += 1
         tallies = [arm.tally for route in self.current.values() for arm in route.arms]
         self._tallies = {at: tally for at, tally in self._tallies.items() if tally in tallies}
         self._reporter.follow(tallies)
         for model, route in changed.items():
             self._measure(before.get(model), route)
+        for model in gone:
+            del self._plans[model]
+            self._unmeasure(before[model])
 
     def rollout_of(self, tally: Tally) -> int | None:
         """The rollout whose arm has this tally."""
@@ -76,6 +81,12 @@ class Routes:
         if at not in self._tallies:
             self._tallies[at] = Tally(loaded.model, arm, loaded.version, rollout.limits if rollout else None)
         return self._tallies[at]
+
+    def _unmeasure(self, route: Route) -> None:
+        for arm in route.arms:
+            self._metrics.arm_version.labels(route.model, arm.name).set(0)
+            self._metrics.arm_share.labels(route.model, arm.name).set(0.0)
+        self._metrics.version.labels(route.model).set(0)
 
     def _measure(self, before: Route | None, route: Route) -> None:
         names = {arm.name for known in (before, route) if known for arm in known.arms}

@@ -22,10 +22,10 @@ import re
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TABLES = ("predictions", "labels")
 """What a frame's lines are for; a frame holds the place in this list, so it only grows at its end."""
@@ -289,6 +289,87 @@ def used_bytes(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             used += path.stat().st_size
     return used
+
+
+# ------------------------------------------------------------------------------------------------ refused lines
+
+
+def keep_rejected(slot_folder: Path, table: str, lines: Iterable[bytes]) -> None:
+    """Add lines that PostgreSQL refused to the slot's file of them."""
+    with _rejected(slot_folder / f"rejected-{table}", "ab") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rejected(folder: Path) -> Iterator[tuple[Path, str, list[bytes]]]:
+    """Each file of lines that PostgreSQL refused, with its table and its lines."""
+    for path in sorted(folder.glob("slot-*/rejected-*")):
+        yield path, path.name.removeprefix("rejected-"), path.read_bytes().splitlines(keepends=True)
+
+
+@contextlib.contextmanager
+def _rejected(path: Path, mode: str) -> Iterator[Any]:
+    """The file, open and locked; one that was replaced before the lock was had is opened anew."""
+    while True:
+        with path.open(mode) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield file
+                return
+
+
+# ------------------------------------------------------------------------------------------------ erasing
+
+
+def erase(folder: Path, copied: Mapping[str, Position], is_subject: Callable[[str, bytes], bool]) -> int:
+    """Delete what the spool still has of a subject whose rows are no longer in PostgreSQL.
+
+    Refused lines of the subject are deleted, drained segments that wait to be used again, and all that is in slots
+    that no process writes. The newest segment of a worker that runs is left alone: what it holds of copied rows is
+    deleted when the worker changes segments.
+
+    Args:
+        folder: The spool.
+        copied: Slot → how far it was copied to PostgreSQL.
+        is_subject: Whether a line of COPY text for a table is about the subject.
+
+    Returns:
+        How many refused lines were deleted.
+    """
+    erased = 0
+    for path, table, _ in rejected(folder):
+        with _rejected(path, "r+b") as file:
+            lines = file.read().splitlines(keepends=True)
+            others = [line for line in lines if not is_subject(table, line)]
+            if len(others) < len(lines):
+                erased += len(lines) - len(others)
+                _replace(path, others)
+    for path in folder.glob("slot-*"):
+        (path / "spare").unlink(missing_ok=True)
+        if (slot := _locked(folder, path)) is not None:
+            try:
+                newest = dict(ends(folder)).get(slot.name)
+                if newest is not None and copied.get(slot.name, Position(0, 0)) >= newest:
+                    slot.clear()
+            finally:
+                slot.release()
+    return erased
+
+
+def _replace(path: Path, lines: list[bytes]) -> None:
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, path.stat().st_mode & 0o777)
+    with os.fdopen(descriptor, "wb") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 from include.serving.router import Limits
 
 _RUNNING = "(select coalesce(json_agg(r order by r.id), '[]') from rollouts r where status = 'running')"
+_RETIRED = "(select coalesce(json_agg(model), '[]') from retired_models)"
 _WANTED = """
     select extract(epoch from clock_timestamp())::float8,
-           (select coalesce(json_agg(c order by c.model), '[]') from champions c), {rollouts}
+           (select coalesce(json_agg(c order by c.model), '[]') from champions c), {rollouts}, {retired}
 """
 _REPORT = """
     insert into arm_windows (worker, rollout_id, arm, version, second, requests, errors, latencies, predictions)
@@ -76,6 +77,8 @@ class Wanted:
     champions: tuple[Champion, ...] = ()
     rollouts: tuple[Rollout, ...] = ()
     clock: float = 0.0
+    retired: frozenset[str] = frozenset()
+    """Models that a person retired. One that has merely no row (a database that was set back) goes on answering."""
 
     def champion(self, model: str) -> Champion | None:
         """The champion of a model."""
@@ -92,22 +95,24 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self._url = re.sub(r"^postgresql\+\w+://", "postgresql://", url)
         self._connection: Any = None
-        self._has_rollouts = False
+        self._has_rollouts = self._has_retired = False
 
     def read(self) -> Wanted:
-        """What is wanted now; a database from before rollouts has none.
+        """What is wanted now; a database from before rollouts or retirements has none.
 
         Raises:
             psycopg.Error: it cannot be asked; the next call connects anew.
         """
         with self._connected() as connection:
-            if not self._has_rollouts:
-                [self._has_rollouts] = connection.execute("select to_regclass('rollouts') is not null").fetchone()
+            if not (self._has_rollouts and self._has_retired):
+                there = "select to_regclass('rollouts') is not null, to_regclass('retired_models') is not null"
+                self._has_rollouts, self._has_retired = connection.execute(there).fetchone()
             asked = time.monotonic()
             rollouts = _RUNNING if self._has_rollouts else "'[]'::json"
-            epoch, champions, running = connection.execute(_WANTED.format(rollouts=rollouts)).fetchone()
+            query = _WANTED.format(rollouts=rollouts, retired=_RETIRED if self._has_retired else "'[]'::json")
+            epoch, champions, running, retired = connection.execute(query).fetchone()
         clock = epoch - (asked + time.monotonic()) / 2
-        return Wanted(tuple(map(_champion, champions)), tuple(map(_rollout, running)), clock)
+        return Wanted(tuple(map(_champion, champions)), tuple(map(_rollout, running)), clock, frozenset(retired))
 
     def report(self, rows: Iterable[tuple[Any, ...]]) -> None:
         """Write rows of arm_windows; those that are there already are left alone, so it may be said twice.

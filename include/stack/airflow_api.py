@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -65,6 +66,11 @@ class TaskRun:
     def name(self) -> str:
         """The task as the UI names it."""
         return self.task if self.map_index < 0 else f"{self.task}[{self.map_index}]"
+
+
+def of_model(model: str) -> list[str]:
+    """The DAGs of one model."""
+    return [f"{step}_{model}" for step in ("features", "train", "deploy", "monitor", "rollout", "rollback")]
 
 
 class Airflow:
@@ -198,6 +204,14 @@ class Airflow:
             if len(rows) < 100:
                 break
         return found[::-1]
+
+    def end_runs(self, dags: Iterable[str], note: str) -> list[Run]:
+        """Fail the runs of these DAGs that have not ended, of DAGs too that are no longer parsed; returns them."""
+        active = [run for run in self.runs(dags) if run.active]
+        for run in active:
+            body = {"state": "failed", "note": note}
+            self.call("PATCH", f"/dags/{run.dag}/dagRuns/{quote(run.run_id, safe='')}", json=body)
+        return active
 
     def tasks(self, runs: Sequence[Run]) -> list[TaskRun]:
         """The tasks of these runs."""

@@ -9,6 +9,7 @@ import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from include.settings import did_you_mean
 from include.storage import write_private
 
 SHORT_NAMES = {
@@ -49,13 +50,15 @@ class Credentials:
     mlflow_database_password: str
     optuna_database_password: str
     platform_database_password: str
+    serving_database_password: str
     supervisor_password: str
 
     def named(self, name: str) -> str:
         """A credential by its short name, one of `SHORT_NAMES`, or its name in the file."""
         field = SHORT_NAMES.get(name, name.lower())
         if field not in {f.name for f in fields(self)}:
-            raise CredentialsError(f"there is no credential {name!r}; known are {', '.join(SHORT_NAMES)}")
+            near = did_you_mean(name, [*SHORT_NAMES, *(f.name for f in fields(self))])
+            raise CredentialsError(f"there is no credential {name!r}{near}; known are {', '.join(SHORT_NAMES)}")
         return str(getattr(self, field))
 
     def serving_keys(self) -> dict[str, tuple[str, tuple[str, ...]]]:

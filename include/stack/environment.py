@@ -110,31 +110,24 @@ def airflow_environment(
     *,
     root: Path,
     airflow_home: Path,
-    database_url: str,
-    async_database_url: str,
     host: str,
     port: int,
     base_url: str,
     passwords_file: Path,
-    jwt_secret: str,
-    fernet_key: str,
-    api_secret_key: str,
     executor: str,
     parallelism: int,
 ) -> dict[str, str]:
-    """Airflow's configuration, as the variables that override airflow.cfg.
+    """Airflow's configuration, as the variables that override airflow.cfg; its secrets are in that file alone.
+
+    Tasks inherit the variables of the scheduler that starts them, and so does whatever a task starts or prints.
 
     Args:
         root: the folder with dags/, plugins/ and include/.
-        airflow_home: where Airflow keeps its logs.
-        database_url: its metadata, for psycopg2; `async_database_url` the same for asyncpg.
+        airflow_home: where Airflow keeps its logs, and airflow.cfg with what `airflow_secrets` returns.
         host: where the API server listens.
         port: the port it listens on.
         base_url: how users and tasks reach it.
         passwords_file: SimpleAuthManager's, as `simple_auth_passwords` writes it.
-        jwt_secret: signs users' and tasks' tokens.
-        fernet_key: encrypts connections and variables.
-        api_secret_key: signs sessions.
         executor: `LocalExecutor`, or `CeleryExecutor` on a team's server.
         parallelism: how many tasks run at once.
     """
@@ -154,23 +147,20 @@ def airflow_environment(
             # What runs by itself runs from its first parsing on, whoever starts the stack; only `ingest_` and
             # `features_` wait, in their files, until somebody has chosen the history.
             "dags_are_paused_at_creation": "False",
-            "fernet_key": fernet_key,
             "execution_api_server_url": f"{base_url.rstrip('/')}/execution/",
             "hostname_callable": "socket.gethostname",
             "simple_auth_manager_users": "admin:admin",
             "simple_auth_manager_passwords_file": str(passwords_file),
             "min_serialized_dag_update_interval": "5",
         },
-        "database": {"sql_alchemy_conn": database_url, "sql_alchemy_conn_async": async_database_url},
         "api": {
             "host": host,
             "port": str(port),
             "base_url": base_url,
             "workers": "1",
-            "secret_key": api_secret_key,
             "expose_config": "False",
         },
-        "api_auth": {"jwt_secret": jwt_secret, "jwt_issuer": "mlops"},
+        "api_auth": {"jwt_issuer": "mlops"},
         "scheduler": {
             "scheduler_idle_sleep_time": "0.2",
             "enable_health_check": "False",
@@ -199,6 +189,30 @@ def airflow_environment(
             for option, value in values.items()
         },
     }
+
+
+def airflow_secrets(
+    *, database_url: str, async_database_url: str, jwt_secret: str, fernet_key: str, api_secret_key: str
+) -> str:
+    """The content of airflow.cfg: what signs, encrypts and opens the database, for a file that its owner alone reads.
+
+    Args:
+        database_url: Airflow's metadata, for psycopg2; `async_database_url` the same for asyncpg.
+        async_database_url: see `database_url`.
+        jwt_secret: signs users' and tasks' tokens.
+        fernet_key: encrypts connections and variables.
+        api_secret_key: signs sessions.
+    """
+    sections = {
+        "core": {"fernet_key": fernet_key},
+        "database": {"sql_alchemy_conn": database_url, "sql_alchemy_conn_async": async_database_url},
+        "api": {"secret_key": api_secret_key},
+        "api_auth": {"jwt_secret": jwt_secret},
+    }
+    lines = ["# Written by `mlops up`. Keep it secret."]
+    for section, options in sections.items():
+        lines += [f"[{section}]", *(f"{name} = {value.replace('%', '%%')}" for name, value in options.items())]
+    return "\n".join(lines) + "\n"
 
 
 def simple_auth_passwords(admin_password: str) -> str:

@@ -197,27 +197,33 @@ def platform_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, 
 
 
 def airflow_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of Airflow's processes and tasks."""
-    keys, port = stack.credentials(), stack.ports["postgres"]
+    """The environment of Airflow's processes and tasks; Airflow's own secrets are in its airflow.cfg."""
     return {
         **platform_variables(stack, inherited),
         "BENTOML_HOME": str(stack.paths.bentoml),
         **environment.airflow_environment(
             root=stack.root,
             airflow_home=stack.paths.airflow,
-            database_url=postgres.url("airflow", keys.airflow_database_password, port),
-            async_database_url=postgres.url("airflow", keys.airflow_database_password, port, "asyncpg"),
             host=ports.HOST,
             port=stack.ports["airflow"],
             base_url=stack.address("airflow"),
             passwords_file=stack.paths.airflow_passwords,
-            jwt_secret=keys.airflow_jwt_secret,
-            fernet_key=keys.airflow_fernet_key,
-            api_secret_key=keys.airflow_api_secret_key,
             executor="LocalExecutor",
             parallelism=max(4, 2 * settings.cores()),
         ),
     }
+
+
+def airflow_secrets(stack: Stack) -> str:
+    """The content of this stack's airflow.cfg."""
+    keys, port = stack.credentials(), stack.ports["postgres"]
+    return environment.airflow_secrets(
+        database_url=postgres.url("airflow", keys.airflow_database_password, port),
+        async_database_url=postgres.url("airflow", keys.airflow_database_password, port, "asyncpg"),
+        jwt_secret=keys.airflow_jwt_secret,
+        fernet_key=keys.airflow_fernet_key,
+        api_secret_key=keys.airflow_api_secret_key,
+    )
 
 
 def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Program]:
@@ -239,7 +245,9 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         root=stack.root,
         home=stack.home,
         data_url=platform.get("MLOPS_DATA_URL") or str(stack.paths.data),
-        database_url=platform["MLOPS_DATABASE_URL"],
+        database_url=postgres.url(
+            "platform", keys.serving_database_password, stack.ports["postgres"], user=postgres.SERVICE_ROLE
+        ),
         serving_url=stack.address("serving"),
     )
     serving |= {name: platform[name] for name in ("MLOPS_PARAMS", "MLOPS_S3_ENDPOINT_URL") if name in platform}
@@ -433,6 +441,7 @@ def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.
     keys = stack.credentials()
     postgres.prepare(stack.paths.postgres, keys.postgres_password)
     storage.write_private(stack.paths.airflow_passwords, environment.simple_auth_passwords(keys.airflow_admin_password))
+    storage.write_private(stack.paths.airflow_secrets, airflow_secrets(stack))
     mlflow_url = postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"])
     storage.write_private(stack.paths.mlflow_auth, environment.mlflow_auth_config(mlflow_url))
     socket = supervisor.socket_path(stack.run)
@@ -475,8 +484,9 @@ def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str,
     start("postgres")
     _wait(stack, control, started_at, {}, progress)
     started_at.clear()
-    roles = {name: str(getattr(keys, f"{name}_database_password")) for name in postgres.DATABASES}
-    migrated = postgres.ensure_databases(port, keys.postgres_password, roles)
+    roles = (*postgres.DATABASES, postgres.SERVICE_ROLE)
+    passwords = {name: str(getattr(keys, f"{name}_database_password")) for name in roles}
+    migrated = postgres.ensure_databases(port, keys.postgres_password, passwords)
     jobs = _start_migrations(stack, inherited, migrated)
     start(*({"mlflow"} - jobs.keys()))
     _migrate_platform(stack, migrated)
@@ -536,14 +546,14 @@ def _start_migrations(
 
 
 def _migrate_platform(stack: Stack, migrated: Mapping[str, str]) -> None:
-    if migrated["platform"] == _version("platform"):
-        return
     from include import database
 
     keys = stack.credentials()
     engine = database.connect(postgres.url("platform", keys.platform_database_password, stack.ports["postgres"]))
     try:
-        database.migrate(engine)
+        if migrated["platform"] != _version("platform"):
+            database.migrate(engine)
+        database.grant_service(engine, postgres.SERVICE_ROLE)
     finally:
         engine.dispose()
     postgres.mark_migrated(stack.ports["postgres"], keys.postgres_password, "platform", _version("platform"))

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SUPERUSER = "postgres"
 DATABASES = ("airflow", "mlflow", "optuna", "platform")
 """One database for each, owned by a role of the same name."""
+SERVICE_ROLE = "serving"
+"""The prediction service's role in the database `platform`: it owns nothing; see `include.database.SERVICE_RIGHTS`."""
 CACHE = Path("/var/cache/mlops")
 ACCOUNT = "pgserver"
 """PostgreSQL refuses to run as root: then it runs as this system user."""
@@ -211,7 +213,7 @@ def ensure_databases(port: int, password: str, role_passwords: Mapping[str, str]
     Args:
         port: the server's.
         password: the superuser's.
-        role_passwords: for each of `DATABASES`.
+        role_passwords: for each of `DATABASES`, and for `SERVICE_ROLE`.
     """
     connection = _connect(port, password, "postgres")
     connection.autocommit = True
@@ -221,12 +223,14 @@ def ensure_databases(port: int, password: str, role_passwords: Mapping[str, str]
             roles = {row[0] for row in cursor.fetchall()}
             cursor.execute("select datname, coalesce(shobj_description(oid, 'pg_database'), '') from pg_database")
             found = dict(cursor.fetchall())
-            for name in DATABASES:
+            for name in (*DATABASES, SERVICE_ROLE):
                 verb = "alter" if name in roles else "create"
                 cursor.execute(f"{verb} role {name} login password %s", (role_passwords[name],))
+            for name in DATABASES:
                 if name not in found:
                     cursor.execute(f"create database {name} owner {name}")
                     cursor.execute(f"revoke connect on database {name} from public")
+            cursor.execute(f"grant connect on database platform to {SERVICE_ROLE}")
             return {name: found.get(name, "") for name in DATABASES}
     finally:
         connection.close()
@@ -243,9 +247,9 @@ def mark_migrated(port: int, password: str, database: str, version: str) -> None
         connection.close()
 
 
-def url(database: str, password: str, port: int, driver: str = "psycopg2") -> str:
-    """The URL of one of `DATABASES`, as its owner."""
-    return database_url(database, password, HOST, port, database, driver)
+def url(database: str, password: str, port: int, driver: str = "psycopg2", user: str = "") -> str:
+    """The URL of one of `DATABASES`, as its owner unless a user is named."""
+    return database_url(user or database, password, HOST, port, database, driver)
 
 
 def _connect(port: int, password: str, database: str) -> PsycopgConnection:

@@ -131,6 +131,7 @@ def prepare(
         feature_version = newest.version
     recorded = versions.recorded(database_url, model, feature_version)
     restored = directory / "features"
+    shutil.rmtree(restored, ignore_errors=True)  # of an attempt that was killed: this folder is the run's own
     folder = versions.restore(
         model, feature_version, restored, database_url=database_url, remote_url=remote_url, home=home
     )

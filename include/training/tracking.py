@@ -21,6 +21,7 @@ from typing import Any
 
 from include import database, served_form
 from include.served_form import ServedForm
+from include.training import anchor
 
 HTTP_SECONDS = 10
 FIRST_ANSWER_SECONDS = 3
@@ -28,6 +29,8 @@ TRIAL_THREADS = 4
 READY, CONTENT_HASH = "mlops.ready", "mlops.content_hash"
 RUN_KEY, TRIAL, PARENT = "mlops.run_key", "mlops.trial", "mlflow.parentRunId"
 SERVED, FLAVOUR, EVIDENCE = "served", "model", "evidence"
+SPLIT = "split.json"
+"""Of the evidence: how the rows were split, and the hashes of the evidence's other files."""
 
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_SECONDS),
@@ -324,6 +327,7 @@ def register(fitted: Mapping[str, Any], *, mlflow_url: str, database_url: str) -
     try:
         with database.advisory_lock(engine, f"register:{fitted['model']}"):
             version = _register(client, fitted, mlflow_url)
+            anchor.record(engine, _anchor(fitted, version))
     finally:
         engine.dispose()
     return Candidate(
@@ -340,6 +344,18 @@ def register(fitted: Mapping[str, Any], *, mlflow_url: str, database_url: str) -
         feature_version=fitted["feature_version"],
         rows=fitted["rows"],
         seconds=round(fitted["seconds"] + time.monotonic() - began, 2),
+    )
+
+
+def _anchor(fitted: Mapping[str, Any], version: int) -> anchor.Anchor:
+    split = Path(fitted["work"]) / EVIDENCE / SPLIT
+    return anchor.Anchor(
+        model=fitted["model"],
+        version=version,
+        content_hash=fitted["content_hash"],
+        evidence_hash=hashlib.sha256(split.read_bytes()).hexdigest(),
+        run_id=fitted["run_id"],
+        feature_version=fitted["feature_version"],
     )
 
 
@@ -531,24 +547,25 @@ def version_info(model: str, version: int, *, mlflow_url: str) -> Version:
     )
 
 
-def versions(model: str, *, mlflow_url: str) -> list[int]:
-    """The model's versions that are ready, in order."""
+def versions(model: str, *, mlflow_url: str, database_url: str) -> list[int]:
+    """The model's versions that this platform registered and MLflow has, in order."""
     found = _client(mlflow_url).search_model_versions(f"name = '{_quoted(model)}'")
-    return sorted(int(v.version) for v in found if v.tags.get(READY) == "true")
+    ready = {int(v.version) for v in found if v.tags.get(READY) == "true"}
+    return sorted(ready.intersection(anchor.versions(database_url, model)))
 
 
-def download(model: str, version: int, into: Path, *, mlflow_url: str) -> ServedForm:
-    """Bring a version's served form to local disk, verified against the hash it was registered with.
+def download(model: str, version: int, into: Path, *, mlflow_url: str, database_url: str) -> ServedForm:
+    """Bring a version's served form to local disk, verified against the hash that PostgreSQL recorded.
 
     Raises:
-        NotRegistered: the version is not ready, or its files cannot be read.
+        NotRegistered: this platform did not register the version, or its files cannot be read.
         BadServedForm: its files are not those that were registered.
     """
-    info = _ready(model, version, mlflow_url)
-    return served_form.verify(_download(mlflow_url, f"runs:/{info.run_id}/{SERVED}", into), info.content_hash)
+    info, known = _ready(model, version, mlflow_url, database_url)
+    return served_form.verify(_download(mlflow_url, f"runs:/{info.run_id}/{SERVED}", into), known.content_hash)
 
 
-def evidence(model: str, version: int, into: Path, *, mlflow_url: str) -> Path:
+def evidence(model: str, version: int, into: Path, *, mlflow_url: str, database_url: str) -> Path:
     """Bring to local disk who was held out from a version, and proof that it was not trained on them.
 
     The folder holds `holdout.parquet` (raw inputs, target, time), `training_rows.npy` and `holdout_rows.npy`
@@ -557,9 +574,12 @@ def evidence(model: str, version: int, into: Path, *, mlflow_url: str) -> Path:
     Raises:
         NotRegistered: the version is not ready, or a file is not the one that was registered.
     """
-    info = _ready(model, version, mlflow_url)
+    info, known = _ready(model, version, mlflow_url, database_url)
     folder = _download(mlflow_url, f"runs:/{info.run_id}/{EVIDENCE}", into)
-    split = json.loads((folder / "split.json").read_bytes())
+    content = (folder / SPLIT).read_bytes() if (folder / SPLIT).is_file() else b""
+    if known.evidence_hash not in (None, hashlib.sha256(content).hexdigest()):
+        raise NotRegistered(f"{model} version {version}: {EVIDENCE}/{SPLIT} is missing or changed; it is not used")
+    split = json.loads(content)
     for name, expected in split["files"].items():
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
@@ -567,13 +587,23 @@ def evidence(model: str, version: int, into: Path, *, mlflow_url: str) -> Path:
     return folder
 
 
-def _ready(model: str, version: int, mlflow_url: str) -> Version:
+def _ready(model: str, version: int, mlflow_url: str, database_url: str) -> tuple[Version, anchor.Anchor]:
+    """What MLflow knows of a version, and what this platform recorded of it, which agree about its content."""
     info = version_info(model, version, mlflow_url=mlflow_url)
     if not info.ready:
         raise NotRegistered(
             f"{model} version {version} was not registered by this platform: its files were never checked"
         )
-    return info
+    try:
+        known = anchor.recorded(database_url, model, version)
+    except anchor.NotAnchored as error:
+        raise NotRegistered(str(error)) from None
+    if info.content_hash != known.content_hash:
+        raise NotRegistered(
+            f"{model} version {version} has other content in MLflow ({info.content_hash[:12]}…) than this platform"
+            f" registered ({known.content_hash[:12]}…): it was changed since, and is not used"
+        )
+    return info, known
 
 
 def set_alias(model: str, alias: str, version: int | None, *, mlflow_url: str) -> None:

@@ -116,7 +116,7 @@ def test_every_task_retries_by_cause_and_tells_of_its_failure(dags: dict[str, An
 def test_the_forms_of_manual_runs_are_typed(dags: dict[str, Any]) -> None:
     forms = {kind: [dag.params for name, dag in dags.items() if name.startswith(f"{kind}_")] for kind in FILES}
     assert all({"trials", "time_budget", "window", "reason"} == set(form) for form in forms["train"])
-    assert all({"version"} == set(form) for form in forms["deploy"])
+    assert all({"version", "again"} == set(form) for form in forms["deploy"])
     assert all(
         {"version", "kind", "steps", "bake_minutes", "share", "reason"} == set(form) for form in forms["rollout"]
     )

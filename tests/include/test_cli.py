@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from include import cli, names
+from include.deployment import verification
 from include.home import Home
 from tests.conftest import ROOT
 
@@ -172,12 +176,204 @@ def test_what_was_tried_and_decided_can_be_read(database_url: str, tmp_path: Pat
     [
         (["stop"], "say why"),
         (["start", "--reason", "r"], "name the registered version"),
-        (["stop", "--kind", "ab", "--reason", "r"], "m: no ab runs; `mlops rollout m` shows what was"),
+        (["stop", "--kind", "ab", "--reason", "r"], "tumour: no ab runs; `mlops rollout tumour` shows what was"),
     ],
 )
 def test_a_rollout_is_changed_only_with_a_reason_and_what_it_needs(
     database_url: str, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    result = mlops("rollout", "m", *arguments, home=tmp_path, MLOPS_DATABASE_URL=database_url)
+    result = mlops("rollout", "tumour", *arguments, home=tmp_path, MLOPS_DATABASE_URL=database_url)
     assert result.returncode != 0
     assert message in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------ errors and names
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process, with PostgreSQL, MLflow and the service at ports where nothing listens."""
+    for name in [name for name in os.environ if name.startswith(("MLOPS_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.setenv("MLOPS_HOME", str(tmp_path / "var"))
+    monkeypatch.setenv("MLOPS_PARAMS", str(tmp_path / "params.yaml"))
+    monkeypatch.setenv("MLOPS_DATABASE_URL", f"postgresql+psycopg2://u:secret@127.0.0.1:{_free_port()}/platform")
+    for name in ("MLFLOW", "SERVING", "AIRFLOW"):
+        monkeypatch.setenv(f"MLOPS_{name}_URL", f"http://127.0.0.1:{_free_port()}")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mlops", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+PARAMS = """
+sources:
+  cells: {type: sample, dataset: breast_cancer}
+models:
+  tumour:
+    source: cells
+    target: diagnosis
+    task: binary
+    features: {standard_scaler: all}
+    estimators: {linear: {}}
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "champion tumour",
+        "history tumour",
+        "predictions tumour",
+        "rollout tumour",
+        "rollout tumour stop --reason x",
+        "rollback tumour --reason x",
+        "forget tumour --entity a",
+        "restore tumour 3 --to there",
+        "champion tumuor",
+        "forget nosuch --entity a",
+    ],
+)
+def test_while_postgresql_is_away_each_command_says_so_in_one_line(
+    command: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, out, err = run(*command.split())
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 1, err
+    assert "does not answer" in err
+    assert "make up" in err
+    assert "secret" not in err
+    assert not Path("there").exists()
+
+
+def test_a_service_without_keys_lists_none_and_revokes_none(run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run("keys", "list")[0] == 0
+    status, _, err = run("keys", "revoke", "nosuch")
+    assert (status, len(err.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("champion tumuor", "there is no model 'tumuor'; did you mean 'tumour'?"),
+        ("history nosuch", "there is no model 'nosuch'; params.yaml has tumour"),
+        ("predictions Tumour", "there is no model 'Tumour'; did you mean 'tumour'?"),
+        ("rollout tumours", "there is no model 'tumours'; did you mean 'tumour'?"),
+        ("rollout tumuor stop --reason x", "there is no model 'tumuor'; did you mean 'tumour'?"),
+        ("rollout tumour start --kind canry --reason x", "no kind of rollout 'canry'; did you mean 'canary'?"),
+        ("rollback tumuor --reason x", "there is no model 'tumuor'; did you mean 'tumour'?"),
+        ("forget tumuor --entity a", "there is no model 'tumuor'; did you mean 'tumour'?"),
+        ("forget tumour --entity a", "nothing of entity 'a' is logged for tumour"),
+        ("forget tumour --prediction 00", "'00' is not a prediction id"),
+        ("forget tumour", "name either an entity or a prediction id"),
+        ("history tumour", "tumour has no history yet"),
+        ("champion tumour", "tumour has no champion"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused_with_the_nearest_that_does(
+    command: str, answer: str, run: Callable[..., tuple[int, str, str]], database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLOPS_DATABASE_URL", database_url)
+    status, out, err = run(*command.split())
+    assert (status, out) == (1, "")
+    assert answer in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_empty_database_is_told_apart_from_one_that_is_away(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("drop schema public cascade; create schema public"))
+    engine.dispose()
+    monkeypatch.setenv("MLOPS_DATABASE_URL", database_url)
+    status, _, err = run("champion", "tumour")
+    assert (status, len(err.splitlines())) == (1, 1)
+    assert "make up" in err
+    assert "tables" in err
+
+
+def test_names_of_parts_and_passwords_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    from include.stack import credentials
+
+    with pytest.raises(names.UnknownName, match="did you mean 'scheduler'"):
+        names.one_of("part", "shceduler", ("postgres", "scheduler"), "the stack")
+    made = credentials.read_or_create(Home(tmp_path).credentials)
+    with pytest.raises(credentials.CredentialsError, match="did you mean 'mlflow'"):
+        made.named("mlfow")
+    with pytest.raises(names.UnknownName, match="registered are 1, 4"):
+        names.version("tumour", 3, [4, 1])
+    with pytest.raises(names.UnknownName, match=r"params\.yaml has none"):
+        names.one_of("source", "x", [], "params.yaml")
+
+
+def test_alerts_are_listed_and_acknowledged_and_come_from_the_file_while_postgresql_is_away(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path
+) -> None:
+    from include import alerts
+
+    alerts.send(tmp_path / "var", "task_failed", "train_tumour failed")
+    status, out, err = run("alerts")
+    assert status == 0
+    assert "train_tumour failed" in out
+    assert "PostgreSQL does not answer" in err
+    assert "this machine's file" in err
+    monkeypatch.setenv("MLOPS_DATABASE_URL", database_url)
+    status, out, err = run("alerts")
+    assert (status, err) == (0, "")
+    assert "task_failed" in out
+    assert run("alerts", "--acknowledge", out.split()[0])[1] == "1 alerts acknowledged\n"
+    assert run("alerts")[1] == "no alert that nobody has acknowledged\n"
+    assert "seen by" in run("alerts", "--all")[1]
+    status, _, err = run("alerts", "--event", "task_faild")
+    assert (status, "did you mean 'task_failed'" in err) == (1, True)
+    assert run("alerts", "--acknowledge", "zz")[0] == 1
+
+
+def test_a_model_is_retired_with_a_reason_and_comes_back_by_name(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    from include import database
+    from include.deployment import ledger
+    from tests.include.deployment import trials
+
+    monkeypatch.setenv("MLOPS_DATABASE_URL", database_url)
+    engine = database.connect(database_url)
+    assert "nothing serves it" in run("retire", "tumour", "--reason", "x")[1]
+    trials.crown(engine, 1, model="tumour")
+    assert run("retire", "tumour")[0] != 0, "a reason is needed"
+    assert run("retire", "tumuor", "--reason", "x")[0] == 1
+    monkeypatch.setattr("include.deployment.verification.retired", lambda *_, **__: verification.Seen(0.1, 1))
+    status, out, err = run("retire", "tumour", "--reason", "the ward was closed")
+    assert status == 0
+    assert "tumour: version 1 was retired; nothing is deleted" in out
+    assert "params.yaml still names tumour" in err
+    assert "its runs in Airflow, if any, go on: no stack was started" in err
+    assert ledger.champion(engine, "tumour") is None
+    assert "retire 1" in run("history", "tumour")[1]
+    assert "has no champion" in run("champion", "tumour")[2]
+    status, _, err = run("rollback", "tumour", "--reason", "open again")
+    assert (status, "name a version that was one" in err) == (1, True)
+    run("rollback", "tumour", "--reason", "open again", "--to", "1")
+    found = ledger.champion(engine, "tumour")
+    assert found is not None
+    assert found.version == 1
+    engine.dispose()

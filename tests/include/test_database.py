@@ -244,3 +244,72 @@ def test_evidence_cannot_be_rewritten(engine, statement):
         connection.execute(sa.insert(database.verdicts).values(**row))
     with pytest.raises(sa.exc.DatabaseError, match="verdicts is append-only"), engine.begin() as connection:
         connection.execute(sa.text(statement))
+
+
+SERVICE = "service_of_the_tests"
+
+
+@pytest.fixture
+def as_service(engine, database_url):
+    """An engine whose connections have the rights of the prediction service, and no others."""
+    with engine.begin() as connection:
+        found = connection.execute(sa.text(f"select 1 from pg_roles where rolname = '{SERVICE}'")).one_or_none()
+        if found is None:
+            connection.execute(sa.text(f"create role {SERVICE}"))
+    database.grant_service(engine, SERVICE)
+    service = database.connect(database_url)
+    sa.event.listen(service, "connect", lambda made, _: made.cursor().execute(f"set role {SERVICE}; commit"))
+    yield service
+    service.dispose()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into champions select * from champions",
+        "update champions set version = 2",
+        "delete from champions",
+        "insert into ledger (model) values ('m')",
+        "select * from ledger",
+        "insert into verdicts (model) values ('m')",
+        "select * from verdicts",
+        "update rollouts set share = 1",
+        "insert into rollouts (model) values ('m')",
+        "insert into registered_versions (model, version, content_hash) values ('m', 1, 'x')",
+        "delete from retired_models",
+        "select * from predictions",
+        "delete from predictions",
+        "update labels set label = '1'",
+        "select * from labels",
+        "delete from spool_positions",
+        "select * from alerts",
+        "select * from feature_versions",
+        "create table mine (x int)",
+        "drop table predictions",
+        "create or replace function make_prediction_partition(day date) returns boolean language sql as 'select true'",
+    ],
+)
+def test_the_service_cannot_decide_anything_in_the_database(as_service, statement):
+    with pytest.raises(sa.exc.ProgrammingError, match=r"permission denied|must be owner"), as_service.begin() as one:
+        one.execute(sa.text(statement))
+
+
+def test_the_service_can_do_in_the_database_what_it_is_there_for(as_service, tmp_path):
+    from include.serving import wanted
+
+    with as_service.begin() as connection:
+        connection.execute(sa.text("select make_prediction_partition(date '2026-03-02')"))
+        row = {"id": uuid.uuid4().hex, "model": "m", "version": 1, "arm": "champion", "inputs": {}, "output": {}}
+        connection.execute(sa.insert(database.predictions).values(**row, at="2026-03-02T12:00:00Z"))
+        connection.execute(
+            sa.insert(database.labels).values(model="m", entity="a", label=1, at="2026-03-02T12:00:00Z").inline()
+        )
+        connection.execute(sa.text("insert into spool_positions values ('s', 0, 0) on conflict do nothing"))
+        connection.execute(
+            sa.text("update spool_positions set segment = 1, position = 2 where slot = 's' and segment = 0")
+        )
+        assert connection.execute(sa.text("select segment, position from spool_positions")).one() == (1, 2)
+        connection.execute(sa.text(wanted._WANTED.format(rollouts=wanted._RUNNING, retired=wanted._RETIRED)))
+        report = wanted._REPORT.replace("%s", "{}").format("'w'", 1, "'a'", 1, 1, 1, 0, "'{0}'", "'{0}'")
+        for _ in range(2):
+            connection.execute(sa.text(report))

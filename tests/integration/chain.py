@@ -87,6 +87,11 @@ class Platform:
         fitted = fitting.fit(model, entry, prepared, optuna_url=self.optuna_url, mlflow_url=self.mlflow_url, root=ROOT)
         return tracking.register(dataclasses.asdict(fitted), mlflow_url=self.mlflow_url, database_url=self.database_url)
 
+    @property
+    def registry(self) -> dict[str, str]:
+        """Where versions are registered."""
+        return {"mlflow_url": self.mlflow_url, "database_url": self.database_url}
+
     def deploy(self, candidate: tracking.Candidate) -> ledger.Champion:
         """Judge, publish and promote; the Bento itself is built in the tests of packaging."""
         model, version = candidate.model, candidate.version
@@ -98,7 +103,7 @@ class Platform:
             mlflow_url=self.mlflow_url,
         )
         assert verdict.verdict == "PROMOTE", verdict.reasons
-        form = tracking.download(model, version, self.home / "served", mlflow_url=self.mlflow_url)
+        form = tracking.download(model, version, self.home / "served", **self.registry)
         url = packaging.publish(form, model=model, data_url=self.data_url)
         engine = connect(self.database_url)
         ledger.promote(
@@ -119,4 +124,4 @@ class Platform:
         return champion
 
     def predictor(self, candidate: tracking.Candidate, into: Path) -> Predictor:
-        return Predictor.load(tracking.download(candidate.model, candidate.version, into, mlflow_url=self.mlflow_url))
+        return Predictor.load(tracking.download(candidate.model, candidate.version, into, **self.registry))

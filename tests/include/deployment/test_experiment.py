@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from include import database
-from include.deployment import experiment, ledger, rollouts
+from include.deployment import decisions, experiment, ledger, rollouts
 from include.deployment.experiment import PILOT, Units
 from tests.include.deployment import trials
 
@@ -232,7 +232,7 @@ def test_a_classification_is_judged_by_right_answers_or_by_log_loss(engine: sa.E
     for label in ("ill", "well", "ill", "nobody knows"):
         log(engine, by_rate, "b", output=answer, prediction=0.8, label=label)
     assert seen(engine, by_rate) == ([], [0.0, 0.0, 1.0, 1.0])
-    rollouts.stop(engine, by_rate, actor="ann", reason="r")
+    rollouts.stop(engine, by_rate, actor=decisions.CONTROLLER, reason="r")
     by_error = trials.start(engine, kind="ab", success="error")
     log(engine, by_error, "b", output=answer, prediction=0.8, label="ill")
     log(engine, by_error, "b", output={"prediction": 1, "probabilities": {"0": 0.1, "1": 0.9}}, label=0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import math
 import uuid
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from include import database, storage
 from include.deployment import gate, ledger
+from include.deployment.decisions import Decision
 from include.deployment.gate import Evidence, decide
 from include.settings import Features, Gate
 from include.training import tracking
@@ -215,12 +217,14 @@ def place(tmp_path, mlflow_url, database_url):
             made = exhibits.register(tmp_path / name, self.columns, model=self.model, **where, **options)
             return made.version
 
-        def judge(self, version, url=mlflow_url):
-            return gate.judge(self.model, version, entry=self.entry, database_url=database_url, mlflow_url=url)
+        def judge(self, version, url=mlflow_url, again=None):
+            where = {"database_url": database_url, "mlflow_url": url}
+            return gate.judge(self.model, version, entry=self.entry, **where, again=again)
 
         def promote(self, verdict):
             url = str(tmp_path / "data" / "served" / verdict.content_hash)
-            form = tracking.download(self.model, verdict.version, tmp_path / uuid.uuid4().hex, mlflow_url=mlflow_url)
+            where = {"mlflow_url": mlflow_url, "database_url": database_url}
+            form = tracking.download(self.model, verdict.version, tmp_path / uuid.uuid4().hex, **where)
             storage.upload(form.directory, url)
             return ledger.promote(
                 self.engine, model=self.model, to_version=verdict.version, expected_from=verdict.champion_version,
@@ -262,7 +266,11 @@ def test_from_a_first_model_to_its_successor(place, mlflow_url):
     ledger.rollback(place.engine, place.model, actor="ann", reason="a mistake")
     ledger.project_aliases(place.engine, place.model, mlflow_url=mlflow_url)
     assert tracking.aliases(place.model, mlflow_url=mlflow_url) == {"champion": first.version}
-    again = place.judge(better.version)
+    held = place.judge(better.version)
+    assert held.verdict == "HOLD", "a cleared run does not overrule a person"
+    assert "was rolled back" in held.reasons[0]
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    again = place.judge(better.version, again=Decision("no mistake", later))
     assert again.verdict == "PROMOTE"
     assert again.id != better.id, "a spent verdict is not given again"
 
@@ -298,6 +306,16 @@ def test_a_version_that_is_not_ready_or_does_not_exist_is_not_judged(place, mlfl
     client = mlflow.MlflowClient(mlflow_url, mlflow_url)
     client.set_model_version_tag(place.model, str(version), tracking.READY, "false")
     with pytest.raises(gate.NotReady, match="its files were never checked"):
+        place.judge(version)
+    client.set_model_version_tag(place.model, str(version), tracking.READY, "true")
+    own = client.get_model_version(place.model, str(version))
+    forged = client.create_model_version(
+        place.model, own.source, run_id=own.run_id, tags=own.tags, model_id=own.source.removeprefix("models:/")
+    )
+    with pytest.raises(gate.NotReady, match="was not registered by this platform"):
+        place.judge(int(forged.version))
+    client.set_model_version_tag(place.model, str(version), tracking.CONTENT_HASH, "0" * 64)
+    with pytest.raises(gate.NotReady, match="has other content in MLflow"):
         place.judge(version)
     assert place.stored() == []
 

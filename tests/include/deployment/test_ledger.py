@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from include import database
 from include.deployment import ledger
+from include.deployment.decisions import Decision, NeedsDecision
 
 
 @pytest.fixture
@@ -180,17 +182,21 @@ def test_a_late_retry_does_not_promote_again_what_was_rolled_back(engine):
     assert ledger.champion(engine, "m").version == 1
 
 
-def test_what_was_rolled_back_can_return_on_a_new_verdict(engine):
+def test_what_was_rolled_back_can_return_on_a_new_verdict_and_a_new_decision(engine):
     promote(engine, 1)
     promote(engine, 2, 1)
     ledger.rollback(engine, "m", actor="ann", reason="by mistake")
-    assert promote(engine, 2, 1).to_version == 2
+    with pytest.raises(NeedsDecision, match=r"rolled back .* by ann \(by mistake\)"):
+        promote(engine, 2, 1)
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+    assert promote(engine, 2, 1, decision=Decision("it was well", later)).to_version == 2
 
 
 PROMOTER = """
 import json, sys
 from include import database
 from include.deployment import ledger
+from include.deployment.decisions import Decision, NeedsDecision
 engine = database.connect(sys.argv[1])
 print("ready", flush=True)
 for line in sys.stdin:

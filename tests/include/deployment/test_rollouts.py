@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 
 from include import database
 from include.deployment import ledger, rollouts
+from include.deployment.decisions import Decision
 from tests.include.deployment import trials
 
 HOW = {"actor": "ann", "reason": "because", "evidence": {"requests": 7}}
@@ -113,7 +115,8 @@ def test_starting_what_runs_changes_nothing_and_a_retry_finds_what_its_run_start
     assert trials.start(engine, 2) == first
     ended = rollouts.roll_back(engine, first, **HOW)
     assert trials.start(engine, 2, run_key="deploy_m run 1") == ended
-    assert trials.start(engine, 2, run_key="deploy_m run 2").id != first.id
+    later = Decision("the limit was wrong", dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1))
+    assert trials.start(engine, 2, run_key="deploy_m run 2", decision=later).id != first.id
 
 
 def test_a_canary_takes_its_steps_and_then_becomes_champion(engine: sa.Engine) -> None:

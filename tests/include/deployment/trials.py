@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from include import database, settings
 from include.deployment import ledger, rollouts
+from include.deployment.decisions import Decision
 from include.serving.tallies import LATENCY_MS
 
 FAST = {"bake_minutes": 0, "minimum_requests": 100, "steps": (5, 50)}
@@ -52,6 +53,7 @@ def start(
     verdict: str = "PROMOTE",
     run_key: str | None = None,
     verdict_id: int | None = None,
+    decision: Decision | None = None,
     **declared: Any,
 ) -> rollouts.Rollout:
     """Judge a version against the champion and try it."""
@@ -59,6 +61,7 @@ def start(
         engine, kind=kind, model=model, version=version, **served(version, model),
         verdict_id=verdict_id or judge(engine, version, against, verdict, model),
         settings=settings.Rollout(**{**FAST, **declared}), actor="ann", reason="try it", run_key=run_key,
+        decision=decision,
     )  # fmt: skip
 
 

@@ -159,6 +159,26 @@ def test_a_version_comes_back_to_the_byte_after_its_partitions_were_overwritten(
     assert hashes(into) == before, "from the remote alone"
 
 
+def test_restoring_replaces_nothing_that_is_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = place.build()
+    mine = place.root / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    (place.root / "link").symlink_to(mine)
+    (place.root / "file").write_text("a file")
+    here = place.root / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for into in (mine, place.root / "link", place.root / "file", Path(".."), Path("../mine"), Path("../new/../mine")):
+        with pytest.raises(versions.NotEmpty, match="name a new"):
+            place.restore(made.version, into)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    assert (place.root / "file").read_text() == "a file"
+    assert not [path for path in place.root.iterdir() if path.name.startswith(".")]
+    for empty in (here, place.root / "deep" / "new"):
+        assert len(list(place.restore(made.version, empty).glob("*.parquet"))) == 3
+
+
 def test_an_unknown_version_names_those_there_are(place: Place) -> None:
     made = place.build()
     with pytest.raises(versions.FeatureVersionError, match=made.version):

@@ -42,7 +42,9 @@ def test_a_trained_version_is_judged_promoted_watched_and_asked_to_be_replaced(
 
     first = gate.judge(laboratory.model, train("first"), entry=entry, **where)
     assert (first.verdict, first.champion_version) == ("PROMOTE", None), first.reasons
-    form = tracking.download(laboratory.model, first.version, tmp_path / "form", mlflow_url=mlflow_url)
+    form = tracking.download(
+        laboratory.model, first.version, tmp_path / "form", mlflow_url=mlflow_url, database_url=database_url
+    )
     value = form.json("profile.json")["metric"]["value"]
     assert first.numbers["candidate"] == pytest.approx(value), "the gate finds what training said"
     ledger.promote(

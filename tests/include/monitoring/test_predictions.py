@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from include import database
 from include.monitoring import predictions
 from include.serving import spool
+from include.serving.prediction_log import prediction_lines
 from tests.conftest import ROOT
 
 NOON = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
@@ -239,7 +240,7 @@ def test_days_that_have_ended_are_vacuumed_so_that_counting_reads_the_index_alon
 # ------------------------------------------------------------------------------------------------ forgetting
 
 
-def test_a_subjects_predictions_and_labels_are_deleted_and_nobody_elses(engine):
+def test_a_subjects_predictions_and_labels_are_deleted_and_nobody_elses(engine, tmp_path):
     mine, shadow_of_mine, others = answered(engine, entity="a"), None, answered(engine, entity="b")
     shadow_of_mine = answered(engine, arm="shadow", prediction_id=mine)
     elsewhere = answered(engine, entity="a", model="tumour")
@@ -247,20 +248,22 @@ def test_a_subjects_predictions_and_labels_are_deleted_and_nobody_elses(engine):
     told(engine, 2, entity="a")
     told(engine, 3, entity="b")
     told(engine, 4, prediction_id=others)
-    assert predictions.forget(engine, "trips", entity="a") == predictions.Forgotten(predictions=2, labels=2)
+    gone = predictions.forget(engine, "trips", entity="a", folder=tmp_path)
+    assert gone == predictions.Forgotten(predictions=2, labels=2)
     assert joined(engine) == {others: 3} or joined(engine) == {others: 4}
     assert set(joined(engine, "tumour")) == {elsewhere}
-    assert predictions.forget(engine, "trips", entity="a") == predictions.Forgotten(0, 0)
+    assert predictions.forget(engine, "trips", entity="a", folder=tmp_path) == predictions.Forgotten(0, 0)
 
 
-def test_a_single_prediction_is_deleted_with_its_labels(engine):
+def test_a_single_prediction_is_deleted_with_its_labels(engine, tmp_path):
     one, other = answered(engine, entity="a"), answered(engine, entity="a")
     told(engine, 1, prediction_id=one)
     told(engine, 2, entity="a")
-    assert predictions.forget(engine, "trips", prediction_id=one) == predictions.Forgotten(predictions=1, labels=1)
+    gone = predictions.forget(engine, "trips", prediction_id=one, folder=tmp_path)
+    assert gone == predictions.Forgotten(predictions=1, labels=1)
     assert joined(engine) == {other: 2}
     with pytest.raises(ValueError, match="either an entity or a prediction id"):
-        predictions.forget(engine, "trips")
+        predictions.forget(engine, "trips", folder=tmp_path)
 
 
 def test_what_is_still_in_the_local_log_is_waited_for(engine, tmp_path):
@@ -299,4 +302,87 @@ def test_the_command_line_counts_and_forgets(engine, database_url, tmp_path):
     assert (
         "'tomorrow' is not a day" in mlops(database_url, tmp_path, "predictions", "trips", "--day", "tomorrow").stderr
     )
-    assert mlops(database_url, tmp_path, "forget", "trips").returncode == 1
+    again = mlops(database_url, tmp_path, "forget", "trips", "--entity", "A")
+    assert again.returncode == 1
+    assert again.stderr == "mlops: nothing of entity 'A' is logged for trips\n"
+
+
+@pytest.mark.parametrize("wrong", ["00", "", "x" * 32, "0" * 33, "0b7e4c1a-0000", "' or true --"])
+def test_what_is_no_prediction_id_is_refused_before_anything_is_deleted(engine, tmp_path, wrong):
+    answered(engine, entity="a")
+    with pytest.raises(predictions.NoSubject, match="32 hexadecimal digits"):
+        predictions.forget(engine, "trips", prediction_id=wrong, folder=tmp_path)
+
+
+def test_an_entity_that_nothing_is_logged_of_is_told_with_the_nearest_one(engine):
+    answered(engine, entity="customer-17")
+    assert predictions.nearest_entity(engine, "trips", "Customer-17") == "; did you mean 'customer-17'?"
+    assert predictions.nearest_entity(engine, "tumour", "Customer-17") == ""
+
+
+def line(prediction_id, entity, *, model="trips"):
+    answer = {"inputs": [b"{}"], "outputs": [b'"x":1'], "scores": [1.0], "entities": [entity], "callers": [None]}
+    return prediction_lines([prediction_id], model, 1, "champion", 0.0, 1.0, **answer)
+
+
+def test_a_subject_is_forgotten_on_the_services_disk_too(engine, tmp_path):
+    """Lines that PostgreSQL refused, segments that wait to be used again, and slots that nobody writes any more."""
+    mine, other = uuid.uuid4().hex, uuid.uuid4().hex
+    odd = "a\tb\\c\nd"
+    slot = spool.take_slot(tmp_path)
+    elsewhere = line(other, odd, model="other")
+    spool.keep_rejected(slot.folder, "predictions", [line(mine, odd), line(other, "b"), elsewhere])
+    spool.keep_rejected(slot.folder, "labels", [f"trips\t{mine}\t\\N\t1\tx\ty\t\\N\t\\N\n".encode(), b"trips\tz\n"])
+    (slot.folder / "spare").write_bytes(line(mine, odd))
+    told(engine, 7, prediction_id=mine)
+    told(engine, 8, prediction_id=other)
+    gone = predictions.forget(engine, "trips", entity=odd, folder=tmp_path)
+    assert gone == predictions.Forgotten(predictions=0, labels=1, refused=2)
+    kept = {path.name: path.read_bytes() for path in slot.folder.iterdir()}
+    assert kept["rejected-predictions"] == line(other, "b") + elsewhere
+    assert kept["rejected-labels"] == b"trips\tz\n"
+    assert "spare" not in kept
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(database.labels.c.label)).scalars().all() == [8]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_slot_that_nobody_writes_is_emptied_once_it_is_copied_and_not_before(engine, tmp_path, copied):
+    slot = spool.take_slot(tmp_path)
+    content = bytearray(8192)
+    frame = {"table": "predictions", "rows": 1, "number": 1, "millis": 1, "before": 0}
+    end = spool.write_frame(memoryview(content), 0, [line(uuid.uuid4().hex, "a-subject")], **frame)
+    slot.path(1).write_bytes(content)
+    with engine.begin() as connection:
+        connection.execute(
+            sa.insert(database.spool_positions).values(slot=slot.name, segment=1, position=end if copied else 0)
+        )
+    predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path)
+    assert b"a-subject" in slot.path(1).read_bytes(), "a worker that runs writes this one"
+    slot.release()
+    predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path)
+    assert (b"a-subject" in slot.path(1).read_bytes()) is not copied
+
+
+def test_a_line_that_is_refused_while_a_subject_is_forgotten_is_not_lost(tmp_path):
+    """The file is replaced; who waited for its lock writes to the new one."""
+    folder = tmp_path / "slot-0"
+    folder.mkdir()
+    spool.keep_rejected(folder, "labels", [b"mine\n", b"other\n"])
+    began = threading.Event()
+
+    def add():
+        began.set()
+        spool.keep_rejected(folder, "labels", [b"late\n"])
+
+    late = threading.Thread(target=add)
+
+    def is_subject(table, one):
+        if not late.ident:
+            late.start()
+            began.wait()
+        return one == b"mine\n"
+
+    assert spool.erase(tmp_path, {}, is_subject) == 1
+    late.join()
+    assert (folder / "rejected-labels").read_bytes() == b"other\nlate\n"

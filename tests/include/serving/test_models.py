@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
-from include import storage
+from include import database, storage
+from include.deployment import rollouts
 from include.serving import copies as followed
 from include.serving.metrics import Metrics
 from include.serving.models import Champion, Models, fetch
@@ -77,6 +79,29 @@ def test_a_rollback_to_the_same_content_needs_no_download(database_url: str, tmp
         promote(database_url, champion_of(crafted, 3, url=str(tmp_path / "nowhere")))
         wait_for(lambda: version_of(models) == 3)
         assert models.status == "ok"
+
+
+def test_a_retired_model_answers_no_more_and_neither_after_a_start_without_a_database(
+    database_url: str, tmp_path: Path
+) -> None:
+    engine = database.connect(database_url)
+    with running(models_of(database_url, tmp_path / "copies")) as models:
+        promote(database_url, champion_of(craft(tmp_path / "1"), 1))
+        wait_for(lambda: version_of(models) == 1)
+        rollouts.retire(engine, "trips", actor="ann", reason="the shop was closed")
+        wait_for(lambda: version_of(models) is None)
+        assert models.describe() == []
+        assert models.not_ready == "every model was retired; `mlops rollback` brings one back"
+    with running(models_of(UNREACHABLE, tmp_path / "copies")) as without:
+        assert version_of(without) is None
+    with running(models_of(database_url, tmp_path / "copies")) as again:
+        rollouts.withdraw(engine, "trips", 1, actor="ann", reason="it is open again")
+        wait_for(lambda: version_of(again) == 1)
+        with engine.begin() as connection:  # a database that was set back has no row, and nobody retired anything
+            connection.execute(sa.delete(database.champions))
+        wait_for(lambda: not again._wanted.champions)
+        assert version_of(again) == 1
+    engine.dispose()
 
 
 def damage_truncated(crafted: Crafted) -> str:

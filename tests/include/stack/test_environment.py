@@ -7,7 +7,7 @@ from pathlib import Path
 
 from include import settings
 from include.stack import environment
-from include.stack.local import Stack, airflow_variables, platform_variables, programs
+from include.stack.local import Stack, airflow_secrets, airflow_variables, platform_variables, programs
 from include.stack.supervisor import Program
 
 
@@ -67,7 +67,7 @@ def test_no_part_holds_a_secret_that_it_does_not_need(tmp_path: Path) -> None:
 
     assert secrets("postgres") == set()
     assert secrets("mlflow") == {"mlflow_admin_password", "mlflow_session_key", "mlflow_database_password"}
-    assert secrets("prediction") == {"platform_database_password"}  # of its keys it knows the hashes only
+    assert secrets("prediction") == {"serving_database_password"}  # of its keys it knows the hashes only
     assert "postgres_password" not in secrets("scheduler")
 
 
@@ -107,3 +107,45 @@ def test_with_a_certificate_the_service_speaks_tls_and_our_clients_trust_it(tmp_
     assert "SSL_CERT_FILE" not in platform_variables(stack(tmp_path), {})
     (tmp_path / "stack.json").write_text(json.dumps({"id": "an-id", "ports": made.ports, "certificate": "there.pem"}))
     assert load(tmp_path, tmp_path).address("serving") == "https://127.0.0.1:3"
+
+
+def test_a_tasks_environment_has_the_secrets_it_needs_and_not_airflows(tmp_path: Path) -> None:
+    """What signs Airflow's tokens, encrypts its connections and opens its database is in a file of the owner's."""
+    import configparser
+
+    made = stack(tmp_path)
+    keys = made.credentials()
+    variables = airflow_variables(made, {})
+    airflows = {
+        keys.airflow_jwt_secret, keys.airflow_fernet_key, keys.airflow_api_secret_key,
+        keys.airflow_database_password, keys.airflow_admin_password,
+    }  # fmt: skip
+    others = {keys.postgres_password, keys.supervisor_password, keys.mlflow_session_key, keys.serving_admin_key}
+    others |= {keys.mlflow_database_password, keys.serving_database_password, keys.serving_feedback_key}
+    text = "\n".join(variables.values())
+    assert not [secret for secret in airflows | others if secret in text]
+    assert keys.platform_database_password in text
+    read = configparser.ConfigParser()
+    read.read_string(airflow_secrets(made))
+    assert read["core"]["fernet_key"] == keys.airflow_fernet_key
+    assert read["api_auth"]["jwt_secret"] == keys.airflow_jwt_secret
+    assert read["api"]["secret_key"] == keys.airflow_api_secret_key
+    assert keys.airflow_database_password in read["database"]["sql_alchemy_conn_async"]
+
+
+def test_a_percent_sign_in_a_secret_is_one_when_airflow_reads_it() -> None:
+    import configparser
+
+    read = configparser.ConfigParser()
+    secrets = {"jwt_secret": "%", "fernet_key": "%(x)s", "api_secret_key": "s"}
+    read.read_string(environment.airflow_secrets(database_url="p://u:a%40b@h/d", async_database_url="q", **secrets))
+    assert read["database"]["sql_alchemy_conn"] == "p://u:a%40b@h/d"
+    assert (read["api_auth"]["jwt_secret"], read["core"]["fernet_key"]) == ("%", "%(x)s")
+
+
+def test_the_service_connects_to_postgresql_as_a_role_of_its_own(tmp_path: Path) -> None:
+    made = by_name(tmp_path)
+    url = made["prediction"].environment["MLOPS_DATABASE_URL"]
+    assert url.startswith("postgresql+psycopg2://serving:")
+    assert url.endswith("/platform")
+    assert made["rollouts"].environment["MLOPS_DATABASE_URL"].startswith("postgresql+psycopg2://platform:")

@@ -93,7 +93,10 @@ def test_a_served_form_that_answers_otherwise_is_not_registered(
     run = client.get_run(prepared["run_id"])
     assert run.info.status == "FAILED"
     assert "differs from the trained model" in run.data.tags["mlops.error"]
-    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
+    assert (
+        tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url)
+        == []
+    )
 
 
 def test_a_booster_that_answers_otherwise_is_not_registered(
@@ -108,7 +111,10 @@ def test_a_booster_that_answers_otherwise_is_not_registered(
     monkeypatch.setattr(xgboost, "to_booster", lambda fitted: bytes(fitted.booster[:19].save_raw("ubj")))
     with pytest.raises(export.NotEqual, match=r"to_booster cannot be used: golden row \d+"):
         laboratory.fit(entry, prepared)
-    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
+    assert (
+        tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url)
+        == []
+    )
 
 
 def test_an_explanation_that_adds_up_to_something_else_is_not_registered(
@@ -134,7 +140,10 @@ def test_a_study_without_a_result_registers_nothing_and_says_why(laboratory: Lab
     laboratory.tune(entry, prepared)
     with pytest.raises(tuning.StudyFailed, match=r"2 failed.*nothing is registered.*XGBoostError"):
         laboratory.fit(entry, prepared)
-    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
+    assert (
+        tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url)
+        == []
+    )
 
 
 def test_a_row_that_the_service_would_refuse_does_not_stop_a_model_with_that_policy(

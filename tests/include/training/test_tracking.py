@@ -32,7 +32,9 @@ def test_a_study_becomes_a_registered_version_that_answers_its_golden_rows(
     assert candidate.version == 1
     lower = candidate.direction == "minimize"
     assert candidate.value < candidate.baseline if lower else candidate.value > candidate.baseline
-    form = tracking.download(laboratory.model, 1, tmp_path / "served", mlflow_url=laboratory.mlflow_url)
+    form = tracking.download(
+        laboratory.model, 1, tmp_path / "served", mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url
+    )
     assert form.content_hash == candidate.content_hash
     Predictor.load(form).replay_golden()
     rows = form.json("golden.json")["rows"]
@@ -43,8 +45,16 @@ def test_a_study_becomes_a_registered_version_that_answers_its_golden_rows(
     assert info.ready
     assert info.metrics[candidate.metric] == pytest.approx(candidate.value)
     assert f"baseline_{candidate.metric}" in info.metrics
-    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == [1]
-    evidence = tracking.evidence(laboratory.model, 1, tmp_path / "evidence", mlflow_url=laboratory.mlflow_url)
+    assert tracking.versions(
+        laboratory.model, mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url
+    ) == [1]
+    evidence = tracking.evidence(
+        laboratory.model,
+        1,
+        tmp_path / "evidence",
+        mlflow_url=laboratory.mlflow_url,
+        database_url=laboratory.database_url,
+    )
     assert json.loads((evidence / "split.json").read_bytes())["rows"]["test"] == prepared["test_rows"]
 
 
@@ -115,7 +125,7 @@ def test_killed_around_the_creation_of_the_version_a_retry_ends_with_exactly_one
     argument = json.dumps([at, fitted, laboratory.mlflow_url, laboratory.database_url])
     killed = subprocess.run([sys.executable, "-c", KILLED, argument], env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert killed.returncode == -signal.SIGKILL
-    found = tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url)
+    found = tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url)
     assert found == ([1] if at == "after" else [])
 
     candidate = laboratory.register(fitted)
@@ -159,10 +169,15 @@ def test_a_file_that_the_server_does_not_give_back_as_sent_keeps_the_version_fro
     monkeypatch.setattr(tracking, "_read_back", corrupted)
     with pytest.raises(tracking.NotRegistered, match=rf"{name} on the MLflow server is not the file that was uploaded"):
         laboratory.register(fitted)
-    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == []
+    assert (
+        tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url)
+        == []
+    )
     monkeypatch.undo()
     assert laboratory.register(fitted).version == 1
-    assert tracking.versions(laboratory.model, mlflow_url=laboratory.mlflow_url) == [1]
+    assert tracking.versions(
+        laboratory.model, mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url
+    ) == [1]
 
 
 def test_a_registered_file_that_was_changed_on_the_server_is_refused_when_it_is_used(
@@ -174,12 +189,18 @@ def test_a_registered_file_that_was_changed_on_the_server_is_refused_when_it_is_
     model = artifact_of(laboratory.mlflow_url, fitted["run_id"], "model.onnx")
     model.write_bytes(model.read_bytes()[:-1])
     with pytest.raises(BadServedForm, match=r"model\.onnx is corrupt"):
-        tracking.download(laboratory.model, 1, tmp_path / "a", mlflow_url=laboratory.mlflow_url)
+        tracking.download(
+            laboratory.model, 1, tmp_path / "a", mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url
+        )
     artifact_of(laboratory.mlflow_url, fitted["run_id"], "holdout.parquet").write_bytes(b"")
     with pytest.raises(tracking.NotRegistered, match=r"holdout.parquet is missing or changed"):
-        tracking.evidence(laboratory.model, 1, tmp_path / "b", mlflow_url=laboratory.mlflow_url)
+        tracking.evidence(
+            laboratory.model, 1, tmp_path / "b", mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url
+        )
     with pytest.raises(tracking.NotRegistered, match="has no version 99"):
-        tracking.download(laboratory.model, 99, tmp_path / "c", mlflow_url=laboratory.mlflow_url)
+        tracking.download(
+            laboratory.model, 99, tmp_path / "c", mlflow_url=laboratory.mlflow_url, database_url=laboratory.database_url
+        )
 
 
 def test_a_served_form_that_was_changed_before_it_was_uploaded_is_not_registered(

@@ -1,0 +1,89 @@
+"""Alerts: a file first, PostgreSQL within seconds, a list, and who has seen what."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from include import alert_table, alerts, database
+from include.home import Home
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    engine = database.connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+def test_an_alert_is_copied_once_with_its_details_and_the_file_stays(engine: sa.Engine, tmp_path: Path) -> None:
+    assert alert_table.copy(engine, tmp_path) == 0
+    alerts.send(tmp_path, "task_failed", "train_x failed", dag="train_x", tries=3)
+    alerts.send(tmp_path, "task_failed", "train_x failed", dag="train_x", tries=3)
+    assert alert_table.copy(engine, tmp_path) == 2
+    assert alert_table.copy(engine, tmp_path) == 0
+    Home(tmp_path).alerts_position.unlink()
+    alerts.send(tmp_path, "rollout_waits", "later")
+    assert alert_table.copy(engine, tmp_path) == 3, "read again from the beginning"
+    found = alert_table.listed(engine)
+    assert sorted((each.event, each.message) for each in found) == [
+        ("rollout_waits", "later"), ("task_failed", "train_x failed"), ("task_failed", "train_x failed"),
+    ]  # fmt: skip
+    assert {"dag": "train_x", "tries": 3} in [each.details for each in found]
+    assert [each.event for each in alert_table.listed(engine, event="rollout_waits", limit=1)] == ["rollout_waits"]
+    assert len(Home(tmp_path).alerts.read_text().splitlines()) == 3
+
+
+def test_a_damaged_line_one_without_an_id_and_half_a_line_lose_nothing(engine: sa.Engine, tmp_path: Path) -> None:
+    file = Home(tmp_path).alerts
+    file.parent.mkdir(parents=True)
+    old = json.dumps({"time": "2026-01-02T03:04:05+00:00", "event": "old", "message": "from before ids", "x": 1})
+    file.write_text(f"{old}\nno JSON\n[1]\n\n{old}\n" + '{"time": "2026-')
+    assert alert_table.copy(engine, tmp_path) == 4
+    assert sorted(each.event for each in alert_table.listed(engine)) == ["alert_unreadable"] * 2 + ["old"] * 2
+    with file.open("a") as rest:
+        rest.write('01-02T03:04:06", "event": "whole", "message": "now"}\n')
+    assert alert_table.copy(engine, tmp_path) == 1
+    assert alert_table.listed(engine, event="whole")[0].at.tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("message", "stored"), [("a\0b", "a\ufffdb"), ("half \ud800", "half ?"), ("\\u0000", "\\u0000"), ("ü😀", "ü😀")]
+)
+def test_what_postgresql_has_no_room_for_is_replaced(
+    engine: sa.Engine, tmp_path: Path, message: str, stored: str
+) -> None:
+    alerts.send(tmp_path, "odd", message, value=math.nan, nested={"x": [message, math.inf]})
+    assert alert_table.copy(engine, tmp_path) == 1
+    [found] = alert_table.listed(engine)
+    assert found.message == stored
+    assert found.details == {"value": "NaN", "nested": {"x": [stored, "Infinity"]}}
+
+
+def test_what_was_acknowledged_is_not_listed_again(engine: sa.Engine, tmp_path: Path) -> None:
+    for number in range(3):
+        alerts.send(tmp_path, "task_failed", f"number {number}")
+    alert_table.copy(engine, tmp_path)
+    first = alert_table.listed(engine)[0]
+    assert alert_table.acknowledge(engine, first.id.replace("-", "")[:8], actor="ann") == 1
+    assert alert_table.acknowledge(engine, first.id, actor="bob") == 0
+    assert first.id not in [each.id for each in alert_table.listed(engine)]
+    seen = {each.id: each.acknowledged_by for each in alert_table.listed(engine, acknowledged=True)}
+    assert seen[first.id] == "ann"
+    assert alert_table.acknowledge(engine, "all", actor="bob") == 2
+    assert alert_table.listed(engine) == []
+    for wrong in ("zzzz", "", "%", "ffffffff-ffff-ffff-ffff-ffffffffffff"):
+        with pytest.raises(alert_table.NoSuchAlert, match="no alert's id begins"):
+            alert_table.acknowledge(engine, wrong, actor="ann")
+
+
+def test_while_postgresql_is_away_the_file_is_read(tmp_path: Path) -> None:
+    assert alert_table.read_file(tmp_path, 10) == []
+    for number in range(3):
+        alerts.send(tmp_path, "task_failed", f"number {number}")
+    assert [each.message for each in alert_table.read_file(tmp_path, 2)] == ["number 2", "number 1"]
