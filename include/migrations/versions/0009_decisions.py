@@ -5,8 +5,8 @@ The service connects as a role that owns nothing: `make_prediction_partition` ru
 
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 TABLES = """
 ALTER TABLE ledger DROP CONSTRAINT ledger_action;
