@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from include import schema_record, schemas, storage
 from include.database import advisory_lock, connect
 from include.database import partitions as rows_of
-from include.ingestion import sources
+from include.ingestion import data_docs, sources
 from include.settings import ColumnType, Source
 
 ALL = "all"
@@ -240,6 +240,7 @@ def publish(name: str, keys: Sequence[str], *, data_url: str, run_id: str, datab
             version = _version(engine, name)
     finally:
         engine.dispose()
+    data_docs.write_index(name, reports(database_url, name, MAXIMUM_DAYS), data_url=data_url)
     storage.delete(staging_url(data_url, name, run_id))
     return Published(name, list(keys), total, version)
 

@@ -5,9 +5,10 @@ critical expectation, or has more rows that break row-level expectations than th
 Refused is not published and nothing downstream sees it; the data and the reason are kept in quarantine. When
 Great Expectations itself fails, the partition is neither accepted nor refused: `NotValidated` is raised.
 
-**Quality** is the weighted mean over the suite's expectations of the share that passed: of rows for an
-expectation about values, 0 or 1 for any other; critical weighs 3, warning 2, info 1. An expectation that could
-not run because its column is missing counts as 0; a partition that could not be read or has no rows is worth 0.
+**Quality** is the smaller of two shares: that of rows which did not go to quarantine, and the weighted mean over the
+suite's expectations of what passed: a share of rows for an expectation about rows, 0 or 1 for any other; critical
+weighs 3, warning 2, info 1. An expectation that could not run because its column is missing counts as 0; a partition
+that could not be read or has no rows is worth 0. It is shown rounded down: only a partition without a fault has 100 %.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import difflib
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,18 +104,15 @@ def validate(
         usual = _usual_rows(engine, name, staged)
         schema = run_schema.RunSchema(engine, name, source, keys, data_url)
         outcomes: dict[str, _Outcome] = {}
-        pages: dict[str, Judgement] = {}
         with _engine_room() as run:
             for key in keys:
                 judged = _judge_staged(
                     run, schema, name, source, suite, key, staged[key], usual, today, data_url, run_id
                 )
                 outcomes[key] = _store(name, key, judged, data_url=data_url, run_id=run_id)
-                if judged.judgement.results:
-                    pages[key] = judged.judgement
-                    pages = {chosen: pages[chosen] for chosen in data_docs.choose(pages)}
         _record(engine, name, outcomes, run_id=run_id)
-        docs_url = data_docs.build(name, suite, pages, partitions.reports(database_url, name), data_url=data_url)
+        reports = partitions.reports(database_url, name, partitions.MAXIMUM_DAYS)
+        docs_url = data_docs.build(name, reports, keys, data_url=data_url)
     finally:
         engine.dispose()
     reasons: Counter[str] = Counter()
@@ -250,7 +249,8 @@ def _judge(
     evaluate = partial(_evaluate, run, _Frames(table), suite, given)
     present = set(table.column_names)
     able = [rule for rule in suite.rules if set(rule.columns) <= present]
-    results = evaluate(able, "BOOLEAN_ONLY")
+    results = evaluate([rule for rule in able if rule.about_rows], "BOOLEAN_ONLY")
+    results |= evaluate([rule for rule in able if not rule.about_rows], "BASIC")
     retyped = {
         column: rule
         for rule in able
@@ -276,18 +276,13 @@ def _judge(
     reasons = {rule.text: counts[rule.id] for rule in broken if rule.severity == "warning" and counts[rule.id]}
     report = {
         "schema": schema,
-        "failed": [
-            {"type": rule.type, "columns": list(rule.columns), "severity": rule.severity, "text": rule.text,
-             "rows": counts.get(rule.id), "found": _observed(results.get(rule.id))}
-            for rule in suite.rules
-            if rule.id not in results or not results[rule.id].success
-        ],
-    }  # fmt: skip
+        "checks": [_check(rule, results.get(rule.id), counts.get(rule.id)) for rule in suite.rules],
+    }
     return Judgement(
         refused="; ".join(causes) or None,
         row_reasons=row_reasons,
         reasons=reasons,
-        quality=_quality(suite, results, counts, table.num_rows),
+        quality=round(min(_quality(suite, results, counts, table.num_rows), 1 - share), 6),
         report=report,
         results=tuple(results[rule.id] for rule in suite.rules if rule.id in results),
     )
@@ -425,9 +420,36 @@ def _causes(
     return causes
 
 
-def _observed(result: Any) -> Any:
+def _check(rule: suites.Rule, result: Any, rows: int | None) -> dict[str, Any]:
+    """What is recorded of one expectation, for the data docs."""
+    outcome, examples = "not evaluated", ()
+    if result is not None and not _raised(result):
+        outcome = "passed" if result.success else "failed"
+        examples = ((result.result or {}).get("partial_unexpected_list") or ()) if rule.about_rows else ()
+    return {
+        "type": rule.type,
+        "columns": list(rule.columns),
+        "severity": rule.severity,
+        "text": rule.text,
+        "outcome": outcome,
+        "rows": rows,
+        "found": _observed(result),
+        "examples": list(dict.fromkeys(map(_shown, examples)))[:5],
+    }
+
+
+def _observed(result: Any) -> float | int | str | None:
     value = (result.result or {}).get("observed_value") if result is not None else None
-    return value if value is None or isinstance(value, int | float | str) else str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as text that PostgreSQL's JSON takes, which knows no NUL."""
+    return str(value)[:120].replace("\0", "\u2400")
 
 
 def _quality(suite: suites.Suite, results: Mapping[str, Any], counts: Mapping[str, int], rows: int) -> float:
@@ -609,7 +631,8 @@ def _record(engine: sa.Engine, name: str, outcomes: Mapping[str, _Outcome], *, r
             }
             row = {"source": name, "key": key, "run_id": run_id, **facts}
             if outcome.refused is not None:
-                addition = {"refused_replacement": {"run_id": run_id, **outcome.report}, "candidate": None}
+                refused = {"delivered": outcome.quarantined, "quality": outcome.quality, **outcome.report}
+                addition = {"refused_replacement": {"run_id": run_id, **refused}, "candidate": None}
                 row |= {"status": "quarantined", "sha256": None, "report": outcome.report}
             else:
                 candidate = {"run_id": run_id, "sha256": outcome.sha256, "report": outcome.report, **facts}
