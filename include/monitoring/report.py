@@ -110,16 +110,16 @@ def evidently_page(
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
-    method = _named_method({finding.subject: finding for finding in findings if finding.kind == "drift"})
+    method = _named_method({_harmless(finding.subject): finding for finding in findings if finding.kind == "drift"})
     frames = [
-        pd.DataFrame({name: _sampled(values) for name, values in side.items() if name in shown})
+        pd.DataFrame({_harmless(name): _sampled(values) for name, values in side.items() if name in shown})
         for side in (current, reference)
     ]
     definition = DataDefinition(
-        numerical_columns=[name for name in shown if profile[name]["kind"] == "number"],
-        categorical_columns=[name for name in shown if profile[name]["kind"] == "category"],
+        numerical_columns=[_harmless(name) for name in shown if profile[name]["kind"] == "number"],
+        categorical_columns=[_harmless(name) for name in shown if profile[name]["kind"] == "category"],
     )
-    report = Report([DataDriftPreset(columns=shown, method=method, threshold=warn)])
+    report = Report([DataDriftPreset(columns=list(map(_harmless, shown)), method=method, threshold=warn)])
     result = report.run(*(Dataset.from_pandas(frame, data_definition=definition) for frame in frames))
     return str(result.get_html_str(as_iframe=False)).encode(), left_out
 
@@ -147,7 +147,14 @@ def sample(columns: Columns, rows: int = SAMPLE, seed: int = 7) -> dict[str, np.
 
 
 def _sampled(values: np.ndarray) -> np.ndarray:
-    return values.astype(object) if values.dtype.kind == "U" else values
+    if values.dtype.kind not in "UO":
+        return values
+    return np.array([_harmless(value) if isinstance(value, str) else value for value in values], dtype=object)
+
+
+def _harmless(text: str) -> str:
+    """Text that is no markup wherever it stands: Evidently writes names and values into a script as they are."""
+    return text.replace("<", "\u2039")
 
 
 def picture(findings: Sequence[Finding], *, title: str, thresholds: tuple[float, float]) -> bytes:

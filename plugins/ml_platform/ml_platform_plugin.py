@@ -23,15 +23,23 @@ PREFIX = "/ml-platform"
 FOLDERS = frozenset({"docs", "reports"})
 """What may be read below the data's folder."""
 
+_EVERYWHERE = "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+"""No page of ours is framed by others, sends a form, or has its links moved elsewhere."""
 PAGE_POLICY = (
     "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:;"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    " sandbox allow-scripts allow-same-origin allow-popups allow-popups-to-escape-sandbox"
+    f" allow-top-navigation-by-user-activation; {_EVERYWHERE}"
 )
 FILE_POLICY = {
     # Values from the data stand in these pages. Data docs run no script at all; a report's scripts run in an origin of
     # their own, from which neither Airflow's session nor its API can be reached.
-    "docs": "default-src 'self' data: 'unsafe-inline'; script-src 'none'; frame-ancestors 'self'",
-    "reports": "sandbox allow-scripts allow-popups; default-src data: blob: 'unsafe-inline' 'unsafe-eval'",
+    "docs": (
+        "sandbox allow-same-origin; default-src 'none'; script-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+        f" {_EVERYWHERE}"
+    ),
+    "reports": (
+        f"sandbox allow-scripts allow-popups; default-src data: blob: 'unsafe-inline' 'unsafe-eval'; {_EVERYWHERE}"
+    ),
 }
 
 Scope = dict[str, Any]

@@ -129,6 +129,10 @@ def test_what_comes_from_data_is_escaped(server: Server, token: str) -> None:
 def test_pages_made_from_data_cannot_act_as_the_user(server: Server, token: str) -> None:
     assert "script-src 'none'" in server.get(PATHS[1], token).headers["content-security-policy"]
     assert server.get(PATHS[2], token).headers["content-security-policy"].startswith("sandbox allow-scripts")
+    for path in PATHS:
+        policy = server.get(path, token).headers["content-security-policy"]
+        assert {"base-uri 'none'", "form-action 'none'", "frame-ancestors 'self'"} <= set(policy.split("; ")), path
+        assert "sandbox allow-" in policy
 
 
 @pytest.mark.parametrize(

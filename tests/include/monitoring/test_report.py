@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 
@@ -86,3 +87,20 @@ def test_a_sample_is_bounded_in_order_and_the_same_each_time():
 
 def test_the_picture_is_a_png():
     assert build(None, columns(3)).contents["drift.png"].startswith(b"\x89PNG")
+
+
+def test_names_and_values_are_no_markup_in_the_page():
+    def page(text):
+        values = {text: np.array([text, "b"] * 50, dtype=object), "x": np.arange(100.0)}
+        findings = drift.measure(profile(values), values, warn=0.1, critical=0.2)
+        return report.evidently_page(profile(values), values, values, findings, warn=0.1)[0].decode()
+
+    def tags(text):
+        return re.findall(r"<(script|form|meta|base|style|iframe|img)\b", text)
+
+    harmless = page("plain")
+    for hostile in ("</script><form action=//evil.example>", "<!--<script>", "<meta http-equiv=refresh content=0>"):
+        found = page(hostile)
+        assert hostile not in found
+        assert any(hostile.replace("<", shown) in found for shown in ("\u2039", r"\u2039"))
+        assert tags(found) == tags(harmless)
