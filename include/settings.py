@@ -376,6 +376,12 @@ class Service(_Strict):
     drain_seconds: float = Field(default=1.0, ge=0, le=5)
     """After SIGTERM: how long readiness says 503 while requests are still taken. What follows may take 9 s more: the
     requests in flight, the last predictions; and after 15 s the stack kills what has not ended."""
+    path_prefix: str = Field(default="", pattern=r"^((/[A-Za-z0-9._~-]+)+)?$")
+    """`/ml`: a path of a proxy's, below which the service is found, too; its links carry it. A proxy that strips its
+    own may say it by X-Forwarded-Prefix instead."""
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s?#]+)$")], ...] = ()
+    """Origins, such as `https://app.example.org`, whose pages may call the service from a browser (CORS); `*`: all.
+    Default: none."""
     access_log: Literal["all", "errors", "off"] = "all"
     """A line for each request, without anything that was sent; or for those with a status from 400 on; or none."""
 

@@ -1,7 +1,7 @@
 """What runs inside the prediction service; BentoML runs it: see bentofiles/prediction/service.py.
 
     start and end      command · launcher · worker · beat, ending · inner · log
-    a request          connections → direct, or ASGI → application → headers · access, keys · admission · bodies
+    a request          connections → direct, or ASGI → application → site, headers · access, keys · admission · bodies
                        → requests, fields, duplicates, refusals; table_process, which runs tables
                        → batching → scoring → answers; inference_protocol · openapi · feedback · access_log
     a prediction       predictor · kernels · explanation

@@ -63,6 +63,7 @@ from include.serving.models import Models
 from include.serving.requests import JSON, Refused
 from include.serving.router import Arm, Route
 from include.serving.scoring import is_the_arms_fault, refusal, score
+from include.serving.site import Site
 from include.serving.table_process import TableProcess
 
 Scope = MutableMapping[str, Any]
@@ -83,10 +84,10 @@ ASSETS = {
 }
 DOCS = b"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Prediction</title>
-<link rel="icon" href="/docs/favicon-light-32x32.png"><link rel="stylesheet" href="/docs/swagger-ui.css"></head>
-<body><div id="swagger-ui"></div><script src="/docs/swagger-ui-bundle.js"></script>
+<link rel="icon" href="./docs/favicon-light-32x32.png"><link rel="stylesheet" href="./docs/swagger-ui.css"></head>
+<body><div id="swagger-ui"></div><script src="./docs/swagger-ui-bundle.js"></script>
 <script>
-SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true, validatorUrl: null})
+SwaggerUIBundle({url: "./openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true, validatorUrl: null})
 </script>
 </body></html>"""
 
@@ -124,6 +125,7 @@ class Application:
         shadows: who scores for shadows.
         access_log: a line for each request.
         limits: what one request may cost.
+        site: where clients find the service; None: at its root, and pages of its own origin only.
         hot: whether predictions are answered here; otherwise BentoML's typed API does, by way of `answer_plainly`.
     """
 
@@ -138,12 +140,14 @@ class Application:
         access_log: AccessLog,
         shadows: Shadows | None = None,
         limits: Limits = Limits(),
+        site: Site | None = None,
         hot: bool = True,
     ) -> None:
         self._models, self._metrics = models, metrics
         self._access, self._admission, self._access_log = access, admission, access_log
         self._recorder, self._shadows, self._limits, self._hot = recorder, shadows, limits, hot
         self._turns = Turns(recorder, shadows, seconds=limits.request_seconds)
+        self._site = site or Site()
         self._inner: ASGIApp = _not_found
         self._endpoints: dict[str, Endpoint] = {}
         self._direct: dict[bytes, Endpoint] = {}
@@ -165,6 +169,9 @@ class Application:
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
+        if self._site.prefix:
+            path = self._site.inside(scope["path"])
+            scope = {**scope, "path": path, "raw_path": path.encode()}
         request = _request(scope)
         request.id = self._access_log.request_id(request.headers.get(b"x-request-id"))
         try:
@@ -172,6 +179,8 @@ class Application:
                 refuse_repeated(scope["headers"])
             refuse_transfer_coding(request.headers)
             refuse_missing_host(scope.get("http_version", ""), request.headers)
+            if request.method == "OPTIONS" and await self._preflight(request, send):
+                return
             endpoint = self._endpoint(request.path)
             if endpoint is not None and request.method == "POST":
                 request.model = endpoint.model
@@ -197,6 +206,17 @@ class Application:
         else:
             await self._send(request, send, status, body, content_type, extra)
 
+    async def _preflight(self, request: Request, send: Send) -> bool:
+        """Answer a browser that asks what a page may send; it does so without a key."""
+        headers = self._site.preflight(request.headers)
+        if headers is None:
+            return False
+        headers.append((b"x-request-id", request.id.encode()))
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+        self.note(request, 204, 0, time.perf_counter() - request.started)
+        return True
+
     async def _send(
         self, request: Request, send: Send, status: int, body: bytes, content_type: bytes, extra: Headers
     ) -> None:
@@ -212,6 +232,8 @@ class Application:
             (b"x-request-id", request.id.encode()),
             *extra,
         ]
+        if self._site.origins:
+            headers += self._site.shared(request.headers)
         if self.draining:
             headers.append((b"connection", b"close"))
         return headers
@@ -223,7 +245,14 @@ class Application:
         await self._send(request, send, status, body, JSON_TYPE, extra)
 
     async def _turn_away(self, request: Request, scope: Scope, send: Send) -> None:
-        await self._admission.refuse(send, scope.get("client"))
+        shared = self._site.shared(request.headers) if self._site.origins else NO_HEADERS
+
+        async def share(message: MutableMapping[str, Any]) -> None:
+            if shared and "headers" in message:
+                message = {**message, "headers": [*message["headers"], *shared]}
+            await send(message)
+
+        await self._admission.refuse(share, scope.get("client"))
         self.note(request, 503, 0, time.perf_counter() - request.started)
 
     def _refusal(self, error: Exception, request: Request) -> tuple[int, bytes, Headers]:
@@ -242,7 +271,8 @@ class Application:
     def _look_up(self) -> None:
         self._generation = self._models.generation
         self._endpoints = found = _endpoints(self._models.routes, self._models.default)
-        self._direct = {p.encode(): e for p, e in found.items() if e.does in ("predict", "batch") and self._hot}
+        direct = {path: e for path, e in found.items() if e.does in ("predict", "batch") and self._hot}
+        self._direct = {(prefix + p).encode(): e for p, e in direct.items() for prefix in ("", self._site.prefix)}
 
     # ------------------------------------------------------------------------------------------- the direct way
 
@@ -255,7 +285,8 @@ class Application:
     def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, reply: Reply) -> ASGIApp | None:
         """Begin to answer a request that is whole, by its reply. Or what answers or refuses it by ASGI."""
         endpoint = self._direct[url]
-        request = Request(url.decode(), "POST", dict(headers), time.perf_counter(), model=endpoint.model)
+        path = self._site.inside(url.decode())
+        request = Request(path, "POST", dict(headers), time.perf_counter(), model=endpoint.model)
         if b"content-encoding" in request.headers or b"transfer-encoding" in request.headers:
             return self
         if endpoint.does == "batch" and is_table(request.headers.get(CONTENT_TYPE, b"")):
@@ -516,7 +547,9 @@ class Application:
         if path == "/docs":
             return 200, DOCS, b"text/html; charset=utf-8"
         if path == "/":
-            return 200, b'{"docs":"/docs","models":"/models","health":"/health"}', JSON_TYPE
+            base = self._site.base(request.headers)
+            links = {name: f"{base}/{name}" for name in ("docs", "models", "health")}
+            return 200, msgspec.json.encode(links), JSON_TYPE
         if path == "/v2" or path.startswith("/v2/"):
             status, document = inference_protocol.page(path, self._models, draining=self.draining)
         else:
@@ -526,7 +559,7 @@ class Application:
     def _document(self, path: str, request: Request) -> tuple[int, dict[str, Any]]:
         models = self._models
         if path == "/openapi.json":
-            return 200, openapi.document(models.routes, models.default)
+            return 200, openapi.document(models.routes, models.default, self._site.base(request.headers))
         if path == "/readyz":
             if reason := "the service is about to end" if self.draining else models.not_ready:
                 raise Refused(503, "not_ready", reason)

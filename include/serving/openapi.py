@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,12 +51,14 @@ _EXPLAIN = {
     "description": "Adds what each feature contributed to each prediction: exact TreeSHAP for tree models.",
     "schema": {"type": "boolean", "default": False},
 }
+_BECAME_TRUE = "When it became true; default: now. Without a zone it is UTC."
+_ZONE = re.compile(r"[Zz]$|[+-]\d\d:?\d\d$").search
 _LIMIT = {"429", "503"}
 _GET = {"401", "403", "429"}
 
 
-def document(routes: Mapping[str, Route], default: str | None) -> dict[str, Any]:
-    """OpenAPI 3.0, with a request and the answer it gets for each model."""
+def document(routes: Mapping[str, Route], default: str | None, base: str = "") -> dict[str, Any]:
+    """OpenAPI 3.0, with a request and the answer it gets for each model; `base` is the path before all others."""
     paths: dict[str, Any] = {}
     schemas: dict[str, Any] = {"Error": _error_schema(), "Accepted": _accepted_schema()}
     for name, route in sorted(routes.items()):
@@ -78,6 +81,7 @@ def document(routes: Mapping[str, Route], default: str | None) -> dict[str, Any]
             "version": "1",
             "description": "Answers with the champion of each model, and names its version and a prediction id.",
         },
+        "servers": [{"url": base or "/"}],
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -95,7 +99,7 @@ def document(routes: Mapping[str, Route], default: str | None) -> dict[str, Any]
 
 def _paths(prefix: str, name: str, loaded: Loaded) -> dict[str, Any]:
     golden = loaded.predictor.golden
-    rows, expected = golden["rows"][:2], golden["expected"][:2]
+    rows, expected = [_as_example(row, loaded) for row in golden["rows"][:2]], golden["expected"][:2]
     answers = [
         {"prediction_id": "0190f3c2a1b4" + f"{n:020x}", **loaded.answers.told(e)} for n, e in enumerate(expected)
     ]
@@ -156,7 +160,7 @@ def _batch_bodies(name: str, loaded: Loaded, rows: list[dict[str, Any]]) -> dict
 
 def _feedback(loaded: Loaded) -> dict[str, Any]:
     label = _label_schema(loaded)
-    moment = {"type": "string", "format": "date-time", "description": "When it became true; default: now."}
+    moment = {"type": "string", "format": "date-time", "description": _BECAME_TRUE}
     by_id = {
         "type": "object",
         "required": ["prediction_id", "label"],
@@ -178,7 +182,7 @@ def _feedback(loaded: Loaded) -> dict[str, Any]:
 
 def _protocol_paths(name: str, loaded: Loaded) -> dict[str, Any]:
     inputs = inference_protocol.metadata(loaded)["inputs"]
-    row = loaded.predictor.golden["rows"][0]
+    row = _as_example(loaded.predictor.golden["rows"][0], loaded)
     example = {
         "inputs": [
             {"name": i["name"], "datatype": i["datatype"], "shape": [1], "data": [row.get(i["name"])]} for i in inputs
@@ -284,6 +288,18 @@ def _row_schema(loaded: Loaded) -> dict[str, Any]:
     }
 
 
+def _as_example(row: Mapping[str, Any], loaded: Loaded) -> dict[str, Any]:
+    """A golden row, with times as `format: date-time` wants them: of a zone, here UTC, as which they count anyway."""
+    inputs = loaded.predictor.schema.inputs
+    return {name: _zoned(value, inputs[name]["type"]) if name in inputs else value for name, value in row.items()}
+
+
+def _zoned(value: Any, kind: str) -> Any:
+    if kind != "timestamp" or not isinstance(value, str) or _ZONE(value):
+        return value
+    return value + "Z"
+
+
 def _required(entry: dict[str, Any]) -> bool:
     missing = entry.get("missing", "auto")
     return bool(entry.get("required", True)) if missing == "auto" else missing == "error"
@@ -292,8 +308,10 @@ def _required(entry: dict[str, Any]) -> bool:
 def _property(entry: dict[str, Any]) -> dict[str, Any]:
     described = dict(_TYPES[entry["type"]])
     said = [f"In {entry['unit']}."] if entry.get("unit") else []
+    if entry["type"] == "timestamp":
+        said.append("Without a zone it is UTC.")
     if entry.get("example") is not None:
-        described["example"] = entry["example"]
+        described["example"] = _zoned(entry["example"], entry["type"])
     if not _required(entry):
         described["nullable"] = True
     if categories := entry.get("categories"):

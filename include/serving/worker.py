@@ -27,6 +27,7 @@ from include.serving.metrics import Metrics
 from include.serving.models import Models
 from include.serving.prediction_log import PredictionLog
 from include.serving.shadow import Shadow
+from include.serving.site import Site
 from include.settings import ParamsError, Service
 
 BUNDLED = "served"
@@ -84,6 +85,7 @@ class Worker:
             access_log=self._access_log,
             shadows=self._shadows,
             limits=Limits(body_bytes, settings.body_seconds, settings.request_seconds),
+            site=Site(settings.path_prefix, settings.allowed_origins),
             hot=environment.get("MLOPS_SERVING_HOT_PATH") != "off",
         )
         self._ending = Ending(self._announce, settings.drain_seconds)
