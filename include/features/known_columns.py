@@ -8,14 +8,16 @@ first version have are recorded, and later ones are inputs only where params.yam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from include import database
-from include.features.feature_set import FeatureError
-from include.settings import Model, Source
+from include.features.columns import ColumnType
+from include.features.feature_set import FeatureError, compile_features
+from include.settings import Model, Params, Source
 
 
 def takes_all(entry: Model) -> bool:
@@ -65,6 +67,36 @@ def require(columns: Collection[str], found: Collection[str], source: Source, en
 def named(columns: Collection[str], source: Source) -> set[str]:
     """The columns to take, with those that params.yaml names at the source."""
     return {*columns, *source.derive, *getattr(source, "rename", {}).values()}
+
+
+def left_out(
+    params: Params, model: str, columns: Collection[str], types: Mapping[str, ColumnType], root: Path
+) -> dict[str, str]:
+    """The source's columns that are no inputs of a model that takes all, each with the reason, for a page to show.
+
+    Args:
+        params: params.yaml.
+        model: its name there.
+        columns: what was recorded for it.
+        types: the columns that its source has by now.
+        root: the repository.
+    """
+    entry = params.models[model]
+    source = params.sources[entry.source]
+    try:
+        made = compile_features(
+            entry.features,
+            source_columns=types,
+            target=entry.target,
+            entity=entry.entity,
+            time_column=params.time_column(model),
+            root=root,
+            derive=source.derive,
+            known=named(columns, source),
+        )
+    except FeatureError:
+        return {}  # what is wrong is the next check's to say
+    return made.left_out
 
 
 def record(connection: sa.Connection, model: str, source: str, columns: Sequence[str] | None) -> None:

@@ -20,6 +20,7 @@ from include import database, settings, storage
 from include.deployment import rollouts
 from include.deployment.gate import improvement
 from include.deployment.rollouts import Rollout
+from include.features import known_columns
 from include.monitoring import measures
 from include.served_form import MANIFEST
 from include.settings import METRICS
@@ -107,6 +108,8 @@ class ModelStanding:
     check: Check | None
     features: tuple[str, int, dt.datetime] | None
     """The newest feature version, its rows, since when."""
+    left_out: dict[str, str]
+    """The source's columns that are no inputs although the model takes all, each with the reason."""
     request: tuple[str, dt.datetime] | None
     """The newest request for retraining: its reason, when."""
     tried: list[Rollout]
@@ -183,6 +186,7 @@ def _models(
             verdicts=verdicts.get(name, []),
             check=_check(newest[name]),
             features=_present(newest[name], "features_version", "features_rows", "features_created_at"),
+            left_out=_left_out(newest[name], params, name),
             request=_present(newest[name], "request_reason", "request_created_at"),
             tried=tried.get(name, []),
             decisions=decisions.get(name, []),
@@ -214,7 +218,18 @@ def _newest(connection: sa.Connection, names: list[str]) -> Sequence[Any]:
         newest = _latest(table, of, order=order).lateral(prefix)
         joined = joined.outerjoin(newest, sa.true())
         columns += [column.label(f"{prefix}_{column.name}") for column in newest.c]
+    taken, types = database.model_columns, database.source_schemas
+    joined = joined.outerjoin(taken, taken.c.model == of.c.name)
+    found = sa.select(sa.func.json_object_agg(types.c.column, types.c.type)).where(types.c.source == taken.c.source)
+    columns += [taken.c.source.label("taken_source"), taken.c.columns.label("taken_columns")]
+    columns.append(found.scalar_subquery().label("found_types"))
     return connection.execute(sa.select(*columns).select_from(joined)).all()
+
+
+def _left_out(row: Any, params: settings.Params, model: str) -> dict[str, str]:
+    if row.taken_source != params.models[model].source or row.found_types is None:
+        return {}
+    return known_columns.left_out(params, model, row.taken_columns, row.found_types, settings.ROOT)
 
 
 def _newest_of_each(

@@ -68,6 +68,22 @@ def test_what_is_tried_beside_the_champion_is_shown_with_what_was_decided(databa
     assert model.decisions[0].reason == "1% went well"
 
 
+def test_columns_that_came_after_the_inputs_were_decided_are_shown_with_how_to_include_them(database_url: str) -> None:
+    columns = ["mean_area", "mean_radius", "diagnosis"]
+    engine = database.connect(database_url)
+    with engine.begin() as connection:
+        taken = {"model": "tumour", "source": "cells", "columns": columns}
+        connection.execute(sa.insert(database.model_columns).values(taken))
+        for column in (*columns, "fee"):
+            kind = "string" if column == "diagnosis" else "float"
+            row = {"source": "cells", "column": column, "type": kind, "history": []}
+            connection.execute(sa.insert(database.source_schemas).values(row))
+    engine.dispose()
+    found = {model.name: model.left_out for model in overview(ENTRIES, database_url).models}
+    why = "came after the inputs were decided; `features.include: [fee]` makes it one"
+    assert found == {"trip_duration": {}, "tumour": {"fee": why}}
+
+
 @pytest.mark.parametrize(
     ("metric", "value", "baseline", "words"),
     [
