@@ -10,6 +10,7 @@ import datetime as dt
 import difflib
 import os
 import re
+import zoneinfo
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -23,6 +24,8 @@ from include.home import DEFAULT, Home
 Task = Literal["regression", "binary", "multiclass"]
 ColumnType = Literal["float", "int", "string", "bool", "timestamp", "date"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+DATE_FORMATS = ("iso", "day_first", "month_first", "epoch_s", "epoch_ms", "epoch_us")
 
 METRICS: dict[str, Literal["minimize", "maximize"]] = {
     "mae": "minimize",
@@ -78,7 +81,10 @@ class SourceBase(_Strict):
     description: str = ""
     owner: str = "data-engineering"
     time_column: str | None = None
-    """The column that dates a row. With it: one partition a day (UTC); without: a single one named `all`."""
+    """The column that dates a row. With it: one partition a day; without: a single one named `all`."""
+    timezone: str = "UTC"
+    """The IANA name of the zone whose days the partitions are, and of times that carry no zone of their own. Times are
+    stored in UTC; in the hour that clocks turned back give twice, a time without a zone is the first."""
     start: dt.date | None = None
     """The first day there is data for: the default of the form, and where a catch-up begins."""
     schedule: str | None = None
@@ -91,6 +97,16 @@ class SourceBase(_Strict):
     """The Great Expectations suite in great_expectations/expectations/; default: the source's own name."""
     quarantine_share: float = Field(default=0.05, ge=0, le=1)
     """The share of rows that may break row-level expectations before the whole partition is refused."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(value)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            hint = did_you_mean(value, zoneinfo.available_timezones())
+            raise ValueError(f"{value!r} is no IANA time zone, such as Europe/Berlin{hint}") from error
+        return value
 
     @property
     def cron(self) -> str | None:
@@ -125,11 +141,76 @@ class FilesSource(SourceBase):
     path: str = Field(min_length=1)
     format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
     rename: dict[str, str] = Field(default_factory=dict)
+    """Name in the file → name here; every other setting uses the name here."""
     types: dict[str, ColumnType] = Field(default_factory=dict)
-    delimiter: str = ","
+    exclude: tuple[str, ...] = ()
+    """Columns that are not read."""
+    columns: tuple[str, ...] | None = None
+    """The names of the columns of a CSV file that has no header line."""
+    delimiter: str | None = None
+    """What separates the fields of a CSV file. Default: a comma; a tab in a file named .tsv."""
     encoding: str = "utf-8"
+    trim: bool = True
+    """Whether white space at the beginning and end of text is removed, of column names too."""
+    null_values: tuple[str, ...] = ()
+    """Texts that stand for a missing value, in every column. Always missing: an empty field; and, in columns that are
+    not text, NA, N/A, NaN, null, None and the like."""
+    decimal: Literal[".", ","] = "."
+    """What separates the whole part of a number in text."""
+    thousands: str = ""
+    """What groups the digits of a number in text by three."""
+    affixes: tuple[str, ...] = ()
+    """What may stand before or after a number in text, and is removed: `$`, `%`, `km`."""
+    date_format: str | dict[str, str] = ""
+    """How dates and times in text (or, as epochs, in numbers) are written, for all columns or by column: `day_first`,
+    `month_first`, `epoch_s`, `epoch_ms`, `epoch_us`, or a format such as `%d %b %Y`. Default: ISO 8601; an order of day
+    and month that the file leaves open is refused."""
     endpoint_url: str | None = None
     """An S3-compatible server's address, for s3:// paths; credentials come from the environment."""
+
+    @field_validator("null_values", "affixes", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        for item in value:
+            if item is None or isinstance(item, bool | dt.date):
+                raise ValueError(f"YAML reads this item as {item!r}, not as text; write it in quotes")
+        return tuple(str(item) for item in value)
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        if value in ("\\t", "tab"):
+            return "\t"
+        if value is not None and (len(value) != 1 or value in '"\r\n'):
+            raise ValueError(f"one character, such as ';' or '\\t', not {value!r}")
+        return value
+
+    @field_validator("date_format")
+    @classmethod
+    def _date_formats(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        for given in value.values() if isinstance(value, dict) else [value] if value else []:
+            if given not in DATE_FORMATS and "%" not in given:
+                raise ValueError(f"{' or '.join(DATE_FORMATS)}, or a format such as %d.%m.%Y, not {given!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _separators_differ(self) -> FilesSource:
+        if len(self.thousands) > 1 or self.thousands.isalnum():
+            raise ValueError(f"thousands: one character such as ',', '.' or ' ', not {self.thousands!r}")
+        if self.thousands == self.decimal:
+            raise ValueError(f"thousands: is {self.thousands!r}, like decimal; they must differ")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise ValueError("columns: a name is there twice")
+        for key, named in (("types", self.types), ("time_column", [self.time_column])):
+            if both := set(self.exclude) & {name for name in named if name}:
+                raise ValueError(f"exclude: {sorted(both)[0]!r} is named in {key} too")
+        return self
+
+    def date_format_of(self, column: str) -> str:
+        """How dates are written in a column; empty where nothing is declared."""
+        return self.date_format.get(column, "") if isinstance(self.date_format, dict) else self.date_format
 
 
 Source = Annotated[SampleSource | FilesSource, Field(discriminator="type")]

@@ -132,6 +132,12 @@ def refusal(data_url: str, name: str, run_id: str, key: str) -> str | None:
     return str(json.loads(storage.read_bytes(url))["reason"]) if storage.exists(url) else None
 
 
+def noted_astray(data_url: str, name: str, run_id: str, key: str) -> float | None:
+    """The share of astray rows in the file that a partition comes from, where that file covers several days."""
+    url = staging_url(data_url, name, run_id, f"{key}.astray.json")
+    return float(json.loads(storage.read_bytes(url))["share"]) if storage.exists(url) else None
+
+
 # --------------------------------------------------------------------------------------------------- extract
 
 
@@ -173,6 +179,7 @@ def extract(
         try:
             for key, table in sources.read_partitions(source, pending, known):
                 storage.delete(staging_url(data_url, name, run_id, f"{key}.refused.json"))
+                _note_astray(staging_url(data_url, name, run_id, f"{key}.astray.json"), table)
                 storage.write_table(staging_url(data_url, name, run_id, f"{key}.parquet"), table)
                 rows[key] = table.num_rows
             pending = []
@@ -190,6 +197,14 @@ def extract(
         except sources.SourceError as error:
             raise type(error)(f"source {name!r}: {error}") from error
     return Extracted([key for key in wanted if key in rows], skipped, rows)
+
+
+def _note_astray(url: str, table: pa.Table) -> None:
+    share = (table.schema.metadata or {}).get(sources.ASTRAY)
+    if share is None:
+        storage.delete(url)
+    else:
+        storage.write_bytes(url, json.dumps({"share": float(share)}).encode())
 
 
 def known_types(

@@ -122,6 +122,7 @@ def _numbers(name: str, values: pa.ChunkedArray) -> Nearly | None:
     settings += ["`null_values`"] if blank or marked[0] or text else []
     settings += ["`decimal: ','`"] if found["decimal"][0] else []
     settings += ["`thousands`"] if found["thousands"][0] or found["spaced"][0] else []
+    settings += ["`affixes`"] if found["unit"][0] else []
     remedy = f"declare {' and '.join(settings)} at the source, or `types: {{{name}: string}}` if it is text"
     return Nearly(name, "numbers", share, f"{name}: {', '.join(parts)}; {remedy}")
 

@@ -5,6 +5,10 @@ critical expectation, or has more rows that break row-level expectations than th
 Refused is not published and nothing downstream sees it; the data and the reason are kept in quarantine. When
 Great Expectations itself fails, the partition is neither accepted nor refused: `NotValidated` is raised.
 
+Rows **astray** (without a time, or outside of what their file covers) are in no partition. They are judged by the
+expectations about single rows of the time column, and count as bad rows: in the share and quality of their own day, or,
+where a file covers several days, in those of each of its days.
+
 **Quality** is the smaller of two shares: that of rows which did not go to quarantine, and the weighted mean over the
 suite's expectations of what passed: a share of rows for an expectation about rows, 0 or 1 for any other; critical
 weighs 3, warning 2, info 1. An expectation that could not run because its column is missing counts as 0; a partition
@@ -241,12 +245,42 @@ def broken_rules(suite: suites.Suite, tables: Iterable[tuple[pa.Table, Mapping[s
             yield [rule.id for rule in suite.rules if not found[rule.id].success]
 
 
+@dataclass(frozen=True)
+class Astray:
+    """Rows of a partition's file that belong to no partition.
+
+    Attributes:
+        rows: those that are kept with this partition, each with its `REASON`; None where there are none.
+        share: of all rows of the file.
+        time_column: what dates a row.
+    """
+
+    rows: pa.Table | None
+    share: float
+    time_column: str | None
+
+    def told(self) -> list[str]:
+        """Why they are astray, with counts."""
+        if self.rows is None:
+            return ["rows of the file without a time, or outside of what it covers"] if self.share else []
+        return [f"{reason} ({count})" for reason, count in Counter(self.rows[REASON].to_pylist()).most_common(3)]
+
+
+NONE_ASTRAY = Astray(None, 0.0, None)
+
+
 def _judge(
-    run: _Run, table: pa.Table, suite: suites.Suite, quarantine_share: float, given: Mapping[str, Any]
+    run: _Run,
+    table: pa.Table,
+    suite: suites.Suite,
+    quarantine_share: float,
+    given: Mapping[str, Any],
+    astray: Astray = NONE_ASTRAY,
 ) -> Judgement:
     if table.num_rows == 0:
-        return Judgement("0 rows", report={"message": "0 rows"})
-    evaluate = partial(_evaluate, run, _Frames(table), suite, given)
+        return Judgement("; ".join(["0 rows", *astray.told()]), report={"message": "0 rows"})
+    delivered = table if astray.rows is None else pa.concat_tables([table, astray.rows.select(table.column_names)])
+    evaluate = partial(_evaluate_all, run, _Frames(table), _Frames(delivered), astray.time_column, suite, given)
     present = set(table.column_names)
     able = [rule for rule in suite.rules if set(rule.columns) <= present]
     results = evaluate([rule for rule in able if rule.about_rows], "BOOLEAN_ONLY")
@@ -266,13 +300,14 @@ def _judge(
     broken = [rule for rule in failed if rule.about_rows]
 
     counts = {rule.id: int(details[rule.id].result.get("unexpected_count", 0)) for rule in broken}
-    row_reasons = _row_reasons(broken, details, table.num_rows)
-    share = 1 - row_reasons.null_count / table.num_rows
+    row_reasons = _row_reasons(broken, details, delivered.num_rows).slice(0, table.num_rows)
+    share = 1 - row_reasons.null_count / table.num_rows * (1 - astray.share)
     causes = _causes(suite, results, schema, counts)
     if share > quarantine_share:
         worst = sorted(((counts[r.id], r.text) for r in broken if r.severity == "warning"), reverse=True)[:4]
-        told = "; ".join(f"{text} ({count})" for count, text in worst)
-        causes.append(f"{share:.1%} of the rows break row-level expectations, {quarantine_share:.1%} may: {told}")
+        told = "; ".join([*(f"{text} ({count})" for count, text in worst), *astray.told()])
+        also = " or are astray" if astray.share else ""
+        causes.append(f"{share:.1%} of the rows break row-level expectations{also}, {quarantine_share:.1%} may: {told}")
     reasons = {rule.text: counts[rule.id] for rule in broken if rule.severity == "warning" and counts[rule.id]}
     report = {
         "schema": schema,
@@ -320,6 +355,24 @@ def _evaluate(
         if chosen:
             found |= run(of_table[chosen[0].scope], suite, chosen, given, result_format)
     return found
+
+
+def _evaluate_all(
+    run: _Run,
+    of_table: _Frames,
+    of_delivered: _Frames,
+    time_column: str | None,
+    suite: suites.Suite,
+    given: Mapping[str, Any],
+    rules: Sequence[suites.Rule],
+    result_format: str,
+) -> dict[str, Any]:
+    """As `_evaluate`; a rule about the time of single rows on those that are astray, too."""
+    timed = [rule for rule in rules if rule.about_rows and time_column in rule.columns]
+    others = [rule for rule in rules if rule not in timed]
+    return _evaluate(run, of_table, suite, given, others, result_format) | _evaluate(
+        run, of_delivered, suite, given, timed, result_format
+    )
 
 
 def _raised(result: Any) -> str | None:
@@ -549,20 +602,29 @@ def _judge_staged(
     strays = None
     if REASON in table.column_names:
         astray = table[REASON].is_valid()
-        strays = table.filter(astray)
+        strays = table.filter(astray) if pc.any(astray).as_py() else None
         table = table.filter(pc.invert(astray)).drop_columns([REASON])
     if key != partitions.ALL and dt.date.fromisoformat(key) > today:
         return _Judged(
             table, strays, Judgement(f"the day lies after today ({today})", report={"message": "in the future"})
         )
+    astray = Astray(strays, _astray_share(table, strays, name, key, data_url, run_id), source.time_column)
     try:
-        judgement = _judge(run, table, suite, source.quarantine_share, parameters(key, usual, today))
+        judgement = _judge(run, table, suite, source.quarantine_share, parameters(key, usual, today), astray)
     except NotValidated as error:
         raise NotValidated(f"{name} {key}: not validated: {error}") from error
     judgement = _typed(judgement, united, schema)
     if judgement.refused is None:
         schema.accept(united)
     return _Judged(table, strays, judgement)
+
+
+def _astray_share(table: pa.Table, strays: pa.Table | None, name: str, key: str, data_url: str, run_id: str) -> float:
+    """What share of the file's rows is astray: as extraction noted for a file of several days, else of these rows."""
+    noted = partitions.noted_astray(data_url, name, run_id, key)
+    if noted is not None:
+        return noted
+    return strays.num_rows / (table.num_rows + strays.num_rows) if strays is not None else 0.0
 
 
 def _typed(judgement: Judgement, united: United, schema: run_schema.RunSchema) -> Judgement:

@@ -258,7 +258,7 @@ def test_a_table_without_mistakes_is_found_right(folder):
     ("target", "model", "finding"),
     [
         (["yes"] * 100, "task: binary", "the target y has one class only, 'yes', in 100 rows"),
-        (["yes", "no"] * 50 + ["yes "] * 3, "task: binary", "'yes ' is 'yes' but for blanks or capitals"),
+        (["yes", "no"] * 50 + ["Yes"] * 3, "task: binary", "is 'yes' but for blanks or capitals"),
         (["yes", "no"] * 50 + ["?"], "task: binary", "if '?' means that it is not known, declare it in the source's"),
         (["yes", "no", "maybe"] * 40, "task: binary", "set task: multiclass"),
         (numbers(1300), "task: multiclass", "numbers with fractions such as"),

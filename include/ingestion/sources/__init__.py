@@ -8,14 +8,15 @@
 
 To add a type of source: a class in `include/settings.py`, and a module here named like its `type`.
 A table that `read` yields may carry the column `_reason`: rows that have one do not belong to the partition, and
-are quarantined with that reason.
+are quarantined with that reason. Where a file covers several days, the tables' metadata may hold the share of its rows
+that belong to none of them (`ASTRAY`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["column_type"]
 
 REASON = "_reason"
+ASTRAY = b"astray"
 
 
 class SourceError(RuntimeError):
@@ -73,7 +75,7 @@ class SourceType(Protocol):
         """The columns and their types."""
 
     def read(self, source: Any, keys: Sequence[str], known: Types) -> Iterator[tuple[str, pa.Table]]:
-        """Each of the partitions, once; `known` are the types that the columns have in earlier ones."""
+        """Each of the partitions, once, derived columns included; `known` are the columns' types in earlier ones."""
 
     def newest(self, source: Any) -> tuple[pa.Table, bool]:
         """The newest rows, and whether they are all."""
@@ -113,16 +115,11 @@ def read_partitions(source: Source, keys: Sequence[str], known: Types | None = N
     `known` are the types that the columns have in the partitions that are published: text that looks like numbers stays
     text where the column is text. Without it the earliest file decides.
 
-    A derived column is left out of a partition that lacks what it is computed from, or holds it in another type;
-    validation then shows the difference.
-
     Raises:
         SourceUnavailable: after retries.
         UnreadablePartitions: naming the partitions; ask for the others again.
     """
-    formulas = dict(source.derive)
-    for key, table in of_type(source.type).read(source, keys, known or {}):
-        yield key, _derived(table, formulas)
+    yield from of_type(source.type).read(source, keys, known or {})
 
 
 def newest_rows(source: Source) -> tuple[pa.Table, bool]:
@@ -131,8 +128,7 @@ def newest_rows(source: Source) -> tuple[pa.Table, bool]:
     Raises:
         SourceError: the source cannot be read; what extraction would raise.
     """
-    table, whole = of_type(source.type).newest(source)
-    return _derived(table, dict(source.derive)), whole
+    return of_type(source.type).newest(source)
 
 
 def days_of(source: Source, today: dt.date) -> list[dt.date]:
@@ -155,7 +151,12 @@ def health_of(source: Source) -> Health:
 # ------------------------------------------------------------------------------------------------ derived
 
 
-def _derived(table: pa.Table, formulas: dict[str, str]) -> pa.Table:
+def with_derived(table: pa.Table, formulas: Mapping[str, str]) -> pa.Table:
+    """The table with the columns that formulas compute from it.
+
+    A derived column is left out of a table that lacks what it is computed from, or holds it in another type; validation
+    then shows the difference.
+    """
     from include.formulas import Formula, FormulaError
 
     for name, text in formulas.items():

@@ -3,40 +3,38 @@
 `path` may hold globs and the date parts `{yyyy}`, `{mm}`, `{dd}`, which name the period that a file covers: a
 monthly file is read once for all its days, and its rows from outside the month come with a reason for
 quarantine, attached to the first day of the period. Without date parts the time column alone decides; rows that
-have no time are attached to the first day.
+have no time are attached to the first day. A day is one of the source's `timezone`; times are stored in UTC.
 
-What is declared under `types` must parse, or the file is refused with row and column. What is not declared is
-inferred as the earliest file suggests, so that a day of round prices or an empty column does not change a
-column's type; a column that really became another type is passed on as it is, for validation to show.
+What is declared under `types` must parse, or the file is refused with row and column. What is not declared is what
+the column is in earlier partitions, or, in the first, in the earliest file, so that a day of round prices or an empty
+column does not change a column's type; a column that really became another type is passed on as it is, for validation
+to show. Derived columns are computed before rows are assigned to days, so that one of them may be the time column.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import datetime as dt
 import difflib
-import gzip
-import io
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.json as pajson
 import pyarrow.parquet as papq
 import tenacity
 
+from include import schemas
+from include.ingestion import formats
+from include.ingestion import values as values_of
+from include.ingestion.formats import Raw
 from include.ingestion.sources import (
+    ASTRAY,
     REASON,
     Health,
     NothingFound,
@@ -44,39 +42,19 @@ from include.ingestion.sources import (
     SourceUnavailable,
     UnreadablePartitions,
     column_type,
+    with_derived,
 )
-from include.schemas import SchemaError, Types, cast_column
+from include.ingestion.values import Column, Unreadable
+from include.schemas import Types
 from include.settings import ROOT, ColumnType, FilesSource
 
 ATTEMPTS = 4
 FIRST_WAIT = 0.5
 """Seconds before the second attempt to reach a store; doubled for each further one."""
 
-_HEAD = 1 << 20
-_CHUNK = 1 << 24
 _LOOK = 1 << 27
 """Bytes of a file up to which a look at the newest rows reads all of it."""
-_TIME_FORMATS = [
-    pacsv.ISO8601,
-    *(
-        f"{date}{time}"
-        for date in ("%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y")
-        for time in (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", "")
-    ),
-]
-_ARROW: dict[ColumnType, pa.DataType] = {
-    "float": pa.float64(),
-    "int": pa.int64(),
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "timestamp": pa.timestamp("us"),
-    "date": pa.date32(),
-}
 _T = TypeVar("_T")
-
-
-class _Unreadable(ValueError):
-    """A file's bytes are not the data that was declared."""
 
 
 # -------------------------------------------------------------------------------------------- the protocol
@@ -100,10 +78,10 @@ def read(source: FilesSource, keys: Sequence[str], known: Types) -> Iterator[tup
         try:
             if hints is None:
                 hints = {**_known_types(source), **known}
-            tables = [_read_file(source, file, hints) for file in files]
-            table = pa.concat_tables(tables, promote_options="permissive")
+            tables = [(file, _read_file(source, file, hints)) for file in files]
+            table = _derived(source, _joined(tables), ", ".join(files))
             parts = _split(source, table, period, ", ".join(files))
-        except (_Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise UnreadablePartitions(str(error), period.keys) from error
         yield from parts
 
@@ -117,9 +95,9 @@ def newest(source: FilesSource) -> tuple[pa.Table, bool]:
     filesystem, path = _filesystem(source, file)
     try:
         if _reach(lambda: int(filesystem.size(path) or 0), file) <= _LOOK:
-            return _read_file(source, file, known), len(files) == 1
-        return _read_beginning(source, file, known), False
-    except (_Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            return _derived(source, _read_file(source, file, known), file), len(files) == 1
+        return _derived(source, _read_beginning(source, file, known, _LOOK, 1 << 20), file), False
+    except (Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UnreadablePartitions(str(error), []) from error
 
 
@@ -135,11 +113,30 @@ def days(source: FilesSource, today: dt.date) -> list[dt.date]:
         known = _known_types(source)
         for file in files:
             try:
-                times = _read_file(source, file, known)[source.time_column or ""].drop_null().cast(pa.timestamp("us"))
-            except (_Unreadable, pa.ArrowInvalid, KeyError):
+                times = _derived(source, _read_file(source, file, known), file)[source.time_column or ""].drop_null()
+                found |= set(np.unique(_days(times, source.timezone)).tolist())
+            except (Unreadable, pa.ArrowInvalid, KeyError):
                 continue  # its error is that of the partitions which it holds
-            found |= set(np.unique(np.asarray(times.to_numpy()).astype("M8[D]")).tolist())
     return sorted(day for day in found if day <= today)
+
+
+def _joined(tables: list[tuple[str, pa.Table]]) -> pa.Table:
+    """The rows of all files of a period."""
+    try:
+        return schemas.concat(tables)
+    except schemas.SchemaError as error:
+        raise Unreadable(f"{error}; declare the column's type under the source's `types`, or correct a file") from error
+
+
+def _derived(source: FilesSource, table: pa.Table, files: str) -> pa.Table:
+    """The table with its derived columns; times that a formula makes are those of the source's zone, as in a file."""
+    table = with_derived(table, source.derive)
+    for name, formula in source.derive.items():
+        if re.search(r"\btimestamp\(", formula) and name in table.column_names:
+            column = Column(source, files, name, 1, is_text=False)
+            place = table.column_names.index(name)
+            table = table.set_column(place, name, values_of.read(column, table[name], None))
+    return table
 
 
 def health(source: FilesSource) -> Health:
@@ -290,61 +287,65 @@ def _bytes(source: FilesSource, file: str) -> bytes:
 # -------------------------------------------------------------------------------------------------- one file
 
 
-def _format(source: FilesSource, file: str) -> str:
-    if source.format != "auto":
-        return source.format
-    suffixes = [s.lower() for s in Path(file).suffixes if s.lower() not in (".gz", ".gzip")]
-    last = suffixes[-1] if suffixes else ""
-    known = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
-    known |= {".parquet": "parquet", ".pq": "parquet"}
-    if last not in known:
-        raise SourceError(
-            f"{file}: the name does not tell the format; add `format: csv | jsonl | parquet` to the source"
-        )
-    return known[last]
-
-
 def _known_types(source: FilesSource) -> dict[str, ColumnType]:
-    """What the earliest file suggests; nothing when that file itself is damaged."""
+    """What the values of the earliest file suggest; nothing when that file itself is damaged."""
     try:
-        return columns(source)
+        files = _all_files(source)
+        return {**(schemas.types_of(_beginning(source, files[0])) if files else {}), **source.types}
     except UnreadablePartitions:
         return dict(source.types)
 
 
 def _columns_of_file(source: FilesSource, file: str) -> dict[str, ColumnType]:
+    table = _beginning(source, file)
+    return {name: source.types.get(name) or column_type(table[name].type) for name in table.column_names}
+
+
+def _beginning(source: FilesSource, file: str) -> pa.Table:
+    """The columns of a file as its first rows have them."""
     try:
-        if _format(source, file) == "parquet":
-            filesystem, path = _filesystem(source, file)
+        table = _read_beginning(source, file, {}, formats.HEAD, 10_000)
+    except (Unreadable, pa.ArrowInvalid) as error:
+        raise UnreadablePartitions(str(error) if file in str(error) else f"{file}: {error}", []) from error
+    _refuse_unknown(source, table.column_names, file)
+    return table
 
-            def footer() -> pa.Schema:
-                with filesystem.open(path) as stream:
-                    return papq.read_schema(stream)
 
-            schema = _reach(footer, file)
-        else:
-            head = _decoded(source, file, _head(source, file), whole=False)
-            head = head[: head.rfind(b"\n") + 1] or head
-            schema = _parse(source, file, head, {}).schema
-    except (_Unreadable, pa.ArrowInvalid) as error:
-        raise UnreadablePartitions(f"{file}: {error}" if file not in str(error) else str(error), []) from error
-    names = [source.rename.get(name, name) for name in schema.names]
-    _refuse_unknown(source, names, file)
-    found = {name: source.types.get(name) or column_type(kind) for name, kind in zip(names, schema.types, strict=True)}
-    if found.get(source.time_column or "") == "string":
-        found[source.time_column or ""] = "timestamp"  # it is parsed as one when it is read
-    return found
+def _read_beginning(source: FilesSource, file: str, known: Types, size: int, rows: int) -> pa.Table:
+    """The first bytes of a text file, or the first rows of a parquet file, and nothing more of it."""
+    if formats.format_of(source, file) == "parquet":
+        raw = Raw(_first_rows(source, file, rows), 1, is_text=False)
+    else:
+        raw = formats.parse(source, file, _head(source, file, size), known, whole=False)
+    return _typed(source, file, raw, known)
+
+
+def _first_rows(source: FilesSource, file: str, rows: int) -> pa.Table:
+    filesystem, path = _filesystem(source, file)
+
+    def take() -> pa.Table:
+        with filesystem.open(path, "rb") as stream:
+            formats.recognise(source, file, bytes(stream.read(16)), "parquet")
+            stream.seek(0)
+            parquet = papq.ParquetFile(stream)
+            batch = next(parquet.iter_batches(rows), None)
+            table = pa.Table.from_batches([batch] if batch is not None else [], parquet.schema_arrow)
+            return formats.named(source, file, formats.without_index(table))
+
+    return _reach(take, file)
 
 
 def _refuse_unknown(source: FilesSource, names: Sequence[str], file: str) -> None:
+    dated = set(source.date_format) if isinstance(source.date_format, dict) else set()
     for key, unknown in (
         ("types", set(source.types) - set(names)),
-        ("rename", set(source.rename.values()) - set(names)),
+        ("rename", set(source.rename.values()) - set(names) - set(source.exclude)),
+        ("date_format", dated - set(names)),
     ):
         if unknown:
             wrong = sorted(unknown)[0]
-            new = "" if key == "types" else f" to call {wrong!r}"
-            wrong = wrong if key == "types" else next(old for old, name in source.rename.items() if name == wrong)
+            new = f" to call {wrong!r}" if key == "rename" else ""
+            wrong = next(old for old, name in source.rename.items() if name == wrong) if key == "rename" else wrong
             close = difflib.get_close_matches(wrong, names, n=1)
             raise SourceError(
                 f"{key}: {file} has no column {wrong!r}{new}"
@@ -352,7 +353,7 @@ def _refuse_unknown(source: FilesSource, names: Sequence[str], file: str) -> Non
             )
 
 
-def _head(source: FilesSource, file: str, size: int = _HEAD) -> bytes:
+def _head(source: FilesSource, file: str, size: int) -> bytes:
     filesystem, path = _filesystem(source, file)
 
     def take() -> bytes:
@@ -362,247 +363,22 @@ def _head(source: FilesSource, file: str, size: int = _HEAD) -> bytes:
     return _reach(take, file)
 
 
-def _read_file(source: FilesSource, file: str, known: dict[str, ColumnType]) -> pa.Table:
-    raw = _bytes(source, file)
-    if _format(source, file) == "parquet":
-        try:
-            table = papq.read_table(pa.BufferReader(raw))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _Unreadable(f"{file}: not a whole parquet file ({error})") from error
-    else:
-        table = _parse(source, file, _decoded(source, file, raw, whole=True), known)
-    return _settled(source, file, table, known)
+def _read_file(source: FilesSource, file: str, known: Types) -> pa.Table:
+    return _typed(source, file, formats.parse(source, file, _bytes(source, file), known), known)
 
 
-def _settled(source: FilesSource, file: str, table: pa.Table, known: dict[str, ColumnType]) -> pa.Table:
-    """A file's table with the source's names and types."""
-    table = table.rename_columns([source.rename.get(name, name) for name in table.column_names])
-    if len(set(table.column_names)) < len(table.column_names):
-        twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
-        raise _Unreadable(f"{file}: the column {twice!r} is there twice")
-    fields = [_plain(source, file, name, table[name], known.get(name)) for name in table.column_names]
-    return pa.table(fields, names=table.column_names)
-
-
-def _read_beginning(source: FilesSource, file: str, known: dict[str, ColumnType]) -> pa.Table:
-    """The first rows of a file: a parquet file's first row group, a text's first bytes."""
-    if _format(source, file) == "parquet":
-        filesystem, path = _filesystem(source, file)
-
-        def first() -> pa.Table:
-            with filesystem.open(path) as stream:
-                return papq.ParquetFile(stream).read_row_group(0)
-
-        return _settled(source, file, _reach(first, file), known)
-    head = _decoded(source, file, _head(source, file, _LOOK), whole=False)
-    return _settled(source, file, _parse(source, file, head[: head.rfind(b"\n") + 1] or head, known), known)
-
-
-def _decoded(source: FilesSource, file: str, raw: bytes, *, whole: bool) -> bytes:
-    """Unzipped UTF-8 text. Of a `whole` file every byte must be right; of a head, the part that came."""
-    if raw[:2] == b"\x1f\x8b":
-        if whole:
-            try:
-                raw = gzip.decompress(raw)
-            except EOFError as error:
-                raise _Unreadable(
-                    f"{file}: the gzip is truncated: the file was not delivered whole; fetch it again"
-                ) from error
-            except (OSError, zlib.error) as error:
-                raise _Unreadable(f"{file}: the gzip is corrupt ({error}); fetch it again") from error
-        else:
-            try:
-                raw = zlib.decompressobj(wbits=31).decompress(raw, _HEAD)
-            except zlib.error as error:
-                raise _Unreadable(f"{file}: the gzip is corrupt ({error}); fetch it again") from error
-    return _as_utf8(source.encoding, file, raw, whole=whole)
-
-
-def _as_utf8(encoding: str, file: str, raw: bytes, *, whole: bool) -> bytes:
-    try:
-        utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
-        decoder = codecs.getincrementaldecoder(encoding)()
-    except LookupError as error:
-        raise SourceError(
-            f"encoding: {encoding!r} is not known; write one that Python knows, such as utf-8 or latin-1"
-        ) from error
-    out = io.BytesIO()
-    for begin in range(0, len(raw), _CHUNK):
-        chunk = raw[begin : begin + _CHUNK]
-        pending = len(decoder.getstate()[0])
-        try:
-            text = decoder.decode(chunk, final=whole and begin + _CHUNK >= len(raw))
-        except UnicodeDecodeError as error:
-            at = max(begin - pending + error.start, 0)
-            row = raw.count(b"\n", 0, at) + 1
-            raise _Unreadable(
-                f"{file}: row {row}: byte 0x{raw[at]:02x} is not {encoding}; declare the `encoding`, such as latin-1"
-            ) from error
-        if not utf8:
-            out.write(text.encode())
-    return raw.removeprefix(codecs.BOM_UTF8) if utf8 else out.getvalue().removeprefix(codecs.BOM_UTF8)
-
-
-def _parse(source: FilesSource, file: str, data: bytes, known: dict[str, ColumnType]) -> pa.Table:
-    if not data.strip():
-        raise _Unreadable(f"{file}: the file is empty")
-    if _format(source, file) == "jsonl":
-        try:
-            return pajson.read_json(io.BytesIO(data), read_options=pajson.ReadOptions(block_size=max(len(data), _HEAD)))
-        except pa.ArrowInvalid as error:
-            raise _Unreadable(f"{file}: not json lines: {_one_line(error)}") from error
-    return _parse_csv(source, file, data)
-
-
-def _parse_csv(source: FilesSource, file: str, data: bytes) -> pa.Table:
-    original = {new: old for old, new in source.rename.items()}
-    declared = {original.get(name, name): _ARROW[kind] for name, kind in source.types.items()}
-    options = {
-        "parse_options": pacsv.ParseOptions(delimiter=source.delimiter, newlines_in_values=b'"' in data),
-        "convert_options": pacsv.ConvertOptions(
-            column_types=declared,
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            timestamp_parsers=_TIME_FORMATS,
-        ),
-    }
-    try:
-        return pacsv.read_csv(io.BytesIO(data), **options)
-    except pa.ArrowInvalid as first:
-        try:  # one thread, to learn the row
-            pacsv.read_csv(io.BytesIO(data), read_options=pacsv.ReadOptions(use_threads=False), **options)
-        except pa.ArrowInvalid as error:
-            _explain_csv(source, file, data, error)
-        raise _Unreadable(f"{file}: {_one_line(first)}") from first
-
-
-def _explain_csv(source: FilesSource, file: str, data: bytes, error: pa.ArrowInvalid) -> NoReturn:
-    text = _one_line(error)
-    cell = re.search(
-        r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([\w\[\]]+): invalid value '(.*)'", text
-    )
-    if cell:
-        header = data.split(b"\n", 1)[0].decode(errors="replace").strip().split(source.delimiter)
-        index = int(cell[1])
-        name = header[index].strip('"') if index < len(header) else f"#{index}"
-        name = source.rename.get(name, name)
-        where = f"row {cell[2]}, " if cell[2] else ""
-        raise _Unreadable(
-            f"{file}: {where}column {name}: {cell[4]!r} is not a {source.types.get(name, cell[3])};"
-            " correct the file, or the source's `types`"
-        ) from error
-    ragged = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text)
-    if ragged:
-        raise _Unreadable(
-            f"{file}: row {ragged[1]} has {ragged[3]} fields, the header {ragged[2]};"
-            f" is the `delimiter` {source.delimiter!r}?"
-        ) from error
-    raise _Unreadable(f"{file}: {text}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
-
-
-# ------------------------------------------------------------------------------------------------- plain types
-
-
-def _plain(
-    source: FilesSource, file: str, name: str, values: pa.ChunkedArray, known: ColumnType | None
-) -> pa.ChunkedArray:
-    """A column in one of the six types: as declared, else as found, made equal across files where nothing is lost."""
-    values = _simple(values)
-    declared = source.types.get(name)
-    untyped = pa.types.is_null(values.type) or column_type(values.type) == "string"
-    if declared is None and name == source.time_column and untyped:
-        declared = "timestamp"
-    if declared is not None:
-        return _cast(file, name, values, declared)
-    if pa.types.is_null(values.type):
-        return values.cast(_ARROW[known or "float"])
-    if known == "float" and pa.types.is_integer(values.type):
-        with contextlib.suppress(SchemaError):  # beyond 2^53: validation refuses it by name
-            return cast_column(values, known)
-    return values
-
-
-def _simple(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = values.type
-    if pa.types.is_timestamp(kind):
-        return values.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(pa.timestamp("us"))
-    if pa.types.is_integer(kind):
-        return values.cast(pa.int64())
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return values.cast(pa.float64())
-    if pa.types.is_date(kind):
-        return values.cast(pa.date32())
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return values.cast(pa.string())
-    if pa.types.is_nested(kind):
-        return pa.chunked_array(
-            [[None if v is None else json.dumps(v, default=str) for v in values.to_pylist()]], pa.string()
-        )
-    if (
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_time(kind)
-        or pa.types.is_duration(kind)
-    ):
-        return values.cast(pa.string())
-    return values
-
-
-def _cast(file: str, name: str, values: pa.ChunkedArray, kind: ColumnType) -> pa.ChunkedArray:
-    target = _ARROW[kind]
-    if values.type == target:
-        return values
-    if kind in ("timestamp", "date") and pa.types.is_string(values.type):
-        return _times(file, name, values).cast(target)
-    try:
-        return values.cast(target, safe=kind != "float")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        row = _first_bad(values, partial(pc.cast, target_type=target))
-        found = (
-            f"row {row + 1}, column {name}: {values[row].as_py()!r}"
-            if row is not None
-            else f"column {name}, of type {values.type},"
-        )
-        raise _Unreadable(f"{file}: {found} is not a {kind}; correct the file, or the source's `types`") from error
-
-
-def _times(file: str, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    for zone in (None, "UTC"):
-        try:
-            return values.cast(pa.timestamp("us", tz=zone)).cast(pa.timestamp("us"))
-        except pa.ArrowInvalid:
-            continue
-    for form in _TIME_FORMATS[1:]:
-        try:
-            return pc.strptime(values, format=form, unit="us")
-        except pa.ArrowInvalid:
-            continue
-    row = _first_bad(values, partial(pc.cast, target_type=pa.timestamp("us"))) or 0
-    raise _Unreadable(f"{file}: row {row + 1}, column {name}: {values[row].as_py()!r} is not a timestamp")
-
-
-def _first_bad(values: pa.ChunkedArray, cast: Callable[[Any], Any]) -> int | None:
-    """The index of the first value that does not cast, by halving."""
-    low, high = 0, len(values)
-    try:
-        cast(values)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        while high - low > 1:
-            middle = (low + high) // 2
-            try:
-                cast(values.slice(low, middle - low))
-                low = middle
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                high = middle
-        return low
-    return None
+def _typed(source: FilesSource, file: str, raw: Raw, known: Types) -> pa.Table:
+    """A file's columns in the six types."""
+    fields = []
+    for name in raw.table.column_names:
+        column = Column(source, file, name, raw.first_row, raw.is_text)
+        values = values_of.read(column, raw.table[name], known.get(name))
+        kind = known.get(name)
+        if kind is not None and name not in source.types and values.type != schemas.arrow_type(kind):
+            with contextlib.suppress(schemas.SchemaError):  # what does not fit is for validation to show
+                values = schemas.cast_column(values, kind)
+        fields.append(values)
+    return pa.table(fields, names=raw.table.column_names)
 
 
 # ---------------------------------------------------------------------------------------------------- days
@@ -614,14 +390,20 @@ def _split(source: FilesSource, table: pa.Table, period: _Period, files: str) ->
     if source.time_column not in table.column_names:
         close = difflib.get_close_matches(source.time_column, table.column_names, n=1)
         hint = f"; did {close[0]!r} take its place?" if close else ""
-        raise _Unreadable(
+        raise Unreadable(
             f"{files}: the time column {source.time_column!r} is missing{hint} It has {table.column_names}"
         )
     time = table[source.time_column]
     if not pa.types.is_timestamp(time.type) and not pa.types.is_date(time.type):
-        raise _Unreadable(f"{files}: the time column {source.time_column!r} is of type {time.type}, not timestamp")
-    days = np.asarray(time.cast(pa.timestamp("us")).to_numpy()).astype("M8[D]")
-    return _by_day(table, days, period, source.time_column)
+        raise Unreadable(f"{files}: the time column {source.time_column!r} is of type {time.type}, not timestamp")
+    return _by_day(table, _days(time, source.timezone), period, source.time_column)
+
+
+def _days(time: pa.ChunkedArray, zone: str) -> Any:
+    """The day of each moment, in the source's zone, as datetime64[D]."""
+    if pa.types.is_timestamp(time.type) and zone != "UTC":
+        time = pc.local_timestamp(time.cast(pa.timestamp("us", tz="UTC")).cast(pa.timestamp("us", tz=zone)))
+    return np.asarray(time.cast(pa.timestamp("us")).to_numpy()).astype("M8[D]")
 
 
 def _by_day(table: pa.Table, days: Any, period: _Period, time_column: str) -> list[tuple[str, pa.Table]]:
@@ -645,6 +427,8 @@ def _by_day(table: pa.Table, days: Any, period: _Period, time_column: str) -> li
         part = table.take(pa.array(kept[low:high]))
         if key == first and stray.any():
             part = _with_strays(part, table, np.flatnonzero(stray), missing, period, time_column)
+        if stray.any() and len(period.name or "") < len("YYYY-MM-DD"):
+            part = part.replace_schema_metadata({ASTRAY: str(stray.mean())})
         parts.append((key, part))
     return parts
 

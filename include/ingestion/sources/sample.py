@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include.ingestion.sources import Health
+from include.ingestion.sources import Health, with_derived
 from include.schemas import Types
 from include.settings import ColumnType, SampleSource
 
@@ -77,17 +77,15 @@ def columns(source: SampleSource) -> dict[str, ColumnType]:
 def read(source: SampleSource, keys: Sequence[str], known: Types) -> Iterator[tuple[str, pa.Table]]:
     """Generate the trips of each day, or give the cells as the one partition `all`."""
     for key in keys:
-        if source.dataset == "breast_cancer":
-            yield key, cells()
-        else:
-            yield key, _with_incidents(source, dt.date.fromisoformat(key))
+        table = cells() if source.dataset == "breast_cancer" else _with_incidents(source, dt.date.fromisoformat(key))
+        yield key, with_derived(table, source.derive)
 
 
 def newest(source: SampleSource) -> tuple[pa.Table, bool]:
     """A day of trips, or the cells."""
     if source.dataset == "breast_cancer":
-        return cells(), True
-    return _with_incidents(source, source.start or dt.date(2024, 1, 1)), False
+        return with_derived(cells(), source.derive), True
+    return with_derived(_with_incidents(source, source.start or dt.date(2024, 1, 1)), source.derive), False
 
 
 def days(source: SampleSource, today: dt.date) -> list[dt.date]:

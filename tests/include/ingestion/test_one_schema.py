@@ -128,3 +128,14 @@ def test_partitions_from_before_there_was_a_record_are_learned_from_their_files(
     found = ingest(days.source(), [days.write(3, n=[0.5])], "r2", suite=days.suite)
     assert found.types_changed == {"n": "int → float"}
     assert _rows(ingest, "n") == ({pa.float64()}, [1.0, 2.0, 0.5])
+
+
+def test_codes_stay_text_on_a_day_on_which_all_are_digits(ingest: Ingest, days: Days, tmp_path: Path) -> None:
+    for day, code in ((1, "A7"), (2, "00007")):
+        (tmp_path / f"c_2018-01-{day:02}.csv").write_text(f"at,shop,code\n2018-01-{day:02} 10:00:00,a,{code}\n")
+    source = files(tmp_path / "c_{yyyy}-{mm}-{dd}.csv", time_column="at")
+    ingest(source, ["2018-01-01"], "r1", suite=days.suite)
+    (tmp_path / "c_2018-01-01.csv").unlink()
+    found = ingest(source, ["2018-01-02"], "r2", suite=days.suite)
+    assert found.rejected == {}
+    assert _rows(ingest, "code") == ({pa.string()}, ["A7", "00007"])

@@ -347,3 +347,53 @@ def test_a_month_of_real_trips_passes_the_suite_of_the_generated_ones(ingest: In
     assert found.reasons["pickup_datetime lies outside the file's period 2018-11"] == 3
     assert 100 < found.reasons["the trip did not take 1 to 120 minutes"] < 250
     assert 0.9 < min(found.quality.values()) < max(found.quality.values()) <= 1
+
+
+# ------------------------------------------------------------------------------------------------- rows astray
+
+TIMED = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "at"}}
+
+
+def test_a_critical_rule_about_the_time_column_sees_the_rows_without_a_time(ingest: Ingest, tmp_path: Path) -> None:
+    """The specimen: half of a day's rows have no time, and a critical not-null rule on that very column passed."""
+    suite = _suite(tmp_path, {**TIMED, "severity": "critical"}, _between("price", 0, 10))
+    path = _csv(tmp_path, f"{DAY} 10:00:00,1,a\n,2,b\n")
+    found = ingest(files(path, time_column="at", quarantine_share=1), [DAY], suite=suite)
+    assert found.rejected[DAY] == "at: must not be null (1 rows)"
+    mostly = _suite(tmp_path, {**TIMED, "kwargs": {"column": "at", "mostly": 0.5}, "severity": "critical"})
+    found = ingest(files(path, time_column="at", quarantine_share=1), [DAY], "r2", suite=mostly)
+    assert found.accepted == [DAY]
+    assert (found.rows, found.quarantined) == (1, 1)
+
+
+def test_rows_astray_count_in_the_share_and_in_quality(ingest: Ingest, tmp_path: Path) -> None:
+    suite = _suite(tmp_path, _between("price", 0, 10))
+    path = _csv(tmp_path, f"{DAY} 10:00:00,1,a\n" * 7 + f"{DAY} 10:00:00,99,a\n" + "2018-01-06 01:00:00,2,b\n,3,c\n")
+    accepted = ingest(files(path, time_column="at", quarantine_share=0.3), [DAY], suite=suite)
+    assert (accepted.accepted, accepted.rows, accepted.quarantined) == ([DAY], 7, 3)
+    assert accepted.quality[DAY] == 0.7
+    refused = ingest(files(path, time_column="at", quarantine_share=0.29), [DAY], "r2", suite=suite)
+    assert refused.rejected[DAY].startswith("30.0% of the rows break row-level expectations or are astray, 29.0% may: ")
+    assert "at lies outside the file's period 2018-01-05 (1)" in refused.rejected[DAY]
+    assert "at is missing (1)" in refused.rejected[DAY]
+
+
+def test_rows_astray_of_a_monthly_file_count_for_each_of_its_days_and_not_all_for_the_first(
+    ingest: Ingest, tmp_path: Path
+) -> None:
+    rows = "".join(f"2018-01-{day:02} 10:00:00,1,a\n" for day in range(1, 11)) + ",1,a\n" * 2
+    (tmp_path / "s_2018-01.csv").write_text("at,price,shop\n" + rows)
+    suite, keys = _suite(tmp_path, _between("price", 0, 10)), ["2018-01-01", "2018-01-02"]
+    source = files(tmp_path / "s_{yyyy}-{mm}.csv", time_column="at", quarantine_share=0.2)
+    found = ingest(source, keys, suite=suite)
+    assert (found.accepted, found.quarantined) == (keys, 2)
+    assert found.quality == {key: pytest.approx(10 / 12) for key in keys}
+    strict = source.model_copy(update={"quarantine_share": 0.1})
+    found = ingest(strict, keys, "r2", suite=suite)
+    assert [reason[:5] for reason in found.rejected.values()] == ["16.7%", "16.7%"]
+
+
+def test_a_day_of_nothing_but_rows_astray_is_refused_with_why(ingest: Ingest, tmp_path: Path) -> None:
+    path = _csv(tmp_path, ",1,a\n,2,b\n")
+    found = ingest(files(path, time_column="at", types={"at": "timestamp"}), [DAY], suite=_suite(tmp_path, TIMED))
+    assert found.rejected[DAY] == "0 rows; at is missing (2)"

@@ -1,0 +1,433 @@
+"""What is in a file: CSV, JSON lines or Parquet, recognised by its name and first bytes, as columns for values.py."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+import pyarrow.parquet as papq
+
+from include.ingestion.sources import SourceError
+from include.ingestion.values import Unreadable
+from include.schemas import EXACT, Types
+from include.settings import FilesSource
+from include.text import trim
+
+HEAD = 1 << 20
+_CHUNK = 1 << 24
+_SUFFIXES = {
+    ".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "csv", ".data": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet",
+}  # fmt: skip
+_FOREIGN = (
+    (b"PK\x03\x04", "a zip archive; unpack it, or pack each file with gzip"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook (or Word document); save the sheet as CSV"),
+    (b"BZh", "packed with bzip2; unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ", "packed with xz; unpack it, or pack it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd; unpack it, or pack it with gzip"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"%PDF", "a PDF document; its tables must be exported as CSV"),
+    (b"SQLite format 3", "a SQLite database; export the table as CSV or Parquet"),
+    (b"ARROW1", "an Arrow (Feather) file; write it as Parquet"),
+    (b"ORC", "an ORC file; write it as Parquet"),
+    (b"\x89HDF", "an HDF5 file; write the table as Parquet"),
+    (b"\x93NUMPY", "a NumPy array; write it as CSV or Parquet, with names for its columns"),
+    (b"\x80\x04", "a Python pickle, which is never opened; write it as Parquet"),
+    (b"\x80\x05", "a Python pickle, which is never opened; write it as Parquet"),
+)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A file's columns under the names that its source has for them.
+
+    Attributes:
+        table: as the format holds them; text of a CSV file is only text.
+        first_row: the number of the first row, as a person counts in the file.
+        is_text: whether the format knows no types.
+    """
+
+    table: pa.Table
+    first_row: int
+    is_text: bool
+
+
+def format_of(source: FilesSource, file: str) -> str:
+    """`csv`, `jsonl` or `parquet`: as declared, else by the file's name.
+
+    Raises:
+        SourceError: neither says it.
+    """
+    if source.format != "auto":
+        return source.format
+    suffixes = [s.lower() for s in Path(file).suffixes if s.lower() not in (".gz", ".gzip")]
+    last = suffixes[-1] if suffixes else ""
+    if last in (".xls", ".xlsx", ".xlsm", ".ods"):
+        raise SourceError(f"{file}: a spreadsheet; save the sheet as CSV")
+    if last not in _SUFFIXES:
+        raise SourceError(
+            f"{file}: the name does not tell the format; add `format: csv | jsonl | parquet` to the source"
+        )
+    return _SUFFIXES[last]
+
+
+def parse(source: FilesSource, file: str, content: bytes, known: Types, *, whole: bool = True) -> Raw:
+    """The columns of a file, or (not `whole`) of the head of one.
+
+    Raises:
+        Unreadable: the bytes are something else, damaged, or have no usable header.
+    """
+    kind = format_of(source, file)
+    recognise(source, file, content, kind)
+    if kind == "parquet":
+        raw = Raw(_parquet(file, content), 1, is_text=False)
+    else:
+        text = _text(source, file, content, whole=whole)
+        if not whole:
+            text = text[: text.rfind(b"\n") + 1] or text
+        if not text.strip():
+            raise Unreadable(f"{file}: the file is empty")
+        raw = _csv(source, file, text) if kind == "csv" else Raw(_jsonl(source, file, text, known), 1, is_text=False)
+    return Raw(named(source, file, raw.table), raw.first_row, raw.is_text)
+
+
+def recognise(source: FilesSource, file: str, content: bytes, kind: str) -> None:
+    """Refuse what the first bytes show to be something else than the name says.
+
+    Raises:
+        Unreadable: with what it is, and what to do.
+    """
+    begin = content[:16]
+    if content[:2] == b"\x1f\x8b" and kind != "parquet":
+        try:
+            begin = zlib.decompressobj(wbits=31).decompress(content[:4096], 16)
+        except zlib.error:
+            return  # said when it is unpacked
+    if begin[:4] == b"PK\x03\x04" and re.search(rb"xl/|\[Content_Types\]|mimetypeapplication/vnd", content[:4096]):
+        raise Unreadable(f"{file}: this is an Excel workbook (or another office document); save the sheet as CSV")
+    for magic, what in _FOREIGN:
+        if begin.startswith(magic):
+            raise Unreadable(f"{file}: this is {what}")
+    if kind != "parquet":
+        if begin[:4] == b"PAR1":
+            raise Unreadable(f"{file}: this is a Parquet file; name it .parquet, or declare `format: parquet`")
+        if re.match(rb"\s*<(!doctype|html|\?xml)", content[:64].lower()):
+            raise Unreadable(f"{file}: this is a web page or XML, not data; was it an error that was downloaded?")
+        _refuse_utf16(source, file, content)
+    elif begin[:4] != b"PAR1":
+        what = (
+            "gzip: unpack it, Parquet is packed inside" if begin[:2] == b"\x1f\x8b" else f"it begins with {begin[:4]!r}"
+        )
+        raise Unreadable(f"{file}: not a Parquet file ({what})")
+
+
+def _refuse_utf16(source: FilesSource, file: str, content: bytes) -> None:
+    try:
+        declared = codecs.lookup(source.encoding).name
+    except LookupError as error:
+        raise SourceError(
+            f"encoding: {source.encoding!r} is not known; write one that Python knows, such as utf-8 or latin-1"
+        ) from error
+    if declared.startswith(("utf-16", "utf-32")):
+        return
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise Unreadable(f"{file}: this is text in UTF-16; declare `encoding: utf-16`")
+    if content[:1000].count(0) * 5 > len(content[:1000]):
+        order = "be" if content[:1000:2].count(0) > content[1:1000:2].count(0) else "le"
+        raise Unreadable(
+            f"{file}: every other byte is zero: text in UTF-16? Then declare `encoding: utf-16-{order}`;"
+            " else this is no text file"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- names
+
+
+def named(source: FilesSource, file: str, table: pa.Table) -> pa.Table:
+    """The columns under the source's names, without those that it excludes.
+
+    Raises:
+        Unreadable: a name is blank, or there twice.
+    """
+    names = []
+    for place, found in enumerate(table.column_names, start=1):
+        plain = trim(found) if source.trim else found
+        name = source.rename.get(found, source.rename.get(plain, plain))
+        if not trim(name):
+            raise Unreadable(
+                f"{file}: the column {plain!r} has no name, at place {place}"
+                + (" (pandas writes its index so: use `index=False`)" if place == 1 else "")
+                + '; name it in the file, or by `rename: {"": name}` of the source'
+            )
+        names.append(name)
+    table = table.rename_columns(names)
+    kept = [place for place, name in enumerate(names) if name not in source.exclude]
+    table = table.select(kept)
+    if len(set(table.column_names)) < len(table.column_names):
+        twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
+        places = " and ".join(str(place) for place, name in enumerate(names, start=1) if name == twice)
+        raise Unreadable(
+            f"{file}: the column {twice!r} is there twice, at places {places}; name them apart in the file"
+        )
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------- bytes
+
+
+def _text(source: FilesSource, file: str, raw: bytes, *, whole: bool) -> bytes:
+    """Unzipped UTF-8 text. Of a `whole` file every byte must be right; of a head, the part that came."""
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw) if whole else zlib.decompressobj(wbits=31).decompress(raw, HEAD)
+        except EOFError as error:
+            raise Unreadable(
+                f"{file}: the gzip is truncated: the file was not delivered whole; fetch it again"
+            ) from error
+        except (OSError, zlib.error) as error:
+            raise Unreadable(f"{file}: the gzip is corrupt ({error}); fetch it again") from error
+    return _as_utf8(source.encoding, file, raw, whole=whole)
+
+
+def _as_utf8(encoding: str, file: str, raw: bytes, *, whole: bool) -> bytes:
+    utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+    decoder = codecs.getincrementaldecoder(encoding)()
+    out = io.BytesIO()
+    for begin in range(0, len(raw), _CHUNK):
+        chunk = raw[begin : begin + _CHUNK]
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=whole and begin + _CHUNK >= len(raw))
+        except UnicodeDecodeError as error:
+            at = max(begin - pending + error.start, 0)
+            row = raw.count(b"\n", 0, at) + 1
+            raise Unreadable(
+                f"{file}: row {row}: byte 0x{raw[at]:02x} is not {encoding}; declare the `encoding`, such as latin-1"
+            ) from error
+        if not utf8:
+            out.write(text.encode())
+    return raw.removeprefix(codecs.BOM_UTF8) if utf8 else out.getvalue().removeprefix(codecs.BOM_UTF8)
+
+
+# ------------------------------------------------------------------------------------------------------- parquet
+
+
+def _parquet(file: str, content: bytes) -> pa.Table:
+    try:
+        parquet = papq.ParquetFile(pa.BufferReader(content))
+        return without_index(parquet.read())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Unreadable(f"{file}: not a whole parquet file ({_one_line(error)}); fetch it again") from error
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise Unreadable(f"{file}: a column cannot be read ({_one_line(error)})") from error
+
+
+def without_index(table: pa.Table) -> pa.Table:
+    """Without what pandas notes in the file to be a nameless index, no column."""
+    written = (table.schema.metadata or {}).get(b"pandas")
+    index = json.loads(written).get("index_columns", []) if written else []
+    nameless = [name for name in index if isinstance(name, str) and re.fullmatch(r"__index_level_\d+__", name)]
+    return table.drop_columns([name for name in nameless if name in table.column_names])
+
+
+# ------------------------------------------------------------------------------------------------------- csv
+
+
+def _csv(source: FilesSource, file: str, data: bytes) -> Raw:
+    delimiter = source.delimiter or ("\t" if re.search(r"\.(tsv|tab)(\.gz)?$", file, re.IGNORECASE) else ",")
+    width = len(_first_record(data, delimiter))
+    names = [f"c{place}" for place in range(width)]
+    options: dict[str, Any] = {
+        "parse_options": pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data),
+        "convert_options": pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    }
+    try:
+        table = pacsv.read_csv(io.BytesIO(data), read_options=_options(names, data, threads=True), **options)
+    except pa.ArrowInvalid:
+        try:  # one thread and one block, to learn the row
+            table = pacsv.read_csv(io.BytesIO(data), read_options=_options(names, data, threads=False), **options)
+        except pa.ArrowInvalid as error:
+            _explain(file, delimiter, error)
+    if source.columns is not None:
+        if len(source.columns) != width:
+            raise Unreadable(f"{file}: row 1 has {width} fields, the source's `columns` name {len(source.columns)}")
+        return Raw(table.rename_columns(list(source.columns)), 1, is_text=True)
+    header = [table[name][0].as_py() or "" for name in names]
+    table = table.slice(1).rename_columns(header)
+    _refuse_wrong_delimiter(file, header, delimiter)
+    _refuse_data_as_header(source, file, header, table)
+    return Raw(table, 2, is_text=True)
+
+
+def _options(names: Sequence[str], data: bytes, *, threads: bool) -> pacsv.ReadOptions:
+    size = {} if threads else {"block_size": max(len(data), 1)}
+    return pacsv.ReadOptions(column_names=list(names), use_threads=threads, **size)
+
+
+def _first_record(data: bytes, delimiter: str) -> list[str]:
+    lines = io.StringIO(data[:HEAD].decode(errors="replace").lstrip("\r\n"), newline="")
+    return next(csv.reader(lines, delimiter=delimiter), [""])
+
+
+def _explain(file: str, delimiter: str, error: pa.ArrowInvalid) -> NoReturn:
+    text = _one_line(error)
+    ragged = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text)
+    if ragged:
+        raise Unreadable(
+            f"{file}: row {ragged[1]} has {ragged[3]} fields, the header {ragged[2]}; correct the row (a field with"
+            f" {delimiter!r} in it must be quoted), or declare the `delimiter`, if it is not {delimiter!r}"
+        ) from error
+    raise Unreadable(f"{file}: {text}") from error
+
+
+def _refuse_wrong_delimiter(file: str, header: Sequence[str], delimiter: str) -> None:
+    if len(header) != 1:
+        return
+    for other in (";", "\t", "|", ","):
+        if other != delimiter and header[0].count(other) > 0:
+            shown = "'\\t'" if other == "\t" else repr(other)
+            raise Unreadable(
+                f"{file}: the header is one column, {header[0][:80]!r}; if {shown} separates the fields, declare"
+                f" `delimiter: {shown}`"
+            )
+
+
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+_DATED = r"\d{4}-\d{2}(-\d{2}.*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*"
+
+
+def _refuse_data_as_header(source: FilesSource, file: str, header: Sequence[str], table: pa.Table) -> None:
+    """A first line in which every column of numbers or dates has a number or date for its name is no header."""
+    named = {*source.rename, *source.rename.values(), *source.types, source.time_column}
+    if set(header) & named:
+        return
+    whole = [int(name) for name in header if re.fullmatch(r"\d+", name)]
+    if len(whole) > 1 and whole == list(range(whole[0], whole[0] + len(whole))):
+        return  # pandas' 0, 1, 2; years
+    head = table.slice(0, 100)
+    typed = []
+    for name, values in zip(header, head.columns, strict=True):
+        present = values.drop_null()
+        if len(present) and pc.all(pc.match_substring_regex(present, f"^\\s*({_NUMBER}|{_DATED})\\s*$")).as_py():
+            typed.append(trim(name))
+    if typed and all(re.fullmatch(f"{_NUMBER}|{_DATED}", name) for name in typed):
+        raise Unreadable(
+            f"{file}: the first line ({', '.join(header)[:80]}) is data, not a header; add a header line, or name the"
+            " columns by `columns: [...]` of the source"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- json lines
+
+
+def _jsonl(source: FilesSource, file: str, data: bytes, known: Types) -> pa.Table:
+    if data.lstrip()[:1] == b"[":
+        raise Unreadable(f"{file}: a JSON list; write one object a line (json lines)")
+    original = {new: old for old, new in source.rename.items()}
+    texts = [name for name, kind in {**known, **source.types}.items() if kind == "string"]
+    dated = [name for name in [source.time_column] if name and source.date_format_of(name)]
+    wished = {spelled for name in (*texts, *dated) for spelled in (name, original.get(name, name))}
+    explicit = pa.schema([(name, pa.string()) for name in sorted(wished) if json.dumps(name).encode() in data])
+    try:
+        table = pajson.read_json(
+            io.BytesIO(data),
+            read_options=pajson.ReadOptions(block_size=max(len(data), HEAD)),
+            parse_options=pajson.ParseOptions(explicit_schema=explicit),
+        )
+    except pa.ArrowInvalid:
+        return _by_row(source, file, data, wished)
+    for name in table.column_names:
+        if (
+            pa.types.is_floating(table[name].type)
+            and pc.any(pc.greater_equal(pc.abs(table[name]), float(EXACT))).as_py()
+        ):
+            return _by_row(source, file, data, wished)
+    order = list(_object(file, 1, data.lstrip().split(b"\n", 1)[0]))
+    return table.select(sorted(table.column_names, key=lambda name: order.index(name) if name in order else len(order)))
+
+
+def _by_row(source: FilesSource, file: str, data: bytes, texts: set[str]) -> pa.Table:
+    """Slowly, to find the row that is wrong, or values of several types in a column that is declared text."""
+    columns: dict[str, list[Any]] = {}
+    rows = 0
+    for line_number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        row = _object(file, line_number, line)
+        for name, value in row.items():
+            if isinstance(value, int) and not isinstance(value, bool) and name not in texts and abs(value) >= 2**63:
+                raise Unreadable(
+                    f"{file}: row {line_number}, column {name}: {value} is beyond 64 bits; declare"
+                    f" `types: {{{source.rename.get(name, name)}: string}}`"
+                )
+            plain = value if name not in texts or value is None or isinstance(value, str) else json.dumps(value)
+            columns.setdefault(name, [None] * rows).append(plain)
+        rows += 1
+        for values in columns.values():
+            if len(values) < rows:
+                values.append(None)
+    return pa.table({name: _array(file, name, values) for name, values in columns.items()})
+
+
+def _object(file: str, number: int, line: bytes) -> Mapping[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1)
+            raise Unreadable(f"{file}: row {number}: the key {twice!r} is there twice")
+        return found
+
+    try:
+        row = json.loads(line, object_pairs_hook=unique)
+    except ValueError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"{file}: row {number} is not JSON: {error}; correct the line") from error
+    if not isinstance(row, dict):
+        raise Unreadable(f"{file}: row {number} is a JSON {type(row).__name__}, not an object with the columns' names")
+    return row
+
+
+def _array(file: str, name: str, values: list[Any]) -> pa.Array:
+    kinds: dict[str, int] = {}
+    for row, value in enumerate(values, start=1):
+        if value is not None:
+            kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+            kinds.setdefault(kind, row)
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise Unreadable(
+            f"{file}: column {name} is a {one} in row {first} and a {other} in row {second}; correct it, or declare"
+            f" `types: {{{name}: string}}`"
+        )
+    if "number" in kinds and any(isinstance(value, float) for value in values):
+        for row, value in enumerate(values, start=1):
+            if isinstance(value, int) and abs(value) > EXACT:
+                raise Unreadable(
+                    f"{file}: row {row}, column {name}: {value} is a whole number beyond what a float holds exactly;"
+                    f" declare `types: {{{name}: string}}`"
+                )
+        values = [None if value is None else float(value) for value in values]
+    return pa.array(values)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
