@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import statistics
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,11 @@ from include.ingestion.proposal import Day, propose_suite
 from include.settings import Source
 
 DAYS = 31
-"""Days that are read: the newest seven, the others spread over all there are."""
+"""Days that are read, and judged one by one: the newest seven, the others spread over all there are."""
+MORE_DAYS = 335
+"""Days that are read besides where those days have few rows, spread likewise."""
+FEW = 100_000
+"""Rows of the first days, up to which the others can be afforded."""
 ROWS = 1_000_000
 """Rows that are used of all days together; of a day with more than its part, rows drawn at random."""
 _NEWEST = 7
@@ -42,6 +46,8 @@ class _Part:
     key: str
     table: pa.Table
     day: Day
+    alone: bool = True
+    """Whether it is judged by itself, its volume and freshness included."""
 
 
 def draft(path: Path, source: Source, *, today: dt.date, unbounded: Collection[str] = ()) -> Draft:
@@ -57,7 +63,10 @@ def draft(path: Path, source: Source, *, today: dt.date, unbounded: Collection[s
         SourceError: the source cannot be read, or there is not one row to propose from.
     """
     notes: list[str] = []
-    parts = _united(_sample(source, today, notes), notes)
+    found = _sample(source, today, notes)
+    if not found:
+        raise sources.SourceError("; ".join(["there is not one row to propose from", *notes]))
+    parts = _united(found, notes)
     table = pa.concat_tables([part.table for part in parts])
     rows = sum(part.day.rows for part in parts)
     days = [part.day for part in parts]
@@ -80,33 +89,38 @@ def _origin(name: str, parts: Sequence[_Part], rows: int) -> str:
 
 
 def _sample(source: Source, today: dt.date, notes: list[str]) -> list[_Part]:
-    keys = [partitions.ALL] if source.time_column is None else _chosen(source, today)
+    if source.time_column is None:
+        return _read(source, [partitions.ALL], ROWS, notes)
+    there = sources.days_of(source, today)
+    over = [day for day in there if day < today] or there
+    older, newest = over[:-_NEWEST], over[-_NEWEST:]
+    first = [*_spread(older, DAYS - _NEWEST), *newest]
+    found = _read(source, first, ROWS // len(first), notes) if first else []
+    if sum(part.day.rows for part in found) <= FEW and (more := _spread(sorted({*over} - {*first}), MORE_DAYS)):
+        found += [replace(part, alone=False) for part in _read(source, more, ROWS // MORE_DAYS, notes)]
+    return sorted(found, key=lambda part: part.key)
+
+
+def _spread(days: Sequence[dt.date], most: int) -> list[dt.date]:
+    if len(days) <= most:
+        return list(days)
+    return [days[round(place)] for place in np.linspace(0, len(days) - 1, most)]
+
+
+def _read(source: Source, days: Sequence[dt.date | str], most: int, notes: list[str]) -> list[_Part]:
+    """Those of the partitions that can be read and have rows, at most so many of each; the others are noted."""
     found = []
-    pending = list(keys)
+    pending = [str(day) for day in days]
     while pending:
         try:
-            for key, table in sources.read_partitions(source, pending):
+            for key, table in sources.read_partitions(source, list(pending)):
                 pending.remove(key)
-                if part := _part(key, table, source.time_column, ROWS // len(keys)):
+                if part := _part(key, table, source.time_column, most):
                     found.append(part)
         except sources.UnreadablePartitions as error:
             notes += [f"Not looked at: {error}"]
             pending = [key for key in pending if key not in error.keys] if error.keys else []
-    if not found:
-        raise sources.SourceError(
-            "; ".join([f"there is not one row to propose from in {len(keys)} partitions", *notes])
-        )
-    return sorted(found, key=lambda part: part.key)
-
-
-def _chosen(source: Source, today: dt.date) -> list[str]:
-    """The newest days that are over, and others spread evenly over all that there are."""
-    there = sources.days_of(source, today)
-    over = [day for day in there if day < today] or there
-    older, newest = over[:-_NEWEST], over[-_NEWEST:]
-    if len(older) > DAYS - _NEWEST:
-        older = [older[round(place)] for place in np.linspace(0, len(older) - 1, DAYS - _NEWEST)]
-    return [day.isoformat() for day in (*older, *newest)]
+    return found
 
 
 def _part(key: str, table: pa.Table, time_column: str | None, most: int) -> _Part | None:
@@ -142,7 +156,7 @@ def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
             found = " and ".join(sorted({str(part.table.field(name).type) for part in parts}))
             notes.append(f"{name}: {found} on different days; no rule.")
     schema = pa.schema(fields)
-    return [_Part(part.key, part.table.select(schema.names).cast(schema), part.day) for part in parts]
+    return [replace(part, table=part.table.select(schema.names).cast(schema)) for part in parts]
 
 
 # ------------------------------------------------------------------------------------------------ its judgement
@@ -150,15 +164,22 @@ def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
 
 def _leave_out_what_breaks(path: Path, proposed: dict[str, Any], parts: Sequence[_Part], today: dt.date) -> None:
     suite = suites.parse(path, proposed)
-    broken: dict[str, str] = {}
     usual = statistics.median(part.day.rows for part in parts)
-    judged = (
+    alone = [part for part in parts if part.alone]
+    judged = [
         (part.table, validation.parameters(part.key, usual * part.table.num_rows / part.day.rows, today))
-        for part in parts
-    )
-    for part, rule_ids in zip(parts, validation.broken_rules(suite, judged), strict=True):
+        for part in alone
+    ]
+    keys = [part.key for part in alone]
+    if others := [part for part in parts if not part.alone]:
+        judged.append((pa.concat_tables([part.table for part in others]), judged[0][1]))
+        keys.append("other days")
+    broken: dict[str, str] = {}
+    of_days = {rule.id for rule in suite.rules if rule.scope == "table"}
+    for key, rule_ids in zip(keys, validation.broken_rules(suite, judged), strict=True):
         for rule_id in rule_ids:
-            broken.setdefault(rule_id, part.key)
+            if key != "other days" or rule_id not in of_days:
+                broken.setdefault(rule_id, key)
     for rule in suite.rules:
         if rule.id in broken:
             where = "" if broken[rule.id] == partitions.ALL else f" of {broken[rule.id]}"

@@ -64,12 +64,18 @@ def test_a_single_file_of_all_days_is_cut_into_them(tmp_path: Path) -> None:
     _accepted(draft, source, tmp_path, days)
 
 
-def test_of_many_days_the_newest_and_some_of_all_the_others_are_read(tmp_path: Path) -> None:
-    days = _days(tmp_path, 90, rows=2)
-    draft = _draft(files(tmp_path / "s_{yyyy}-{mm}-{dd}.csv", time_column="at"), tmp_path)
+def test_of_many_days_the_newest_and_some_of_all_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = _days(tmp_path, 60, rows=2)
+    source = files(tmp_path / "s_{yyyy}-{mm}-{dd}.csv", time_column="at")
+    monkeypatch.setattr(drafting, "FEW", 50)
+    draft = _draft(source, tmp_path)
     assert len(draft.keys) == drafting.DAYS
     assert draft.keys[0] == str(days[0])
     assert draft.keys[-7:] == [str(day) for day in days[-7:]]
+    monkeypatch.setattr(drafting, "FEW", 10_000)
+    assert _draft(source, tmp_path).keys == [str(day) for day in days]
 
 
 def test_the_names_of_files_say_their_days(tmp_path: Path) -> None:
@@ -111,10 +117,12 @@ def test_a_damaged_day_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     assert any(note.startswith("Not looked at: ") and "s_2025-01-02.csv" in note for note in draft.suite["notes"])
 
 
-def test_no_row_at_all_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("time_column", [None, "at"])
+def test_no_row_at_all_is_an_error(time_column: str | None, tmp_path: Path) -> None:
     (tmp_path / "s_2025-01-02.csv").write_text("at,x\n")
+    path = tmp_path / ("s_{yyyy}-{mm}-{dd}.csv" if time_column else "s_2025-01-02.csv")
     with pytest.raises(sources.SourceError, match="there is not one row to propose from"):
-        _draft(files(tmp_path / "s_{yyyy}-{mm}-{dd}.csv", time_column="at"), tmp_path)
+        _draft(files(path, time_column=time_column), tmp_path)
 
 
 def test_a_target_has_no_bounds_and_a_guess_is_told(tmp_path: Path) -> None:
