@@ -8,6 +8,10 @@ installed program, of which there is one.
 A version always loads. What does not (an entry of params.yaml with a mistake, a DAG file that cannot be imported) is
 in it as it last was right; the mistakes are the import error of a file of their own, `refused.py`, and an alert. So a
 mistake neither takes other models' DAGs away nor comes into a run.
+
+A file is parsed again when it has changed, and not every few seconds: the DAG processor reads the modification times of
+the version's copy, and `refresh`, which it calls every two seconds, sets them when the version has changed, or the
+program. A parse that had begun before an edit ends after it and would hide it: so they are set again a little later.
 """
 
 from __future__ import annotations
@@ -37,6 +41,9 @@ LOAD_SECONDS = 120
 ENTRIES_TRIED = 60
 """How many changed entries of params.yaml are tried one by one for the one that a DAG file cannot bear."""
 
+TOUCHED_AGAIN = (15.0, 60.0)
+"""Seconds after an edit at which the files are parsed once more; the longest parse that Airflow allows takes 50."""
+
 log = logging.getLogger("mlops")
 
 Files = Mapping[str, bytes]
@@ -57,6 +64,8 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         self._folder = Path(folder)
         self._current: str | None = self.version
         self._seen = ""
+        self._program = ""
+        self._touch_again: list[float] = []
 
     @property
     def path(self) -> Path:
@@ -81,9 +90,24 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
 
     def refresh(self) -> None:
         """Take a version of what is in the folder now, as far as it loads; equal content is the same version."""
-        found = _read(self._folder, settings.environment().params)
-        if found.digest == self._seen and self.path.is_dir():
-            return
+        found, before = _read(self._folder, settings.environment().params), self._current
+        if found.digest != self._seen or not self.path.is_dir():
+            self._take(found)
+        self._let_changes_be_parsed(before)
+
+    def _let_changes_be_parsed(self, before: str | None) -> None:
+        """Set the copy's modification times where something changed since `before`, or when it is time to once more."""
+        program, now = _program(), time.monotonic()
+        changed = before != self._current or program != self._program
+        if changed and before is not None:  # who sees the bundle for the first time has parsed nothing yet
+            self._touch_again = [now, *(now + seconds for seconds in TOUCHED_AGAIN)]
+        self._program = program
+        if self._touch_again and now >= self._touch_again[0]:
+            self._touch_again.pop(0)
+            for path in self.path.glob("*.py"):
+                path.touch()
+
+    def _take(self, found: _Found) -> None:
         url = settings.environment().data_url
         record = configuration.record(url)
         if record.seen != found.digest or not storage.exists(storage.join(_url(record.version), PARAMS)):
@@ -297,6 +321,12 @@ def _digest(files: Files) -> str:
     for name in sorted(files):
         digest.update(f"{name} {len(files[name])}\n".encode() + files[name])
     return digest.hexdigest()
+
+
+def _program() -> str:
+    """What changes with an edit of include/, which shapes the DAGs too."""
+    files = sorted(Path(settings.__file__).parent.rglob("*.py"))
+    return _digest({str(path): str(path.stat().st_mtime_ns).encode() for path in files})
 
 
 def _fetch(version: str) -> dict[str, bytes]:

@@ -171,10 +171,12 @@ def airflow_environment(
         },
         # A task outlives two minutes without an API server: 40 failed heartbeats, 5 s apart.
         "workers": {"min_heartbeat_interval": "5", "max_failed_heartbeats": "40", "execution_api_retries": "10"},
-        # An edit of a DAG file or of params.yaml shows within seconds.
+        # An edit of a DAG file, of params.yaml or of include/ is seen within two seconds, and parsed then: the bundle
+        # watches them (include/orchestration/bundle.py). Without an edit, a file is parsed every ten minutes.
         "dag_processor": {
-            "refresh_interval": "10",
-            "min_file_process_interval": "15",
+            "refresh_interval": "2",
+            "bundle_refresh_check_interval": "2",
+            "min_file_process_interval": "600",
             "parsing_processes": "2",
             "dag_bundle_config_list": json.dumps([bundle]),
             "dag_bundle_storage_path": str(airflow_home / "dag_bundles"),

@@ -47,6 +47,18 @@ SLOW_ANSWER_SECONDS = 10.0
 LOCK_SECONDS = 10.0
 
 
+MLFLOW_SERVER = (
+    "import os; from mlflow import server; from mlflow.cli import cli; server._exec_cmd = lambda command, *, extra_env,"
+    " **_: os.execvpe(command[0], command, {**os.environ, **extra_env}); cli(prog_name='mlflow')"
+)
+"""`mlflow server` turns into the server that it would start: else 150 MB wait for it to end, and an orphan may be left.
+
+Should MLflow start it in another way one day, the line has no effect.
+"""
+FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
+"""For processes with many threads that allocate little: glibc gives each thread a heap of its own otherwise."""
+
+
 class StackError(RuntimeError):
     """The stack cannot be started, used or stopped; the message is one line, or ends with a log's last lines."""
 
@@ -208,7 +220,7 @@ def airflow_variables(stack: Stack, inherited: Mapping[str, str]) -> dict[str, s
             port=stack.ports["airflow"],
             base_url=stack.address("airflow"),
             passwords_file=stack.paths.airflow_passwords,
-            executor="LocalExecutor",
+            executor="include.orchestration.executor.RestingExecutor",
             parallelism=max(4, 2 * settings.cores()),
         ),
     }
@@ -274,10 +286,10 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         supervisor.Program(
             "mlflow",
             (
-                *(python, "-m", "mlflow", "server", *address, str(stack.ports["mlflow"]), "--workers", "1"),
+                *(python, "-c", MLFLOW_SERVER, "server", *address, str(stack.ports["mlflow"]), "--workers", "1"),
                 *("--app-name", "basic-auth", "--uvicorn-opts", "--log-level warning"),
             ),
-            mlflow,
+            mlflow | FEW_ARENAS,
             alone=True,
             stop_seconds=4,  # it holds no state, and waits for idle connections
         ),
@@ -292,7 +304,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
             supervisor.Program(
                 name,
                 (python, "-m", "airflow", *commands[name]),
-                airflow,
+                airflow if name == "scheduler" else airflow | FEW_ARENAS,  # its tasks train
                 alone=name == "api-server",
                 stop_seconds=4 if name == "api-server" else 10,
             )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,72 @@ def test_a_file_that_is_being_written_is_read_when_it_is_whole(real: Path, monke
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(module.time, "sleep", lambda seconds: parts and params.write_text(parts.pop()))
     assert parsed(real) == (dict.fromkeys(ALL, "9"), [])
+
+
+# ------------------------------------------------------------------------------------------------ what is parsed again
+
+
+def changed_since(processor, moment: float) -> list[str]:  # type: ignore[no-untyped-def]
+    """The files that the DAG processor would parse again, as it decides it: by their time of modification."""
+    return [path.name for path in sorted(processor.path.glob("*.py")) if path.stat().st_mtime > moment]
+
+
+@pytest.fixture
+def yesterday() -> float:
+    return time.time() - 86400
+
+
+def age(processor, moment: float) -> None:  # type: ignore[no-untyped-def]
+    for path in processor.path.glob("*.py"):
+        os.utime(path, (moment, moment))
+
+
+def test_without_an_edit_nothing_is_parsed_again(folder: Path, yesterday: float) -> None:
+    processor = bundle(folder)
+    age(processor, yesterday)
+    for _ in range(3):
+        processor.refresh()
+    bundle(folder)  # somebody else sees the same content for the first time
+    assert changed_since(processor, yesterday) == []
+
+
+def test_an_edit_of_params_is_parsed_and_one_that_goes_back_to_an_earlier_content_too(
+    folder: Path, yesterday: float
+) -> None:
+    """The earlier content's copy is on the disk since then: its files are old, and yet they have changed."""
+    params, processor = folder.parent / "params.yaml", bundle(folder)
+    age(processor, yesterday)
+    params.write_text("one: 2\n")
+    processor.refresh()
+    assert changed_since(processor, yesterday) == ["train.py"]
+    params.write_text("one: 1\n")
+    processor.refresh()
+    assert (processor.path / "params.yaml").read_text() == "one: 1\n"
+    assert changed_since(processor, yesterday) == ["train.py"]
+
+
+def test_an_edit_of_the_program_is_parsed_though_the_dag_files_are_the_same(
+    folder: Path, yesterday: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from include.orchestration import bundle as module
+
+    processor = bundle(folder)
+    age(processor, yesterday)
+    monkeypatch.setattr(module.settings, "__file__", str(folder / "train.py"))  # another program
+    processor.refresh()
+    assert changed_since(processor, yesterday) == ["train.py"]
+
+
+def test_a_parse_that_ran_during_the_edit_is_followed_by_another(
+    folder: Path, yesterday: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from include.orchestration import bundle as module
+
+    monkeypatch.setattr(module, "TOUCHED_AGAIN", (0.0, 3600.0))
+    processor = bundle(folder)
+    (folder / "train.py").write_text("second = True\n")
+    processor.refresh()
+    for expected in (["train.py"], []):  # once more when it is time, and then not before the hour is over
+        age(processor, yesterday)
+        processor.refresh()
+        assert changed_since(processor, yesterday) == expected
