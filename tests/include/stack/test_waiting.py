@@ -1,0 +1,66 @@
+"""For how long `up` waits for a part: as long as it gets further, on however busy a machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from include.stack import local, processes
+
+BURN = (
+    "import time; began = time.process_time()\nwhile time.process_time() - began < 1: pass\nprint('done', flush=True)\n"
+)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> local.Stack:
+    (tmp_path / "logs").mkdir()
+    return local.Stack(tmp_path, tmp_path, str(tmp_path), {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4})
+
+
+@pytest.fixture
+def part(stack: local.Stack) -> Iterator[subprocess.Popen[bytes]]:
+    """A part that first sleeps, and works when it is let."""
+    variables = {**os.environ, processes.MARKER: stack.stack_id, processes.PART: "mlflow"}
+    code = f"input()\n{BURN}input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_a_part_that_writes_to_its_log_or_uses_the_processor_is_getting_further_and_one_that_sleeps_is_not(
+    stack: local.Stack, part: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local._Motion, "EVERY", 0.0)
+    motion = local._Motion(stack)
+    assert motion.seconds_still("mlflow") == 0
+    motion.seconds_still("mlflow")  # its interpreter may still have been starting
+    still = motion.seconds_still("mlflow")
+    assert still > 0
+    assert motion.seconds_still("mlflow") > still
+
+    stack.paths.log("mlflow").write_text("a line")
+    assert motion.seconds_still("mlflow") == 0
+    assert motion.seconds_still("mlflow") > 0
+
+    assert part.stdin
+    assert part.stdout
+    part.stdin.write(b"go\n")
+    part.stdin.flush()
+    assert part.stdout.readline() == b"done\n"
+    assert motion.seconds_still("mlflow") == 0
+
+
+def test_what_failed_is_named_with_its_log_and_what_is_ready_is_named_too() -> None:
+    failed = {"mlflow": local.StackError("mlflow could not start; the last lines of x.log:\nno such table")}
+    text = str(local._all_of(failed, {"postgres", "prediction"}))
+    assert text == (
+        "mlflow could not start; the last lines of x.log:\nno such table\nready, and left alone: postgres, prediction"
+    )
