@@ -127,7 +127,8 @@ def run(stack: Stack, params: settings.Params, asked: History, *, progress: Prog
         lacking = [m for m in params.models if m not in failed and ledger.champion(engine, m) is None]
         told: list[Run] = []
         if lacking or asked.asked:
-            journey = _begin(airflow, engine, params, asked, lacking, progress)
+            models = [m for m in params.models if m not in failed] if asked.asked else lacking
+            journey = _begin(airflow, engine, params, asked, lacking, models, progress)
             journey.failed |= failed
             try:
                 _follow(journey)
@@ -234,10 +235,10 @@ def _begin(
     params: settings.Params,
     asked: History,
     lacking: list[str],
+    models: list[str],
     progress: Progress,
 ) -> _Journey:
-    """Ask for the history that is missing, and let the DAGs run."""
-    models = list(params.models) if asked.asked else lacking
+    """Ask for the history of these models that is missing, and let their DAGs run."""
     sources = list(dict.fromkeys(params.models[model].source for model in models))
     dags = [f"ingest_{source}" for source in sources] + [f"{step}_{model}" for model in models for step in CHAIN]
     old = airflow.runs(dags)
