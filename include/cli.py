@@ -470,8 +470,9 @@ def _stop_rollouts(model: str, kind: str, reason: str) -> None:
 def _start_rollout(model: str, version: int, kind: str, changes: dict[str, object], reason: str) -> None:
     import getpass
 
-    from include import settings
+    from include import names, settings
     from include.deployment import decisions, gate, promotion, verification
+    from include.training import anchor
 
     env = _environment()
     declared = settings.load_params(env.params)
@@ -484,6 +485,7 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
         raise typer.BadParameter(str(error)) from None
     if chosen.strategy == "direct":
         raise typer.BadParameter("shadow, canary or ab", param_hint="--kind")
+    names.version(model, version, anchor.versions(env.database_url, model))
     again = decisions.of(reason, dt.datetime.now(dt.UTC))
     where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
     verdict = gate.judge(model, version, entry=entry, **where, again=again)

@@ -132,3 +132,28 @@ def test_the_flow_is_readable_from_the_assets_in_the_ui(server: airflow_home.Ser
         "validated.trips", "validated.cells", "features.trip_duration", "retraining.trip_duration",
         "candidate.trip_duration", "champion.trip_duration",
     }  # fmt: skip
+
+
+def test_the_runs_of_a_retired_model_end_though_its_dags_are_gone(server: airflow_home.Server, token: str) -> None:
+    """A DAG that params.yaml no longer makes is never scheduled again: its run would be `running` for ever."""
+    import sqlalchemy as sa
+
+    from include.stack import airflow_api
+
+    for dag in ("train_trip_duration", "monitor_trip_duration"):
+        assert trigger(server, token, dag, dag_run_id="left_alone+1").status_code == 200
+    assert trigger(server, token, "ingest_trips", dag_run_id="not_the_models").status_code == 200
+    engine = sa.create_engine(server.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    with engine.begin() as connection:
+        gone = "update dag set is_stale = true where dag_id in ('train_trip_duration', 'monitor_trip_duration')"
+        assert connection.execute(sa.text(gone)).rowcount == 2
+    airflow = airflow_api.Airflow(server.url, airflow_home.USER, airflow_home.PASSWORD)
+    ended = airflow.end_runs(airflow_api.of_model("trip_duration"), "trip_duration was retired")
+    assert {run.dag for run in ended} >= {"train_trip_duration", "monitor_trip_duration"}
+    assert airflow.end_runs(airflow_api.of_model("trip_duration"), "again") == []
+    with engine.begin() as connection:
+        query = "select dag_id, state from dag_run where run_id in ('left_alone+1', 'not_the_models')"
+        states = dict(map(tuple, connection.execute(sa.text(query))))
+        connection.execute(sa.text("update dag set is_stale = false"))
+    engine.dispose()
+    assert states == {"train_trip_duration": "failed", "monitor_trip_duration": "failed", "ingest_trips": "queued"}

@@ -275,6 +275,12 @@ def test_a_service_without_keys_lists_none_and_revokes_none(run: Callable[..., t
         ("rollout tumours", "there is no model 'tumours'; did you mean 'tumour'?"),
         ("rollout tumuor stop --reason x", "there is no model 'tumuor'; did you mean 'tumour'?"),
         ("rollout tumour start --kind canry --reason x", "no kind of rollout 'canry'; did you mean 'canary'?"),
+        (
+            "rollout tumour start --version 9 --kind canary --reason x",
+            "tumour has no version 9; registered are none yet",
+        ),
+        ("restore tumour 9 --to there", "tumour has no version 9; registered are none yet"),
+        ("restore tumuor 9 --to there", "there is no model 'tumuor'; did you mean 'tumour'?"),
         ("rollback tumuor --reason x", "there is no model 'tumuor'; did you mean 'tumour'?"),
         ("forget tumuor --entity a", "there is no model 'tumuor'; did you mean 'tumour'?"),
         ("forget tumour --entity a", "nothing of entity 'a' is logged for tumour"),
