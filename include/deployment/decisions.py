@@ -18,6 +18,7 @@ from include import database
 
 CONTROLLER = "the controller"
 """The actor of what the rollout controller does by itself."""
+RETIRED = "was retired"
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ def refusal(connection: sa.Connection, model: str, version: int, decision: Decis
     if found is None or (decision is not None and decision.at > found.at):
         return None
     late = "; the decision to promote it again is older than that" if decision else ""
+    trying = f", or `mlops rollout {model} start --version {version} --kind canary --reason …`"
     return (
         f"{model} {found}{late}. To have version {version} judged and promoted all the same, run deploy_{model} with"
-        f" the version and the reason in `again`, or `mlops rollout {model} start --version {version} --kind canary"
-        f" --reason …`; `mlops rollback {model} --to VERSION --reason …` brings an earlier champion back at once"
+        f" the version and the reason in `again`{'' if found.what == RETIRED else trying};"
+        f" `mlops rollback {model} --to VERSION --reason …` brings an earlier champion back at once"
     )
 
 
@@ -94,7 +96,7 @@ def taken_back(connection: sa.Connection, model: str, version: int) -> TakenBack
 def _retired(connection: sa.Connection, model: str) -> TakenBack | None:
     table = database.retired_models
     row = connection.execute(sa.select(table).where(table.c.model == model)).one_or_none()
-    return TakenBack("was retired", row.at, row.actor, row.reason) if row else None
+    return TakenBack(RETIRED, row.at, row.actor, row.reason) if row else None
 
 
 def _newest_entry(connection: sa.Connection, model: str, *conditions: sa.ColumnElement[bool]) -> sa.Row[Any] | None:
