@@ -1,7 +1,8 @@
 """One DAG per source: a source's days become validated partitions.
 
-**Makes** `validated/<source>/<day>.parquet`, one atomic file per day (UTC), or a single one named `all` where
-the source has no time column; and the asset `validated(source)`, on which `features_<model>` is scheduled.
+**Makes** `validated/<source>/<day>.parquet`, one atomic file per day (of the source's `timezone`, by default
+UTC), or a single one named `all` where the source has no time column; and the asset `validated(source)`, on which
+`features_<model>` is scheduled.
 
 **Runs** as the source's `schedule` in params.yaml says (02:00 UTC, for the day before), or once. By hand for
 any range, from the form: `from`, `to`, `replace`. Many days with one run each, the first and the last day included:
@@ -75,7 +76,7 @@ def ingest(name: str, source: settings.Source) -> None:
         def validate(extracted: dict, *, dag_run=None, ti=None) -> dict:
             from include.ingestion import validation
 
-            env, today = settings.environment(), dag_run.run_after.date()
+            env, today = settings.environment(), runs.today(dag_run, source.timezone)
             where = {"data_url": env.data_url, "database_url": env.database_url, "run_id": dag_run.run_id}
             suite = env.suites / f"{source.suite or name}.json"
             done = validation.validate(name, source, extracted["keys"], **where, suite_path=suite, today=today)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import math
 import os
 import re
 import zoneinfo
@@ -88,7 +89,8 @@ class SourceBase(_Strict):
     start: dt.date | None = None
     """The first day there is data for: the default of the form, and where a catch-up begins."""
     schedule: str | None = None
-    """Cron in UTC. Default: 02:00 every night with a time column; once, and then by hand, without."""
+    """Cron in UTC. Default with a time column: every night at 02:00, for a zone west of UTC two hours after its day has
+    ended; without: once, and then by hand."""
     catchup: bool = False
     """Whether the scheduler ingests the days since `start` that it missed, one run each."""
     derive: dict[str, str] = Field(default_factory=dict)
@@ -111,7 +113,12 @@ class SourceBase(_Strict):
     @property
     def cron(self) -> str | None:
         """The schedule in force."""
-        return self.schedule or ("0 2 * * *" if self.time_column else None)
+        if self.schedule or not self.time_column:
+            return self.schedule
+        zone = zoneinfo.ZoneInfo(self.timezone)
+        offsets = [dt.datetime(2026, month, 1, tzinfo=zone).utcoffset() or dt.timedelta() for month in (1, 7)]
+        west = max(0.0, -min(offsets).total_seconds() / 3600)
+        return f"0 {2 + math.ceil(west)} * * *"
 
 
 class SampleSource(SourceBase):

@@ -74,7 +74,7 @@ def draft(path: Path, source: Source, *, today: dt.date, unbounded: Collection[s
     proposed["notes"][0] = _origin(path.stem, parts, rows)
     proposed["notes"] += notes
     proposed["notes"] += [each.message for each in nearly_typed(table, getattr(source, "types", {}))]
-    _leave_out_what_breaks(path, proposed, parts, today)
+    _leave_out_what_breaks(path, proposed, parts, today, source.timezone)
     return Draft(proposed, [part.key for part in parts], rows)
 
 
@@ -162,12 +162,14 @@ def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
 # ------------------------------------------------------------------------------------------------ its judgement
 
 
-def _leave_out_what_breaks(path: Path, proposed: dict[str, Any], parts: Sequence[_Part], today: dt.date) -> None:
+def _leave_out_what_breaks(
+    path: Path, proposed: dict[str, Any], parts: Sequence[_Part], today: dt.date, timezone: str
+) -> None:
     suite = suites.parse(path, proposed)
     usual = statistics.median(part.day.rows for part in parts)
     alone = [part for part in parts if part.alone]
     judged = [
-        (part.table, validation.parameters(part.key, usual * part.table.num_rows / part.day.rows, today))
+        (part.table, validation.parameters(part.key, usual * part.table.num_rows / part.day.rows, today, timezone))
         for part in alone
     ]
     keys = [part.key for part in alone]

@@ -22,6 +22,7 @@ import datetime as dt
 import difflib
 import math
 import statistics
+import zoneinfo
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -139,20 +140,25 @@ def validate(
     )
 
 
-def parameters(key: str, usual_rows: float, today: dt.date) -> dict[str, Any]:
+def parameters(key: str, usual_rows: float, today: dt.date, timezone: str = "UTC") -> dict[str, Any]:
     """What a suite's `$PARAMETER` expressions can name.
 
     `usual_rows`: the median size of the newest published partitions. With time also `day_start`, `day_end`, and
     `due`: the moment up to which data must have come, the end of the day, or, for a day that is not over, its
-    beginning.
+    beginning. A day is one of the source's time zone; moments are in UTC, as times are stored.
     """
     found: dict[str, Any] = {"usual_rows": usual_rows}
     if key != partitions.ALL:
         day = dt.date.fromisoformat(key)
-        start = dt.datetime.combine(day, dt.time())
-        end = start + dt.timedelta(days=1)
+        start, end = (_midnight(date, timezone) for date in (day, day + dt.timedelta(days=1)))
         found |= {"day_start": start, "day_end": end, "due": end if day < today else start}
     return found
+
+
+def _midnight(day: dt.date, timezone: str) -> dt.datetime:
+    """When a day begins in a time zone, in UTC and without one."""
+    local = dt.datetime.combine(day, dt.time(), zoneinfo.ZoneInfo(timezone))
+    return local.astimezone(dt.UTC).replace(tzinfo=None)
 
 
 # ------------------------------------------------------------------------------------------------- judging
@@ -610,7 +616,9 @@ def _judge_staged(
         )
     astray = Astray(strays, _astray_share(table, strays, name, key, data_url, run_id), source.time_column)
     try:
-        judgement = _judge(run, table, suite, source.quarantine_share, parameters(key, usual, today), astray)
+        judgement = _judge(
+            run, table, suite, source.quarantine_share, parameters(key, usual, today, source.timezone), astray
+        )
     except NotValidated as error:
         raise NotValidated(f"{name} {key}: not validated: {error}") from error
     judgement = _typed(judgement, united, schema)

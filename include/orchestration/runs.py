@@ -7,6 +7,7 @@ import datetime as dt
 import hashlib
 import logging
 import re
+import zoneinfo
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ log = logging.getLogger("mlops")
 
 
 def days(dag_run: Any, form: Mapping[str, Any]) -> tuple[dt.date | None, dt.date | None]:
-    """The first and last day (UTC) that a run of `ingest_<source>` is about.
+    """The first and last day that a run of `ingest_<source>` is about: days of UTC name those of the source's zone.
 
     A scheduled run and a run of a backfill are about their data interval; a manual one, which may have no
     logical date, about what the form says, where empty means the day before the run. A form without `from`
@@ -39,9 +40,9 @@ def days(dag_run: Any, form: Mapping[str, Any]) -> tuple[dt.date | None, dt.date
     return start.date(), max(start.date(), end.date() - dt.timedelta(days=1))
 
 
-def today(dag_run: Any) -> dt.date:
-    """The day (UTC) on which a run began; a retry after midnight has the same."""
-    day: dt.date = dag_run.run_after.astimezone(dt.UTC).date()
+def today(dag_run: Any, timezone: str = "UTC") -> dt.date:
+    """The day, in a time zone, on which a run began; a retry after midnight has the same."""
+    day: dt.date = dag_run.run_after.astimezone(zoneinfo.ZoneInfo(timezone)).date()
     return day
 
 

@@ -312,3 +312,55 @@ def test_reading_settings_imports_nothing_of_ours_but_the_home_and_nothing_heavy
 def test_a_service_cannot_drain_for_longer_than_whoever_ends_it_waits():
     with pytest.raises(ParamsError, match=r"drain_seconds.*less than or equal to 5"):
         parse_params(TEXT.format(source="", model="") + "service: {drain_seconds: 6}\n")
+
+
+@pytest.mark.parametrize(
+    ("zone", "cron"),
+    [
+        ("UTC", "0 2 * * *"),
+        ("Asia/Tokyo", "0 2 * * *"),
+        ("America/New_York", "0 7 * * *"),
+        ("America/St_Johns", "0 6 * * *"),
+    ],
+)
+def test_a_source_is_ingested_at_night_once_the_day_of_its_zone_has_ended(zone, cron):
+    source = settings.FilesSource(type="files", path="x.csv", time_column="at", timezone=zone)
+    assert source.cron == cron
+
+
+FILES = "sources:\n  s:\n    type: files\n    path: x.csv\n    {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "timezone: Europe/Berln",
+            "s.timezone: 'Europe/Berln' is no IANA time zone.*did you mean 'Europe/Berlin'",
+        ),
+        (
+            "null_values: [NA, null]",
+            "sources.s.null_values: YAML reads this item as None, not as text; write it in",
+        ),
+        ("null_values: [no]", "YAML reads this item as False"),
+        ("delimiter: ';;'", "sources.s.delimiter: one character"),
+        ("date_format: dayfirst", "sources.s.date_format: .*day_first.*not 'dayfirst'"),
+        ("date_format: {a: d/m/y}", "sources.s.date_format"),
+        ("thousands: '.'", "sources.s.thousands: is '.', like decimal; they must differ"),
+        ("thousands: '00'", "sources.s.thousands: one character"),
+        ("columns: [a, a]", "sources.s.columns: a name is there twice"),
+        ("{types: {a: int}, exclude: [a]}", ""),
+    ],
+)
+def test_a_sources_settings_are_checked(line, message):
+    text = FILES.format(line=line)
+    if line.startswith("{"):
+        text = "sources:\n  s: {type: files, path: x.csv, types: {a: int}, exclude: [a]}\n"
+        message = "sources.s.exclude: 'a' is named in types too"
+    with pytest.raises(settings.ParamsError, match=message):
+        settings.parse_params(text)
+
+
+def test_texts_that_yaml_reads_as_numbers_stand_for_a_missing_value_too():
+    params = settings.parse_params(FILES.format(line="null_values: ['?', -999, 9.5]"))
+    assert params.sources["s"].null_values == ("?", "-999", "9.5")

@@ -397,3 +397,18 @@ def test_a_day_of_nothing_but_rows_astray_is_refused_with_why(ingest: Ingest, tm
     path = _csv(tmp_path, ",1,a\n,2,b\n")
     found = ingest(files(path, time_column="at", types={"at": "timestamp"}), [DAY], suite=_suite(tmp_path, TIMED))
     assert found.rejected[DAY] == "0 rows; at is missing (2)"
+
+
+@pytest.mark.parametrize(
+    ("key", "start", "end"),
+    [
+        ("2018-03-25", "2018-03-24T23:00", "2018-03-25T22:00"),
+        ("2018-06-01", "2018-05-31T22:00", "2018-06-01T22:00"),
+        ("2018-10-28", "2018-10-27T22:00", "2018-10-28T23:00"),
+    ],
+)
+def test_a_local_day_begins_and_ends_in_utc_as_its_clocks_say(key: str, start: str, end: str) -> None:
+    given = validation.parameters(key, 1, dt.date(2026, 1, 1), "Europe/Berlin")
+    moments = (dt.datetime.fromisoformat(start), dt.datetime.fromisoformat(end))
+    assert (given["day_start"], given["day_end"]) == moments
+    assert given["due"] == given["day_end"]

@@ -172,3 +172,10 @@ def test_a_button_opens_the_address_in_the_tasks_answer() -> None:
     assert runs.ResultLink("Data docs", "run_url", even_when_red=True).get_link(None, ti_key=ti) == "http://m/#/runs/1"
     ti.xcom_pull = lambda **_: None
     assert runs.ResultLink("Data docs", "run_url", even_when_red=True).get_link(None, ti_key=ti) == ""
+
+
+def test_today_is_the_day_of_the_sources_time_zone() -> None:
+    run = a_run("manual", dt.datetime(2026, 1, 2, tzinfo=dt.UTC))
+    run.run_after = dt.datetime(2026, 1, 2, 20, tzinfo=dt.UTC)
+    zones = ("UTC", "Asia/Tokyo", "America/New_York")
+    assert [runs.today(run, zone).day for zone in zones] == [2, 3, 2]

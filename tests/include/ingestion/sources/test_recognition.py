@@ -70,7 +70,7 @@ def _zip(name: str) -> bytes:
         (b"a, a\n1,2\n", "the column 'a' is there twice"),
         (
             b",a\n0,2\n",
-            r"the column '' has no name, at place 1 \(pandas writes its index.*index=False\); .*rename: {\"\": name}",
+            r"the column '' has no name, at place 1 \(pandas writes its index.*index=False.*.*rename: {\"\": name}",
         ),
         (b"a,,b\n0,2,3\n", "the column '' has no name, at place 2"),
         (b"5.1,3.5,setosa\n4.9,3.0,setosa\n", r"the first line \(5.1, 3.5, setosa\) is data, not a header.*columns"),
