@@ -163,7 +163,7 @@ def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
 
 
 def _leave_out_what_breaks(
-    path: Path, proposed: dict[str, Any], parts: Sequence[_Part], today: dt.date, timezone: str
+    path: Path, proposed: dict[str, Any], parts: Sequence[_Part], today: dt.date, timezone: str = "UTC"
 ) -> None:
     suite = suites.parse(path, proposed)
     usual = statistics.median(part.day.rows for part in parts)
