@@ -350,6 +350,27 @@ arm_windows = sa.Table(
 )
 
 
+service_minutes = sa.Table(
+    "service_minutes",
+    metadata,
+    sa.Column("worker", sa.Text, primary_key=True, comment="a worker of the service"),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("arm", sa.Text, primary_key=True, comment="champion and canary; a (the champion) and b; shadow"),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column(
+        "minute", sa.DateTime(timezone=True), primary_key=True, comment="its beginning, by this database's clock"
+    ),
+    sa.Column("requests", sa.Integer, nullable=False, comment="all, those that failed too"),
+    sa.Column("errors", sa.Integer, nullable=False, comment="those that failed"),
+    sa.Column("rows", sa.Integer, nullable=False, comment="predicted"),
+    sa.Column("seconds", sa.Double, nullable=False, comment="of all answered requests together"),
+    sa.Column("latencies", ARRAY(sa.Integer), nullable=False, comment="counts in tallies.LATENCY_MS and one beyond"),
+    sa.Index("service_minutes_of_a_model", "model", "minute"),
+    sa.Index("service_minutes_oldest", "minute"),
+    comment="what each arm did in each minute in which it was asked; kept for 90 days",
+)
+
+
 def connect(url: str | sa.URL) -> sa.Engine:
     """An engine for the platform's database; connections are checked before use and given up after 5 seconds."""
     if not url:
@@ -370,7 +391,7 @@ def transaction(bind: sa.Engine | sa.Connection) -> Iterator[sa.Connection]:
 SERVICE_RIGHTS = """
     grant usage on schema public to {role};
     grant select on champions, rollouts, retired_models to {role};
-    grant insert on predictions, labels, arm_windows to {role};
+    grant insert on predictions, labels, arm_windows, service_minutes to {role};
     grant select, insert, update on spool_positions to {role};
     grant execute on function make_prediction_partition(date) to {role}
 """

@@ -48,6 +48,7 @@ EXPERIMENTS_REST = 20
 AWAY_SECONDS = 10.0
 """PostgreSQL's absence, or silence, is alerted after this: rollouts run, and nobody watches them."""
 KEPT = dt.timedelta(days=1)
+MINUTES = dt.timedelta(days=90)
 
 log = logging.getLogger("mlops.rollouts")
 
@@ -199,10 +200,11 @@ def follow(engine: sa.Engine, mlflow_url: str) -> None:
 
 
 def sweep(engine: sa.Engine) -> int:
-    """Delete the windows that are older than a day; returns how many."""
-    table = database.arm_windows
+    """Delete the windows that are older than a day, and the minutes that are older than 90; returns how many."""
+    windows, minutes = database.arm_windows, database.service_minutes
     with engine.begin() as connection:
-        return connection.execute(sa.delete(table).where(table.c.second < sa.func.now() - KEPT)).rowcount
+        old = connection.execute(sa.delete(windows).where(windows.c.second < sa.func.now() - KEPT)).rowcount
+        return old + connection.execute(sa.delete(minutes).where(minutes.c.minute < sa.func.now() - MINUTES)).rowcount
 
 
 # ------------------------------------------------------------------------------------------------ the loops

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -256,13 +256,9 @@ class Models:
             self._asked_at = None
 
     def _report(self, ledger: Ledger, clock: float) -> None:
-        rows = self._reporter.pending(clock)
-        try:
-            if rows:
-                ledger.report(rows)
-                self._reporter.written(rows)
-        except Exception as error:  # noqa: BLE001  they are offered again; what answers does not hang on them
-            log.warning("arm windows not written", extra={"fields": {"rows": len(rows), "reason": one_line(error)}})
+        reporter = self._reporter
+        _written("arm windows", reporter.pending(clock), ledger.report, reporter.written)
+        _written("service minutes", reporter.minutes(clock), ledger.report_minutes, reporter.minutes_written)
 
     def _ledger_lost(self, reason: str) -> None:
         if self._ledger_error != reason:
@@ -406,6 +402,21 @@ class Models:
         fields = {"model": tally.model, "version": tally.version, "arm": tally.arm, "rollout_id": rollout.id}
         log.error("arm taken out", extra={"fields": {**fields, "reason": reason}})
         self._holding.tell("arm_taken_out", _taken_out(rollout, reason), **fields, reason=reason)
+
+
+def _written(
+    what: str,
+    rows: list[tuple[Any, ...]],
+    write: Callable[[list[tuple[Any, ...]]], None],
+    done: Callable[[list[tuple[Any, ...]]], None],
+) -> None:
+    """Write what the arms did, if there is any; what is not written is offered again."""
+    try:
+        if rows:
+            write(rows)
+            done(rows)
+    except Exception as error:  # noqa: BLE001  what answers does not hang on them
+        log.warning(f"{what} not written", extra={"fields": {"rows": len(rows), "reason": one_line(error)}})
 
 
 def _taken_out(rollout: Rollout, reason: str) -> str:

@@ -2,8 +2,9 @@
 
 Prometheus's values live in memory-mapped files and cost more than a microsecond each; a tally's cost a third of one.
 A reporter thread takes each tally's window every second. While a rollout runs, it becomes a row of arm_windows too,
-from which the controller decides; the thread that follows the ledger writes it, so that nothing here ever waits for
-PostgreSQL. While that is away the rows are kept for a time, and then given up.
+from which the controller decides, and those of a minute become a row of service_minutes; the thread that follows the
+ledger writes them, so that nothing here ever waits for PostgreSQL. While that is away the rows are kept for a time, and
+then given up.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ RECENT_SECONDS = 60.0
 """What /models tells about, and what a champion's recent window is; a tried version's is declared."""
 KEPT_SECONDS = 120
 """How long rows of arm_windows wait for PostgreSQL: the controller looks at no older ones."""
+KEPT_MINUTES = 1440
+"""How many minutes of arms wait for PostgreSQL: a day of one arm."""
+LATE_SECONDS = 5.0
+"""So long after its end a minute is complete: the last window of it has been taken."""
 _ARRAYS = 512
 """Predictions of so many turns are put into their bins at once."""
 
@@ -213,6 +218,25 @@ class _Row:
     second: int | None = None
 
 
+@dataclass(slots=True)
+class _Minute:
+    """What an arm did in a minute, as far as it has come."""
+
+    requests: int = 0
+    errors: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_MS) + 1))
+
+    def add(self, window: Window) -> None:
+        """One more window of it."""
+        self.requests += window.requests
+        self.errors += window.errors
+        self.rows += window.rows
+        self.seconds += window.seconds
+        self.latencies = [a + b for a, b in zip(self.latencies, window.latencies_ms, strict=True)]
+
+
 class Reporter:
     """The thread that empties the tallies once a second.
 
@@ -228,6 +252,8 @@ class Reporter:
         self._leaving: list[tuple[float, Tally]] = []
         self._rows: deque[_Row] = deque()
         self._last: dict[tuple[int, str, int], int] = {}
+        self._minutes: dict[tuple[str, str, int, int], _Minute] = {}
+        self._clock = time.time() - time.monotonic()
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._stop = threading.Event()
         self._turn, self._waiting = threading.Lock(), threading.Lock()
@@ -286,6 +312,23 @@ class Reporter:
             newest = max(self._last.values(), default=0)
             self._last = {key: second for key, second in self._last.items() if second > newest - KEPT_SECONDS}
 
+    def minutes(self, clock: float) -> list[tuple[Any, ...]]:
+        """The rows of service_minutes that are complete, for `Ledger.report_minutes`; all of them after `stop`."""
+        with self._waiting:
+            self._clock = clock
+            until = math.inf if self._stop.is_set() else (time.monotonic() + clock - LATE_SECONDS) // 60
+            return [
+                (self._worker, *key[:3], 60 * key[3], m.requests, m.errors, m.rows, m.seconds, m.latencies)
+                for key, m in self._minutes.items()
+                if key[3] < until
+            ]
+
+    def minutes_written(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """These of the minutes are in PostgreSQL."""
+        with self._waiting:
+            for row in rows:
+                self._minutes.pop((*row[1:4], row[4] // 60), None)
+
     def _run(self) -> None:
         due = time.monotonic()
         while True:
@@ -308,6 +351,13 @@ class Reporter:
         }
         if window.requests or window.rows:
             self._metrics.count(tally.model, tally.arm, window)
+        if window.requests or window.rows:
+            with self._waiting:
+                key = (tally.model, tally.arm, tally.version, int((now + self._clock) // 60))
+                self._minutes.setdefault(key, _Minute()).add(window)
+                while len(self._minutes) > KEPT_MINUTES:
+                    del self._minutes[next(iter(self._minutes))]
+                    self._metrics.windows_lost.inc()
         if window.requests and window.watch is not None:
             counts = (window.requests, window.errors, window.latencies_ms, window.predictions())
             rows = [_Row(now, (rollout_id, arm, tally.version), counts) for rollout_id, arm in window.watch.reports]

@@ -24,6 +24,10 @@ _REPORT = """
     insert into arm_windows (worker, rollout_id, arm, version, second, requests, errors, latencies, predictions)
     values (%s, %s, %s, %s, to_timestamp(%s), %s, %s, %s, %s) on conflict do nothing
 """
+_REPORT_MINUTES = """
+    insert into service_minutes (worker, model, arm, version, minute, requests, errors, rows, seconds, latencies)
+    values (%s, %s, %s, %s, to_timestamp(%s), %s, %s, %s, %s, %s) on conflict do nothing
+"""
 _ARMS = {"shadow": "shadow", "canary": "canary", "ab": "b"}
 
 
@@ -95,6 +99,7 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self._url = re.sub(r"^postgresql\+\w+://", "postgresql://", url)
         self._connection: Any = None
+        self._has_minutes: bool = False
         self._has_rollouts = self._has_retired = False
 
     def read(self) -> Wanted:
@@ -122,6 +127,20 @@ class Ledger:
         """
         with self._connected() as connection, connection.transaction(), connection.cursor() as cursor:
             cursor.executemany(_REPORT, rows)
+
+    def report_minutes(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Write rows of service_minutes; those that are there already are left alone, so it may be said twice.
+
+        A database from before there were minutes keeps none.
+
+        Raises:
+            psycopg.Error: they were not written, or nobody knows.
+        """
+        with self._connected() as connection, connection.transaction(), connection.cursor() as cursor:
+            if not self._has_minutes:
+                [self._has_minutes] = cursor.execute("select to_regclass('service_minutes') is not null").fetchone()
+            if self._has_minutes:
+                cursor.executemany(_REPORT_MINUTES, rows)
 
     def close(self) -> None:
         """End the connection; another call makes a new one."""

@@ -240,6 +240,19 @@ def test_windows_older_than_a_day_are_deleted(engine: sa.Engine) -> None:
     assert controller.sweep(engine) == 2
 
 
+def test_minutes_of_service_older_than_ninety_days_are_deleted(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        for days in (0, 89, 91, 400):
+            connection.execute(
+                sa.text(
+                    "insert into service_minutes select 'w', 'm', 'champion', 1, now() - make_interval(days => :days),"
+                    " 1, 0, 1, 0.1, '{1}'"
+                ),
+                {"days": days},
+            )
+    assert controller.sweep(engine) == 2
+
+
 # ------------------------------------------------------------------------------------------------ alone, and robust
 
 

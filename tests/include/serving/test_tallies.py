@@ -292,6 +292,72 @@ def test_rows_that_postgresql_is_not_told_of_are_given_up_after_a_time(monkeypat
     assert registry.get_sample_value("mlops_serving_arm_windows_lost_total") == 5
 
 
+def test_each_minute_of_an_arm_becomes_a_row_without_a_rollout_too(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(tallies.time, "monotonic", lambda: now[0])
+    reporter, ledger = Reporter(Metrics(CollectorRegistry()), lambda tally: None), Ledger(database_url)
+    clock = 1_800_000_000.0 - now[0]  # the database's, at the beginning of a minute
+    reporter.minutes(clock)
+    tally = Tally("trips", "champion", 3)
+    reporter.follow([tally])
+    for passed in (10, 59, 61):
+        now[0] = 1_000.0 + passed
+        tally.answered(2, 0.003)
+        tally.failed(1)
+        tally.predicted(np.zeros(4))
+        reporter.flush()
+    assert reporter.minutes(clock) == []  # the first minute may still get a window
+    now[0] += tallies.LATE_SECONDS
+    rows = reporter.minutes(clock)
+    ledger.report_minutes(rows)
+    ledger.report_minutes(rows)  # whoever did not hear that they were written says them again
+    reporter.minutes_written(rows)
+    assert reporter.minutes(clock) == []
+    reporter.stop()
+    rest = reporter.minutes(clock)  # at the end the last one as far as it has come
+    ledger.report_minutes(rest)
+    found = select(
+        database_url, "select *, extract(epoch from minute)::bigint as began from service_minutes order by minute"
+    )
+    assert [(r["model"], r["arm"], r["version"], r["began"]) for r in found] == [
+        ("trips", "champion", 3, 1_800_000_000),
+        ("trips", "champion", 3, 1_800_000_060),
+    ]
+    assert [(r["requests"], r["errors"], r["rows"]) for r in found] == [(6, 2, 8), (3, 1, 4)]
+    assert found[0]["seconds"] == pytest.approx(0.012)
+    assert found[0]["latencies"] == [0, 0, 4, *[0] * 10]
+    assert found[0]["worker"].endswith(f":{os.getpid()}")
+    ledger.close()
+
+
+def test_minutes_wait_for_postgresql_in_bounded_memory_and_a_database_without_the_table_keeps_none(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tallies, "KEPT_MINUTES", 3)
+    registry = CollectorRegistry()
+    reporter, ledger = Reporter(Metrics(registry), lambda tally: None), Ledger(database_url)
+    for version in range(5):
+        tally = Tally("trips", "champion", version)
+        reporter.follow([tally])
+        tally.answered(1, 0.001)
+        reporter.flush()
+    reporter.stop()
+    rows = reporter.minutes(0.0)
+    assert [row[3] for row in rows] == [2, 3, 4]
+    assert registry.get_sample_value("mlops_serving_arm_windows_lost_total") == 2
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("drop table service_minutes"))
+    engine.dispose()
+    ledger.report_minutes(rows)
+    assert ledger.read().clock
+    ledger.close()
+
+
 def select(database_url: str, query: str) -> list[dict[str, Any]]:
     import sqlalchemy as sa
 
