@@ -23,7 +23,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +37,7 @@ import pyarrow as pa
 from include.features.columns import from_arrow, types_of
 from include.features.feature_set import compile_features
 from include.settings import Model
-from include.training import estimators, evaluation, fitting, preparation, tuning
+from include.training import estimators, evaluation, fitting, layouts, preparation, tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -250,12 +249,14 @@ def study(table: Table, parts: Parts, urls: tuple[str, str], *, trials: int, pru
         seconds = time.perf_counter() - began
         records = fitting.records(prepared["study"], optuna_url=optuna_url)
         _, name, params = fitting._best(records, entry, prepared)
-        chosen = estimators.load(name).fit(params, fitting._everything(prepared), seed=7, threads=1, progress=None)
-        X, y = (np.load(work / f"{part}_test.npy") for part in ("X", "y"))
-        found = error(table, y, estimators.load(name).predict(chosen, X))
+        estimator = estimators.load(name)
+        layout = estimator.layout(params)
+        both = fitting._everything(prepared, layout)
+        chosen = estimator.fit(params, both, seed=entry.tuning.seed, threads=1, progress=None)
+        X, y = np.load(layouts.find(work, layout)[0] / "X_test.npy"), np.load(work / "y_test.npy")
+        found = error(table, y, estimator.predict(chosen, X))
         names = [record.params["estimator"] for record, _ in records]
         counts = {n: names.count(n) for n in sorted(set(names))}
-        print(f"    {name} {params}", file=sys.stderr)
         return Studied(found, seconds, name, tuned.complete, tuned.pruned, counts)
 
 
@@ -270,12 +271,14 @@ def prepare(table: Table, entry: Model, parts: Parts, work: Path) -> None:
     inside = {name: parts.part == name for name in ("train", "validation", "test")}
     training = {name: values[inside["train"]] for name, values in computed.items()}
     fitted, X = features.fit(training, parts.y[inside["train"]], task=table.task, seed=entry.tuning.seed)
-    np.save(work / "X_train.npy", X)
+    matrices = {"train": X}
     for name in ("validation", "test"):
         rows = {column: values[inside[name]] for column, values in computed.items()}
-        np.save(work / f"X_{name}.npy", features.transform(fitted, rows, unknown="other"))
-    for name, rows in inside.items():
-        np.save(work / f"y_{name}.npy", parts.y[rows])
+        matrices[name] = features.transform(fitted, rows, unknown="other")
+    layouts.write_codes(work, features, fitted, matrices)
+    for name, matrix in matrices.items():
+        np.save(work / f"X_{name}.npy", matrix)
+        np.save(work / f"y_{name}.npy", parts.y[inside[name]])
 
 
 # ---------------------------------------------------------------------------------------------- all of it

@@ -22,6 +22,7 @@ estimated by one-way analysis of variance.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -425,6 +426,40 @@ class Steps:
         return (encoding == "number" and not binned) if wanted == "all" else column in wanted
 
 
+def with_codes(fitted: Fitted, declared_one_hot: Sequence[str]) -> Fitted | None:
+    """The same with one column of codes for each text that became one_hot by itself; None where there is none.
+
+    A code is the place of the category; unknown and missing ones, where training had none missing, are NaN. It is for
+    estimators that know categories: no order is meant.
+    """
+    entries = [
+        {**entry, "encoding": "code", "names": [entry["column"]]}
+        if entry["encoding"] == "one_hot" and "scale" not in entry and entry["column"] not in declared_one_hot
+        else entry
+        for entry in fitted["columns"]
+    ]
+    coded = {**fitted, "columns": entries}
+    return coded if any(entry["encoding"] == "code" for entry in entries) else None
+
+
+def codes_of(fitted: Fitted, coded: Fitted, X: np.ndarray) -> np.ndarray:
+    """The matrix of `coded`, which `with_codes` made of `fitted`, from that of `fitted`.
+
+    Made of the matrix and not of the rows: what is cross-fitted in that of the training rows stays so.
+    """
+    consumed = {column for pca in fitted["pca"] for column in pca["columns"]}
+    blocks, at = [], 0
+    for entry, new in zip(fitted["columns"], coded["columns"], strict=True):
+        if entry["column"] in consumed:
+            continue
+        block = X[:, at : at + len(entry["names"])]
+        at += len(entry["names"])
+        if new["encoding"] == "code":
+            block = np.where(block.any(axis=1), block.argmax(axis=1), np.nan)[:, None]
+        blocks.append(block)
+    return np.ascontiguousarray(np.concatenate([*blocks, X[:, at:]], axis=1))
+
+
 def _make_unique(names: list[list[str]]) -> None:
     """Number the later of equal names: `a=1`, `a=1#2`."""
     seen: dict[str, int] = {}
@@ -459,6 +494,7 @@ class Plan:
     Attributes:
         names: of the matrix's columns.
         origins: for each of them the feature column that it is made of; a principal component is its own.
+        coded: for each of them whether it holds codes of categories, which have no order.
     """
 
     def __init__(self, fitted: Fitted) -> None:
@@ -469,6 +505,7 @@ class Plan:
         components = [n for p, _, _ in self.pca for n in p["names"]]
         self.names = [n for entry in kept for n in entry.names] + components
         self.origins = [entry.column for entry in kept for _ in entry.names] + components
+        self.coded = [entry.encoding == "code" for entry in kept for _ in entry.names] + [False] * len(components)
         self.plain = not self.pca
         starts = itertools.accumulate((len(entry.names) for entry in self.entries), initial=0)
         placed = list(zip(self.entries, starts, strict=False))
@@ -613,6 +650,8 @@ class _Entry:
                 self._mark(X, at, places)
             elif self.encoding == "ordinal":
                 X[:, at] = np.maximum(places, -1)
+            elif self.encoding == "code":
+                X[:, at] = np.where(places < 0, np.nan, places)
             else:
                 X[:, at:end] = apply_target_encoding(places, self.means, self.prior)
         if self.scale is not None:
@@ -644,6 +683,8 @@ class _Entry:
                     row[at + place] = 1.0
             elif self.encoding == "ordinal":
                 row[at] = float(max(place, -1))
+            elif self.encoding == "code":
+                row[at] = float(place) if place >= 0 else math.nan
             else:
                 row[at : at + len(self.names)] = (self.means[place] if place >= 0 else self.prior).tolist()
         if self.scale is not None:

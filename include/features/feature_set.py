@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from include.features.columns import ColumnType, family, unusable_name
-from include.features.declared import FitError, Fitted, Plan, Steps, UnknownCategory
+from include.features.declared import FitError, Fitted, Plan, Steps, UnknownCategory, codes_of, with_codes
 from include.formulas import Formula, FormulaError, date_part
 
 if TYPE_CHECKING:
@@ -188,6 +188,18 @@ class FeatureSet:
     def origins(self, fitted: Fitted) -> list[str]:
         """For each column of X the feature column that it is made of: `vendor` for `vendor=a`; PCA's are their own."""
         return list(self._plan_of(fitted).origins)
+
+    def with_codes(self, fitted: Fitted) -> Fitted | None:
+        """The same, with categories as codes instead of undeclared one_hot columns; None where there are none."""
+        return with_codes(fitted, self.spec["declared"].get("one_hot", ()))
+
+    def codes_of(self, fitted: Fitted, coded: Fitted, X: np.ndarray) -> np.ndarray:
+        """The matrix of `coded`, from `with_codes`, made of that of `fitted`."""
+        return codes_of(fitted, coded, X)
+
+    def coded(self, fitted: Fitted) -> list[bool]:
+        """For each column of X whether it holds codes of categories."""
+        return list(self._plan_of(fitted).coded)
 
     def _plan_of(self, fitted: Fitted) -> Plan:
         kept = self._plan

@@ -21,7 +21,7 @@ import numpy as np
 from include.features.feature_set import FeatureSet
 from include.features.profile import profile
 from include.settings import Model, cores
-from include.training import estimators, evaluation, export, preparation, tracking, tuning
+from include.training import estimators, evaluation, export, layouts, preparation, tracking, tuning
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,12 @@ def _fit(
     best, name, params = _best(trials, entry, prepared)
 
     work, classes = Path(prepared["work"]), prepared["classes"]
-    data = _everything(prepared)
     estimator, seed = estimators.load(name), int(prepared["seed"])
+    layout = estimator.layout(params)
+    data = _everything(prepared, layout)
     chosen = estimator.fit(params, data, seed=seed, threads=threads, progress=None)
-    X_test, y_test = (np.load(work / f"{part}_test.npy", allow_pickle=False) for part in ("X", "y"))
+    X_test = np.load(layouts.find(work, layout)[0] / "X_test.npy", allow_pickle=False)
+    y_test = np.load(work / "y_test.npy", allow_pickle=False)
     prediction = estimator.predict(chosen, X_test)
     metrics = evaluation.metrics(entry.task, y_test, prediction)
     value = evaluation.score(entry.metric_name, entry.task, y_test, prediction)
@@ -120,7 +122,8 @@ def _fit(
 
     described = json.loads((work / "feature_set.json").read_bytes())
     feature_set = FeatureSet.from_spec(described["spec"], described["definition"])
-    preprocessing = json.loads((work / "preprocessing.json").read_bytes())
+    preprocessing = layouts.preprocessing(work, layout)
+    names = feature_set.names(preprocessing)
     code_version = tracking.code_version(root)
     held = _held_out(work, feature_set)
     rows = np.arange(min(len(y_test), export.CHECKED_ROWS))
@@ -151,7 +154,7 @@ def _fit(
             "classes": classes,
             "positive": classes[1] if entry.task == "binary" else None,
             "inputs": json.loads((work / "inputs.json").read_bytes()),
-            "feature_names": described["names"],
+            "feature_names": names,
             "unknown_category": feature_set.unknown_category,
             "metric": entry.metric_name,
             "metrics": metrics,
@@ -167,7 +170,7 @@ def _fit(
         real={column: values[rows] for column, values in held.items()},
     )
     share = estimator.importance(chosen)
-    importance = {} if share is None else dict(zip(described["names"], map(float, share), strict=True))
+    importance = {} if share is None else dict(zip(names, map(float, share), strict=True))
     _draw(work / "plots", entry, y_test, prediction, classes, importance, trials, best)
     states = Counter(record.state for record, _ in trials)
     tracking.log_result(
@@ -194,7 +197,7 @@ def _fit(
             "digest": prepared["feature_version"],
             "source": f"dvc:{model}@{prepared['feature_version']}",
             "rows": prepared["rows"],
-            "columns": [{"name": n, "type": "double", "required": False} for n in described["names"]],
+            "columns": [{"name": n, "type": "double", "required": False} for n in names],
         },
     )
     return Fitted(
@@ -270,12 +273,12 @@ def _best(
     return record, settled["estimator"], settled["params"]
 
 
-def _everything(prepared: Mapping[str, Any]) -> estimators.Data:
+def _everything(prepared: Mapping[str, Any], layout: estimators.Layout) -> estimators.Data:
     """Training and validation part as one."""
-    data = tuning.load(prepared)
+    data = tuning.load(prepared, layout)
     X = np.concatenate([data.X, data.X_val])
     y = np.concatenate([data.y, data.y_val])
-    return estimators.Data(X, y, None, None, data.task, data.metric, data.classes)
+    return estimators.Data(X, y, None, None, data.task, data.metric, data.classes, data.coded)
 
 
 def _held_out(work: Path, feature_set: FeatureSet) -> dict[str, np.ndarray]:

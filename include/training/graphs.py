@@ -42,6 +42,8 @@ class Tree:
     """What a node adds to each target when it is a leaf: float32 (nodes, targets)."""
     cover: np.ndarray
     """The weight of the training rows that reached it: explanations take expectations by it."""
+    equal: np.ndarray | None = None
+    """bool: nodes that compare by equality with `threshold`, whatever the others do; None: there are none."""
 
 
 def constant(values: np.ndarray, features: int) -> bytes:
@@ -131,6 +133,7 @@ def _ensemble(forest: Sequence[Tree], targets: Sequence[int] | None, mode: str) 
     node_ids = np.concatenate([np.arange(size) for size in sizes])
     left = np.concatenate([tree.left for tree in forest])
     right = np.concatenate([tree.right for tree in forest])
+    equal = np.concatenate([np.zeros(len(tree.left), bool) if tree.equal is None else tree.equal for tree in forest])
     leaf = left < 0
     values = np.concatenate([tree.values for tree in forest])[leaf]
     per_leaf = values.shape[1]
@@ -142,7 +145,7 @@ def _ensemble(forest: Sequence[Tree], targets: Sequence[int] | None, mode: str) 
         "nodes_treeids": tree_ids.tolist(),
         "nodes_nodeids": node_ids.tolist(),
         "nodes_featureids": np.where(leaf, 0, np.concatenate([tree.feature for tree in forest])).tolist(),
-        "nodes_modes": np.where(leaf, "LEAF", mode).tolist(),
+        "nodes_modes": np.where(leaf, "LEAF", np.where(equal, "BRANCH_EQ", mode)).tolist(),
         "nodes_values": np.where(leaf, 0, np.concatenate([tree.threshold for tree in forest]))
         .astype(np.float32)
         .tolist(),

@@ -3,6 +3,7 @@
 MLflow is asked first, so that nothing expensive is begun that could not be logged. The folder `work` then holds
 
     X_*.npy y_*.npy     train, validation, test: mapped into memory by the workers, never copied
+    codes/              the matrices once more with categories as codes: see include/training/layouts.py
     preprocessing.json  what the features learned, from the training part only
     feature_set.json    inputs and spec; definition.py beside it where the features have one
     profile.json        the distributions of what is trained on
@@ -31,7 +32,7 @@ from include.features.feature_set import FeatureSet, UnknownCategory
 from include.features.profile import profile
 from include.settings import FieldPolicy, Model, Serving, Split
 from include.text import trim
-from include.training import evaluation, suspects, tracking, tuning
+from include.training import evaluation, layouts, suspects, tracking, tuning
 from include.training import target as targets
 from include.training.target import Untrainable
 
@@ -215,6 +216,7 @@ def lay_down(
     storage.ensure_space(work, sum(m.nbytes for m in matrices.values()))
     for name, matrix in matrices.items():
         np.save(work / f"{name}.npy", np.ascontiguousarray(matrix, np.float64), allow_pickle=False)
+    layouts.write_codes(work, feature_set, fitted, {name: matrices[f"X_{name}"] for name in layouts.PARTS})
     _write_json(work / "preprocessing.json", fitted)
     _write_json(
         work / "feature_set.json", {"spec": feature_set.spec, "definition": feature_set.definition, "names": names}

@@ -21,7 +21,7 @@ import numpy as np
 
 from include import database
 from include.settings import Choices, Dimension, Model, Range, cores
-from include.training import allocation, estimators, evaluation, pruning
+from include.training import allocation, estimators, evaluation, layouts, pruning
 
 LOG = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ GRACE = 30
 RETRIES = 3
 """How often a trial whose worker died is begun again, before it counts as failed."""
 CLAIMED, KIND = "claimed_by", "kind"
+LAYOUTS: tuple[estimators.Layout, ...] = ("one_hot", "codes")
 STARTUP = 10
 """Trials before the sampler learns from them."""
 
@@ -131,7 +132,7 @@ def tune(
         study_name=prepared["study"],
         storage=open_storage(optuna_url, heartbeat, grace),
     )
-    data = load(prepared)
+    data = {layout: load(prepared, layout) for layout in LAYOUTS}
     threads = threads or cores(entry.tuning.workers)
     trials, seed = int(prepared["trials"]), int(prepared["seed"])
     engine = database.connect(database_url)
@@ -162,14 +163,17 @@ def tune(
     return Tuned(prepared["study"], worker, ran, now.finished, now.complete, now.pruned, now.failed, best, seconds)
 
 
-def load(prepared: Mapping[str, Any]) -> estimators.Data:
-    """The matrices of a prepared study, mapped into memory, not read."""
+def load(prepared: Mapping[str, Any], layout: estimators.Layout = "one_hot") -> estimators.Data:
+    """The matrices of a prepared study in one layout, mapped into memory, not read."""
     work = Path(prepared["work"])
+    folder, coded = layouts.find(work, layout)
     X, y, X_val, y_val = (
-        np.load(work / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("X_train", "y_train", "X_validation", "y_validation")
+        np.load(path, mmap_mode="r", allow_pickle=False)
+        for part in ("train", "validation")
+        for path in (folder / f"X_{part}.npy", work / f"y_{part}.npy")
     )
-    return estimators.Data(X, y, X_val, y_val, prepared["task"], prepared["metric"], len(prepared["classes"] or ()))
+    classes = len(prepared["classes"] or ())
+    return estimators.Data(X, y, X_val, y_val, prepared["task"], prepared["metric"], classes, coded)
 
 
 def tally(study: Any) -> Tally:
@@ -191,7 +195,7 @@ def _run(
     study: Any,
     trial: Any,
     entry: Model,
-    data: estimators.Data,
+    matrices: Mapping[estimators.Layout, estimators.Data],
     prepared: Mapping[str, Any],
     *,
     seed: int,
@@ -203,6 +207,7 @@ def _run(
 
     name, params = suggest(trial, entry)
     estimator = estimators.load(name)
+    data = matrices[estimator.layout(params)]
     trial.set_user_attr(KIND, pruning.kind(name, params))
     progress = _Progress(study, trial, name, params, entry, deadline=_deadline(study, prepared))
     value: float | None = None

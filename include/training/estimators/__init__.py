@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from include.settings import Choices, Dimension, Range, Task, did_you_mean, estimator_names
 
 if TYPE_CHECKING:
     import numpy as np
+
+Layout = Literal["one_hot", "codes"]
+"""How undeclared categories of text stand in the matrix: as 0/1 columns, or as one column of codes."""
 
 
 class Progress(Protocol):
@@ -65,6 +68,8 @@ class Data:
     metric: str
     classes: int
     """How many classes; 0 for regression."""
+    coded: list[bool] | None = None
+    """Which columns hold codes of categories; None: there are none."""
     shared: dict[Any, Any] = field(default_factory=dict)
     """What an estimator built from these matrices and the next trial can use again."""
 
@@ -80,6 +85,9 @@ class Estimator(Protocol):
 
         Each names what differs from the defaults.
         """
+
+    def layout(self, params: Mapping[str, Any]) -> Layout:
+        """The matrix that these parameters are fitted on, and that `predict` takes."""
 
     def fit(self, params: Mapping[str, Any], data: Data, *, seed: int, threads: int, progress: Progress | None) -> Any:
         """Fit with fixed parameters; the same seed and threads give the same model."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from include.settings import Range, Task
 from include.training import graphs
-from include.training.estimators import Data, Parameter, Progress
+from include.training.estimators import Data, Layout, Parameter, Progress
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ def parameters(task: Task) -> dict[str, Parameter]:
 def starts(task: Task, metric: str) -> list[dict[str, Any]]:
     """The defaults are all."""
     return []
+
+
+def layout(params: Mapping[str, Any]) -> Layout:
+    """It knows no categories."""
+    return "one_hot"
 
 
 def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, progress: Progress | None) -> Fitted:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from include.settings import Choices, Range, Task
 from include.training import evaluation, graphs
-from include.training.estimators import Data, Parameter, Progress
+from include.training.estimators import Data, Layout, Parameter, Progress
 
 LINKS: dict[str, graphs.Link] = {
     "reg:squarederror": "identity",
@@ -66,6 +66,8 @@ def parameters(task: Task) -> dict[str, Parameter]:
         "gamma": Parameter(0.0, low=0),
         "max_bin": Parameter(256, low=8, high=1024, integer=True),
         "early_stopping_rounds": Parameter("auto", low=1, choices=("auto",), integer=True),
+        # Codes are split by sets; where params.yaml searches this, both are tried. Columns declared one_hot stay so.
+        "categories": Parameter("native", choices=("native", "one_hot")),
         **({"scale_pos_weight": Parameter(1.0, low=0)} if task == "binary" else {}),
     }
 
@@ -83,11 +85,16 @@ def starts(task: Task, metric: str) -> list[dict[str, Any]]:
     return points
 
 
+def layout(params: Mapping[str, Any]) -> Layout:
+    """Categories as codes, unless the parameter `categories` is one_hot."""
+    return "codes" if params.get("categories") == "native" else "one_hot"
+
+
 def fit(params: Mapping[str, Any], data: Data, *, seed: int, threads: int, progress: Progress | None) -> Fitted:
     """Boost until the validation part stops gaining; without one, for exactly `n_estimators`."""
     import xgboost
 
-    params = dict(params)
+    params = {key: value for key, value in params.items() if key != "categories"}
     rounds, patience = int(params.pop("n_estimators")), _patience(params.pop("early_stopping_rounds"), params)
     loss = _loss(data)
     settings = {
@@ -138,10 +145,13 @@ def _matrices(data: Data, max_bin: int, threads: int) -> tuple[Any, Any]:
 
     key = ("quantile", max_bin)
     if key not in data.shared:
-        train = xgboost.QuantileDMatrix(data.X, data.y, max_bin=max_bin, nthread=threads)
+        how: dict[str, Any] = {"max_bin": max_bin, "nthread": threads}
+        if data.coded is not None:
+            how |= {"feature_types": ["c" if code else "q" for code in data.coded], "enable_categorical": True}
+        train = xgboost.QuantileDMatrix(data.X, data.y, **how)
         validation = None
         if data.X_val is not None:
-            validation = xgboost.QuantileDMatrix(data.X_val, data.y_val, max_bin=max_bin, ref=train, nthread=threads)
+            validation = xgboost.QuantileDMatrix(data.X_val, data.y_val, ref=train, **how)
         data.shared[key] = train, validation
     matrices: tuple[Any, Any] = data.shared[key]
     return matrices
@@ -215,7 +225,8 @@ def _base(text: str, link: graphs.Link, width: int) -> np.ndarray:
 
 
 def _tree(tree: dict[str, Any]) -> graphs.Tree:
-    return graphs.Tree(
+    count = len(tree["left_children"])
+    found = graphs.Tree(
         left=np.asarray(tree["left_children"]),
         right=np.asarray(tree["right_children"]),
         feature=np.asarray(tree["split_indices"]),
@@ -223,7 +234,39 @@ def _tree(tree: dict[str, Any]) -> graphs.Tree:
         missing_left=np.asarray(tree["default_left"], bool),
         values=np.asarray(tree["split_conditions"], np.float32)[:, None],
         cover=np.asarray(tree["sum_hessian"]),
+        equal=np.zeros(count, bool),
     )
+    categories, segments = np.asarray(tree["categories"]), tree["categories_segments"]
+    sets = {
+        int(node): categories[begin : begin + size]
+        for node, begin, size in zip(tree["categories_nodes"], segments, tree["categories_sizes"], strict=True)
+    }
+    return _with_equalities(found, sets) if sets else replace(found, equal=None)
+
+
+def _with_equalities(tree: graphs.Tree, sets: Mapping[int, np.ndarray]) -> graphs.Tree:
+    """A node that sends a set of categories to the right, as a chain of nodes that each compare with one of them.
+
+    All nodes of a chain lead to the same child where they find their category: onnxruntime reads that as a set.
+    """
+    links = [(node, category, place) for node, found in sets.items() for place, category in enumerate(found)]
+    first = np.array([place == 0 for _, _, place in links])
+    source = np.array([node for node, _, _ in links])
+    at = np.where(first, source, 0)
+    at[~first] = len(tree.left) + np.arange(int((~first).sum()))  # new nodes stand behind the tree's own
+    last = np.append(first[1:], True)
+    following = np.where(last, tree.left[source], np.append(at[1:], 0))
+    grown = {
+        name: np.concatenate([values, values[source[~first]]])
+        for name in ("left", "right", "feature", "threshold", "missing_left", "values", "cover", "equal")
+        if (values := getattr(tree, name)) is not None
+    }
+    grown["left"][at], grown["right"][at] = tree.right[source], following
+    grown["threshold"][at] = [category for _, category, _ in links]
+    grown["equal"][at] = True
+    # a missing value takes the branch of the categories that are found, or else goes down the chain to its end
+    grown["missing_left"][at] = first & ~tree.missing_left[source]
+    return graphs.Tree(**grown)
 
 
 def importance(fitted: Fitted) -> np.ndarray:

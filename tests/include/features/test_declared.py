@@ -17,7 +17,9 @@ from include.features.declared import (
     Plan,
     Steps,
     UnknownCategory,
+    codes_of,
     fit_target_encoding,
+    with_codes,
 )
 
 
@@ -154,6 +156,44 @@ def test_a_row_alone_some_rows_and_very_many_have_the_same_bits(seed: int, rows:
         np.testing.assert_array_equal(alone[0], together[row], strict=True)
     many = {name: np.concatenate([values] * (FEW_ROWS // rows + 1)) for name, values in asked.items()}
     np.testing.assert_array_equal(apply(plan, **many)[:rows], together, strict=True)
+
+
+def test_text_that_is_not_declared_has_a_layout_of_codes_that_says_the_same() -> None:
+    """From the matrix or from rows, alone, few or many; what is declared one_hot, or cross-fitted, stays as it was."""
+    random = np.random.default_rng(5)
+    rows = FEW_ROWS + 50
+    columns = {
+        "x": random.normal(size=rows),
+        "free": np.array([*"abcd", None] * rows, dtype=object)[:rows],
+        "wanted": np.array(["u", "v", "w"] * rows, dtype=object)[:rows],
+        "many": np.array([f"m{n % 40}" for n in range(rows)], dtype=object),
+    }
+    fitted, X, _ = fit({"one_hot": ["wanted"], "standard_scaler": "all"}, columns, y=random.normal(size=rows))
+    coded = with_codes(fitted, ["wanted"])
+    assert coded is not None
+    plan = Plan(json.loads(json.dumps(coded)))
+    assert plan.names == ["x", "free", "wanted=u", "wanted=v", "wanted=w", "many_target"]
+    assert plan.coded == [False, True, False, False, False, False]
+    made = codes_of(fitted, coded, X)
+    np.testing.assert_array_equal(made[:, 1], [0, 1, 2, 3, 4] * (rows // 5) + [0, 1, 2, 3, 4][: rows % 5])
+    np.testing.assert_array_equal(made[:, [0, 2, 3, 4, 5]], X[:, [0, 6, 7, 8, 9]])  # the last one is cross-fitted
+    others = {**columns, "free": np.where(np.arange(rows) % 9 == 0, "new", columns["free"])}
+    whole = plan.transform(others, rows, "other")
+    assert np.isnan(whole[::9, 1]).all()
+    np.testing.assert_array_equal(
+        whole[:, 1], codes_of(fitted, coded, Plan(fitted).transform(others, rows, "other"))[:, 1]
+    )
+    few = plan.transform({name: values[:7] for name, values in others.items()}, 7, "other")
+    alone = [plan.transform({name: values[n : n + 1] for name, values in others.items()}, 1, "other") for n in range(7)]
+    np.testing.assert_array_equal(few, whole[:7])
+    np.testing.assert_array_equal(np.concatenate(alone), whole[:7])
+    with pytest.raises(UnknownCategory):
+        plan.transform(others, rows, "error")
+
+
+def test_without_categories_there_is_no_layout_of_codes() -> None:
+    fitted, _, _ = fit({"one_hot": ["s"]}, {"s": text("a", "b"), "x": np.array([1.0, 2.0])})
+    assert with_codes(fitted, ["s"]) is None
 
 
 def test_more_marks_than_a_table_holds_are_set_all_the_same() -> None:

@@ -16,6 +16,7 @@ from include.settings import TASK_METRICS, Choices, Range, Task, estimator_names
 from include.training import estimators, evaluation
 
 TASKS: list[Task] = ["regression", "binary", "multiclass"]
+TASK_METRIC: dict[Task, str] = {"regression": "mae", "binary": "roc_auc", "multiclass": "log_loss"}
 CASES = [(name, task) for name in estimator_names() for task in TASKS]
 
 
@@ -28,8 +29,7 @@ def data_for(task: Task, *, rows: int = 400, seed: int = 3) -> estimators.Data:
     y = score + 10 if task == "regression" else np.digitize(score, [-1] if task == "binary" else [-2, 0]).astype(float)
     cut = rows * 3 // 4
     classes = {"regression": 0, "binary": 2, "multiclass": 3}[task]
-    metric = {"regression": "mae", "binary": "roc_auc", "multiclass": "log_loss"}[task]
-    return estimators.Data(X[:cut], y[:cut], X[cut:], y[cut:], task, metric, classes)
+    return estimators.Data(X[:cut], y[:cut], X[cut:], y[cut:], task, TASK_METRIC[task], classes)
 
 
 def fitted_on(name: str, data: estimators.Data, **params: object) -> object:
@@ -182,6 +182,51 @@ def test_xgboost_reports_the_studys_own_metric(task: Task, metric: str) -> None:
     [(step, value)] = recorded.seen
     assert step == 10
     assert value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 9])
+@pytest.mark.parametrize("task", TASKS)
+def test_sets_of_categories_are_served_and_explained_exactly(task: Task, depth: int) -> None:
+    """Every category, a missing and an unknown one: by the graph, by the library, and in the explanation."""
+    random = np.random.default_rng(4)
+    X = np.column_stack([random.normal(size=600), random.integers(0, 17, 600), random.integers(0, 3, 600)])
+    X[random.random(600) < 0.05, 1] = np.nan
+    score = random.normal(size=17)[np.nan_to_num(X[:, 1]).astype(int)] * X[:, 0] + X[:, 2]
+    y = score if task == "regression" else np.digitize(score, [0.5] if task == "binary" else [0, 1]).astype(float)
+    metric, classes = TASK_METRIC[task], {"regression": 0, "binary": 2, "multiclass": 3}[task]
+    data = estimators.Data(X[:450], y[:450], X[450:], y[450:], task, metric, classes, [False, True, True])
+    estimator, fitted = estimators.load("xgboost"), fitted_on("xgboost", data, n_estimators=40, max_depth=depth)
+    every = np.array([[x, a, b] for x in (-1.0, 0.5) for a in (*range(17), np.nan) for b in (0, 1, 2, np.nan)])
+    rows = np.concatenate([X, every])
+    expected = estimator.predict(fitted, rows)
+    exact = {"rtol": 1e-5, "atol": float(np.finfo(np.float32).eps)}
+    np.testing.assert_allclose(served(estimator.to_onnx(fitted), rows), expected, **exact)
+    booster = kernels.Booster(estimator.to_booster(fitted) or b"")
+    answer = booster.predict(rows.astype(np.float32)).astype(np.float64)
+    answer = np.concatenate([1 - answer, answer], axis=1) if task == "binary" else answer.reshape(expected.shape)
+    np.testing.assert_allclose(answer, expected, **exact)
+    names, labels = ["x", "a", "b"], list(range(classes)) or None
+    explainer = Explainer(
+        estimator.explanation(fitted), columns=names, origins=names, classes=labels, trees=booster.contributions
+    )
+    np.testing.assert_allclose(explainer.explain(rows.astype(np.float32)).predictions(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_categories_are_compared_by_sets_where_they_have_no_order() -> None:
+    """One split tells odd codes from even ones, which of an order would need sixteen."""
+    random = np.random.default_rng(4)
+    codes = random.integers(0, 17, 400).astype(float)
+    y = np.where(codes % 2 == 0, 10.0, 0.0)
+    data = estimators.Data(codes[:300, None], y[:300], codes[300:, None], y[300:], "regression", "mae", 0, [True])
+    fitted = fitted_on("xgboost", data, n_estimators=200, learning_rate=0.3, max_depth=1)
+    error = np.abs(estimators.load("xgboost").predict(fitted, codes[300:, None]) - y[300:]).mean()
+    assert error < 0.1
+
+
+def test_only_xgboost_takes_codes_and_one_hot_can_be_demanded() -> None:
+    chosen = {name: estimators.load(name).layout(estimators.defaults(name, {}, "binary")) for name in estimator_names()}
+    assert chosen == {"dummy": "one_hot", "linear": "one_hot", "random_forest": "one_hot", "xgboost": "codes"}
+    assert estimators.load("xgboost").layout({"categories": "one_hot"}) == "one_hot"
 
 
 def test_xgboost_can_be_pruned_in_mid_fit() -> None:

@@ -13,7 +13,7 @@ import pytest
 from include.served_form import verify
 from include.serving.predictor import Predictor
 from include.serving.requests import Refused, Schema
-from include.training import estimators, export, fitting, tracking, tuning
+from include.training import estimators, export, fitting, layouts, tracking, tuning
 from tests.include.training.conftest import Laboratory, entry_for, rides
 
 pytestmark = pytest.mark.slow
@@ -64,6 +64,26 @@ def test_every_estimator_is_served_as_it_was_trained(
     small = {"random_forest": {"n_estimators": 8}, "xgboost": {"n_estimators": 20}}.get(estimator, {})
     _, fitted = trained(task, estimators={estimator: small}, tuning={"trials": 1, "time_budget": 60})
     Predictor.load(verify(Path(fitted["work"]) / "served")).replay_golden()
+
+
+def test_text_that_is_not_declared_reaches_xgboost_as_categories_and_is_served_so(
+    laboratory: Laboratory, trained: Train
+) -> None:
+    """Codes instead of 0/1 columns: an unknown category is answered as a missing one, and zone is one feature."""
+    entry = {"features": {"exclude": ["at"]}, "estimators": {"xgboost": {"n_estimators": 30}}}
+    prepared, fitted = trained("binary", **entry, tuning={"trials": 2, "time_budget": 60})
+    assert fitted["params"]["categories"] == "native"
+    form = verify(Path(fitted["work"]) / "served")
+    assert form.manifest["feature_names"] == ["distance", "zone"]
+    predictor = Predictor.load(form)
+    rows = [{"distance": 3.8, "zone": zone} for zone in ("north", "south", "harbour", None, "moon")]
+    answers = [predictor.predict(predictor.schema.unlimited(json.dumps({"rows": [row]}).encode())) for row in rows]
+    together = predictor.predict(predictor.schema.unlimited(json.dumps({"rows": rows}).encode()))
+    np.testing.assert_array_equal(np.concatenate(answers), together)
+    assert together[0, 1] != together[1, 1]
+    X = np.load(layouts.find(Path(prepared["work"]), "codes")[0] / "X_test.npy")
+    held = fitting._held_out(Path(prepared["work"]), predictor._features)
+    np.testing.assert_array_equal(predictor.matrix(held), X.astype(np.float32))
 
 
 def test_a_served_form_that_answers_otherwise_is_not_registered(
@@ -188,12 +208,14 @@ def test_the_policies_of_the_service_travel_with_the_version(laboratory: Laborat
 
 def test_the_refit_sees_the_validation_part_too(trained: Train) -> None:
     prepared, fitted = trained()
-    data = fitting._everything(prepared)
+    layout = estimators.load(fitted["estimator"]).layout(fitted["params"])
+    data = fitting._everything(prepared, layout)
     assert len(data.X) == prepared["train_rows"] + prepared["validation_rows"]
     best = estimators.load(fitted["estimator"]).fit(
         fitted["params"], data, seed=prepared["seed"], threads=1, progress=None
     )
-    X, y = (np.load(Path(fitted["work"]) / f"{name}_test.npy") for name in ("X", "y"))
+    work = Path(fitted["work"])
+    X, y = np.load(layouts.find(work, layout)[0] / "X_test.npy"), np.load(work / "y_test.npy")
     answer = estimators.load(fitted["estimator"]).predict(best, X)
     assert np.abs(answer - y).mean() == pytest.approx(fitted["metrics"]["mae"])
 
