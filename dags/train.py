@@ -68,6 +68,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
             where = {"database_url": env.database_url, "optuna_url": env.optuna_url, "mlflow_url": env.mlflow_url}
             where |= {"remote_url": env.dvc_remote_url, "home": env.home, "work": runs.folder(env.home, dag_id, run_id)}
             requests.begin(model, env.database_url, run_key=run_id)
+            where |= {"origin_url": runs.origin(env.airflow_url, dag_id, run_id)}
             what = {"overrides": form, "time_column": time_column, "feature_version": None}
             return runs.prepared(preparation.prepare(model, entry, run_key=run_id, **what, **where))
 

@@ -217,9 +217,12 @@ def judge(
                 evidence = _against(candidate, current, entry, work / "champion", mlflow_url, database_url)
             found = warned(decide(evidence, entry.gate, first=current is None), suspected(candidate.form))
             decision = _by_persons(engine, model, version, again, found)
-        return _store(
+        verdict = _store(
             engine, model, version, candidate.form.content_hash, current.version if current else None, decision
         )
+        reasons = "; ".join(verdict.reasons)
+        tracking.show_verdict(model, version, verdict=verdict.verdict, summary=reasons, mlflow_url=mlflow_url)
+        return verdict
     finally:
         engine.dispose()
 

@@ -11,6 +11,7 @@ import zoneinfo
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow.sdk import Asset, BaseOperatorLink, XComArg
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -44,6 +45,11 @@ def today(dag_run: Any, timezone: str = "UTC") -> dt.date:
     """The day, in a time zone, on which a run began; a retry after midnight has the same."""
     day: dt.date = dag_run.run_after.astimezone(zoneinfo.ZoneInfo(timezone)).date()
     return day
+
+
+def origin(airflow_url: str, dag_id: str, run_id: str) -> str:
+    """The run's page in Airflow."""
+    return f"{airflow_url.rstrip('/')}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
 
 
 def by_hand(dag_run: Any) -> bool:

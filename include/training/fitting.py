@@ -128,7 +128,6 @@ def _fit(
     held = _held_out(work, feature_set)
     rows = np.arange(min(len(y_test), export.CHECKED_ROWS))
     rows = rows[preparation.answerable(held, feature_set, preprocessing, rows)]
-    np.save(work / "example.npy", X_test[:3], allow_pickle=False)
     form = export.export(
         work / tracking.SERVED,
         onnx=estimator.to_onnx(chosen),
@@ -176,6 +175,8 @@ def _fit(
     tracking.log_result(
         mlflow_url,
         prepared["run_id"],
+        title=f"{name}: {entry.metric_name} {value:.4g}",
+        code_version=code_version,
         params={
             "estimator": name,
             **{f"{name}.{key}": v for key, v in params.items()},

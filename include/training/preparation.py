@@ -98,6 +98,7 @@ def prepare(
     home: Path,
     optuna_url: str,
     mlflow_url: str,
+    origin_url: str = "",
 ) -> Prepared:
     """Lay down everything for the study, and create it; the same call again changes nothing.
 
@@ -114,6 +115,7 @@ def prepare(
         home: scratch of this machine.
         optuna_url: the studies' database.
         mlflow_url: MLflow's server.
+        origin_url: the page of the run that trains, for MLflow's tags.
 
     Raises:
         MLflowDown: MLflow does not answer; nothing was done.
@@ -148,6 +150,7 @@ def prepare(
         dvc_lock=recorded.dvc_lock,
         optuna_url=optuna_url,
         mlflow_url=mlflow_url,
+        origin_url=origin_url,
     )
     shutil.rmtree(restored, ignore_errors=True)
     return prepared
@@ -166,6 +169,7 @@ def lay_down(
     dvc_lock: str,
     optuna_url: str,
     mlflow_url: str,
+    origin_url: str = "",
 ) -> Prepared:
     """`prepare`, from a folder of feature files (one parquet per partition, and feature_set.json)."""
     import pyarrow as pa
@@ -253,6 +257,7 @@ def lay_down(
             "mlops.reason": str(overrides.get("reason", "")),
             "mlops.feature_version": feature_version,
             "mlops.owner": entry.owner,
+            **({"mlops.airflow_run": origin_url} if origin_url else {}),
         },
     )
     tuning.create_study(study, entry, optuna_url=optuna_url)

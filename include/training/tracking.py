@@ -184,8 +184,23 @@ def start_run(mlflow_url: str, *, model: str, run_key: str, tags: Mapping[str, s
     client = _client(mlflow_url)
     experiment = _experiment(client, model)
     found = client.search_runs([experiment], f"tags.`{RUN_KEY}` = '{_quoted(run_key)}'", max_results=1)
-    run = found[0] if found else client.create_run(experiment, tags={**tags, RUN_KEY: run_key}, run_name=run_key[:200])
+    began = time.time()
+    run = (
+        found[0]
+        if found
+        else client.create_run(
+            experiment,
+            start_time=round(began * 1000),
+            tags={**tags, RUN_KEY: run_key},
+            run_name=_run_name("training", began),
+        )
+    )
     return Run(run.info.run_id, experiment, _run_url(mlflow_url, experiment, run.info.run_id))
+
+
+def _run_name(title: str, began: float) -> str:
+    """For people; what programs find a run by is its key."""
+    return f"{title}, {time.strftime('%d %b %Y %H:%M', time.gmtime(began))} UTC"
 
 
 def _quoted(text: str) -> str:
@@ -229,7 +244,7 @@ def _log_trial(client: Any, experiment: str, parent: str, trial: Trial, run: Any
         run = client.create_run(
             experiment,
             start_time=round(trial.began * 1000),
-            run_name=f"trial {trial.number}",
+            run_name=_trial_name(trial),
             tags={
                 PARENT: parent,
                 TRIAL: str(trial.number),
@@ -246,14 +261,29 @@ def _log_trial(client: Any, experiment: str, parent: str, trial: Trial, run: Any
     client.set_terminated(run.info.run_id, status, ended)
 
 
+def _trial_name(trial: Trial) -> str:
+    """`trial 3: xgboost, 2.514`."""
+    end = trial.state if trial.value is None else f"{trial.value:.4g}"
+    return f"trial {trial.number}: {trial.params.get('estimator', 'unknown')}, {end}"
+
+
 def log_result(
-    mlflow_url: str, run_id: str, *, params: Mapping[str, Any], metrics: Mapping[str, float], dataset: Mapping[str, Any]
+    mlflow_url: str,
+    run_id: str,
+    *,
+    title: str,
+    code_version: str,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    dataset: Mapping[str, Any],
 ) -> None:
     """Log what the chosen model is and does; the same call again changes nothing.
 
     Args:
         mlflow_url: the server.
         run_id: the parent run.
+        title: what the run gave, in its name.
+        code_version: see `code_version`; a commit becomes the tag that MLflow shows as the source's version.
         params: chosen parameters, seeds, versions.
         metrics: on the held-out part.
         dataset: name, digest and source of the training data, its rows and columns.
@@ -275,6 +305,12 @@ def log_result(
         schema=json.dumps({"mlflow_colspec": dataset["columns"]}),
         profile=json.dumps({"num_rows": dataset["rows"]}),
     )
+    commit = code_version.removeprefix("git-").partition("+")[0] if code_version.startswith("git-") else ""
+    client.set_tag(run_id, "mlops.code_version", code_version)
+    if commit:
+        client.set_tag(run_id, "mlflow.source.git.commit", commit)
+    began = client.get_run(run_id).info.start_time / 1000
+    client.set_tag(run_id, "mlflow.runName", _run_name(title, began))
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
 
@@ -397,41 +433,67 @@ def upload(client: Any, fitted: Mapping[str, Any]) -> None:
 
 
 def _log_flavour(client: Any, mlflow_url: str, form: ServedForm, run_id: str) -> Any:
-    """Log the estimator as a real MLflow model, so that MLflow shows, compares and loads it.
-
-    Its signature is that of the matrix; that of a request is in the served form's manifest.
-    """
+    """Log the served form as a model that MLflow shows, and that takes what a caller of the service has."""
     import mlflow
-    import numpy as np
-    import onnx
-    import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    names = form.manifest["feature_names"]
-    proto = onnx.load_from_string((form.directory / "model.onnx").read_bytes())
-    single = proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    kind = DataType.float if single else DataType.double
-    dtype = np.dtype(np.float32 if single else np.float64)
-    shape = (-1, *(d.dim_value for d in proto.graph.output[0].type.tensor_type.shape.dim[1:]))
-    signature = ModelSignature(
-        Schema([ColSpec(kind, name) for name in names]), Schema([TensorSpec(dtype, shape, "prediction")])
-    )
-    example = pd.DataFrame(
-        np.load(form.directory.parent / "example.npy", allow_pickle=False).astype(dtype), columns=names
-    )
     mlflow.set_tracking_uri(mlflow_url)
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        info = mlflow.onnx.log_model(
-            proto,
-            name=FLAVOUR,
-            signature=signature,
-            input_example=example,
-            pip_requirements=[f"onnxruntime=={_version_of('onnxruntime')}", f"onnx=={_version_of('onnx')}"],
-            save_as_external_data=False,
-            onnx_execution_providers=["CPUExecutionProvider"],
-        )
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        info = mlflow.pyfunc.log_model(name=FLAVOUR, **flavour(form, Path(folder)))
     return client.get_logged_model(info.model_id)
+
+
+def flavour(form: ServedForm, scratch: Path) -> dict[str, Any]:
+    """What `mlflow.pyfunc` saves: the served form as it is, and the code that answers with it."""
+    from include.training import pyfunc
+
+    return {
+        "loader_module": pyfunc.__name__,
+        "data_path": str(form.directory),
+        "code_paths": [str(pyfunc.copy_code(scratch))],
+        "signature": _signature(form),
+        "input_example": _example(form),
+        "pip_requirements": [f"{package}=={_version_of(package)}" for package in pyfunc.REQUIREMENTS],
+        "metadata": {"content_hash": form.content_hash},
+    }
+
+
+_MLFLOW_TYPES = {"string": "string", "bool": "boolean", "timestamp": "datetime", "date": "datetime"}
+
+
+def _signature(form: ServedForm) -> Any:
+    """The inputs of a request, and the answer's columns.
+
+    Numbers are of any type: MLflow would refuse 3 where 3.0 is expected, and 3.0 where whole numbers may be missing.
+    The served form's own schema checks them.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    inputs = [
+        ColSpec(DataType[_MLFLOW_TYPES[entry["type"]]], entry["name"], required=entry["required"])
+        if entry["type"] in _MLFLOW_TYPES
+        else ColSpec(AnyType(), entry["name"], required=False)
+        for entry in form.manifest["inputs"]
+    ]
+    classes = form.manifest["classes"]
+    kind = "double" if classes is None else "string" if isinstance(classes[0], str) else "long"
+    if classes is not None and isinstance(classes[0], bool):
+        kind = "boolean"
+    outputs = [ColSpec(DataType[kind], "prediction")]
+    outputs += [ColSpec(DataType.double, f"probability_{label}") for label in classes or ()]
+    return ModelSignature(Schema(inputs), Schema(outputs))
+
+
+def _example(form: ServedForm) -> Any:
+    """Some golden rows, as a caller has them."""
+    import pandas as pd
+
+    frame = pd.DataFrame(form.json("golden.json")["rows"][:3])
+    for entry in form.manifest["inputs"]:
+        if entry["type"] in ("timestamp", "date"):
+            frame[entry["name"]] = pd.to_datetime(frame[entry["name"]])
+    return frame
 
 
 def _version_of(package: str) -> str:
@@ -440,21 +502,38 @@ def _version_of(package: str) -> str:
     return version(package)
 
 
+ALIASES = (
+    "The aliases `champion` and `challenger` follow the platform's ledger: one that is set or deleted here by hand is"
+    " set back within a minute, without a word. To change the champion, trigger the DAG `deploy_{model}`, or run"
+    " `mlops rollback {model} --reason …`."
+)
+"""What a person reads at a registered model who is about to move an alias."""
+
+
 def _registered_model(client: Any, model: str, description: str) -> None:
     from mlflow.exceptions import MlflowException
 
+    text = "\n\n".join(part for part in (description, ALIASES.format(model=model)) if part)
     try:
-        client.create_registered_model(model, description=description)
+        client.create_registered_model(model, description=text)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        client.update_registered_model(model, description=text)
+
+
+def show_verdict(model: str, version: int, *, verdict: str, summary: str, mlflow_url: str) -> None:
+    """Show the gate's verdict at a version, as its tags; PostgreSQL holds the verdict itself."""
+    client = _client(mlflow_url)
+    client.set_model_version_tag(model, str(version), "mlops.verdict", verdict)
+    client.set_model_version_tag(model, str(version), "mlops.verdict_summary", summary[:5000])
 
 
 def _description(fitted: Mapping[str, Any]) -> str:
     return (
         f"{fitted['estimator']}: {fitted['metric']} {fitted['value']:.5g} on {fitted['test_rows']} held-out rows,"
         f" the baseline {fitted['baseline']:.5g}; features {fitted['feature_version'][:12]},"
-        f" {fitted['code_version'][:16]}"
+        f" {fitted['code_version'][:16]}. Aliases follow the platform's ledger: see the registered model"
     )
 
 
@@ -473,22 +552,19 @@ def _read_back(mlflow_url: str, fitted: Mapping[str, Any], source: str) -> None:
                     " store, then retry"
                 )
         flavour = _download(mlflow_url, source, Path(folder) / FLAVOUR)
-        data, expected = flavour / "model.onnx", work / SERVED / "model.onnx"
-        missing = [name for name in ("MLmodel", "requirements.txt", "model.onnx") if not (flavour / name).is_file()]
-        if missing or _same_graph(data.read_bytes(), expected.read_bytes()) is False:
-            what = f"{missing[0]} is missing" if missing else "model.onnx is another one"
-            raise NotRegistered(f"{fitted['model']}: the MLflow model at {source} is not whole: {what}; retry")
+        missing = [name for name in ("MLmodel", "requirements.txt") if not (flavour / name).is_file()]
+        problem = f"{missing[0]} is missing" if missing else _unlike(flavour / "data" / SERVED, fitted["content_hash"])
+        if problem:
+            raise NotRegistered(f"{fitted['model']}: the MLflow model at {source} is not whole: {problem}; retry")
 
 
-def _same_graph(one: bytes, two: bytes) -> bool:
-    import onnx
-
-    if one == two:
-        return True
+def _unlike(folder: Path, content_hash: str) -> str | None:
+    """What is wrong with a copy of the served form."""
     try:
-        return bool(onnx.load_from_string(one).graph == onnx.load_from_string(two).graph)
-    except Exception:  # noqa: BLE001  (whatever a corrupt file makes the parser raise: it is another graph)
-        return False
+        served_form.verify(folder, content_hash)
+    except served_form.BadServedForm as error:
+        return str(error)
+    return None
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -251,6 +251,8 @@ def test_from_a_first_model_to_its_successor(place, mlflow_url):
 
     worse = place.judge(place.register("worse", slope=2.0))
     assert (worse.verdict, worse.champion_version) == ("REJECT", first.version)
+    tags = tracking.version_info(place.model, worse.version, mlflow_url=mlflow_url).tags
+    assert (tags["mlops.verdict"], tags["mlops.verdict_summary"]) == ("REJECT", "; ".join(worse.reasons))
     better = place.judge(place.register("better", slope=3.0))
     assert (better.verdict, better.champion_version) == ("PROMOTE", first.version)
     assert better.numbers["champion"] > better.numbers["candidate"]

@@ -23,6 +23,11 @@ def a_run(kind: str, start: dt.datetime | None = None, end: dt.datetime | None =
     )  # fmt: skip
 
 
+def test_a_runs_page_has_its_id_quoted() -> None:
+    page = runs.origin("http://127.0.0.1:8080/", "train_trips", "manual__2026-03-10T14:05:00+00:00")
+    assert page == "http://127.0.0.1:8080/dags/train_trips/runs/manual__2026-03-10T14%3A05%3A00%2B00%3A00"
+
+
 @pytest.mark.parametrize("kind", ["scheduled", "backfill"])
 def test_a_scheduled_run_is_about_the_day_of_its_data_interval(kind: str) -> None:
     start = dt.datetime(2026, 3, 9, 2, tzinfo=dt.UTC)

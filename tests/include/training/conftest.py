@@ -105,6 +105,7 @@ class Laboratory:
             dvc_lock="schema: '2.0'\n",
             optuna_url=self.optuna_url,
             mlflow_url=self.mlflow_url,
+            origin_url="http://airflow/dags/train_ride/runs/run%201",
         )
         return json.loads(json.dumps(asdict(prepared)))  # as XCom carries it
 

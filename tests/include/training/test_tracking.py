@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from include.served_form import BadServedForm
+from include.served_form import BadServedForm, verify
 from include.serving.predictor import Predictor
 from include.training import tracking
 from tests.include.training.conftest import ROOT, Laboratory
@@ -85,13 +85,23 @@ def test_mlflow_shows_the_model_with_signature_example_lineage_pictures_and_ever
 
     mlflow.set_tracking_uri(laboratory.mlflow_url)
     model = mlflow.pyfunc.load_model(f"models:/{laboratory.model}/1")
-    names = model.metadata.signature.inputs.input_names()
-    X = np.load(Path(prepared["work"]) / "X_test.npy")[:5]
-    assert len(names) == X.shape[1]
+    assert model.metadata.signature.inputs.input_names() == ["distance", "zone"]
     assert model.input_example is not None
-    kind = np.float32 if model.metadata.signature.inputs.inputs[0].type.name == "float" else np.float64
-    answer = model.predict(pd.DataFrame(X.astype(kind), columns=names))
-    assert len(answer["prediction"]) == 5
+    rows = pd.DataFrame([{"distance": 3, "zone": "south"}, {"distance": None, "zone": None}], index=[7, 9])
+    answer = model.predict(rows)
+    assert answer.index.tolist() == [7, 9]
+    predictor = Predictor.load(verify(Path(prepared["work"]) / "served", fitted["content_hash"]))
+    body = b'{"rows": [{"distance": 3, "zone": "south"}, {"distance": null, "zone": null}]}'
+    np.testing.assert_array_equal(answer["prediction"], predictor.predict(predictor.schema.many(body).columns))
+    assert run.data.tags["mlops.airflow_run"] == "http://airflow/dags/train_ride/runs/run%201"
+    assert run.info.run_name.startswith(f"{fitted['estimator']}: mae ")
+    if fitted["code_version"].startswith("git-"):
+        assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    registered = client.get_registered_model(laboratory.model)
+    assert "one that is set or deleted here by hand is set back within a minute" in registered.description
+    tracking.show_verdict(laboratory.model, 1, verdict="HOLD", summary="not better", mlflow_url=laboratory.mlflow_url)
+    tags = client.get_model_version(laboratory.model, "1").tags
+    assert (tags["mlops.verdict"], tags["mlops.verdict_summary"]) == ("HOLD", "not better")
 
 
 def test_registering_again_gives_the_same_version(laboratory: Laboratory, trained: Train) -> None:
