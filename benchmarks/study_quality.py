@@ -1,7 +1,8 @@
 """The study's champion beside a plain script's best point: the same rows, one thread, several splits of each table.
 
     python benchmarks/study_quality.py [--tables abalone taxi …] [--csv FILE TARGET TASK METRIC] [--splits 3]
-                                       [--trials 30] [--rows 15000] [--without-pruning] [--write]
+                                       [--trials 30] [--rows 15000] [--without-pruning] [--log FILE]
+    python benchmarks/study_quality.py --report FILE      # what such a log says, as a table in Markdown
 
 The script is what a practitioner writes by hand: a handful of XGBoost points with early stopping (native categories,
 patience 50, at most 3,000 trees), the best on the validation part refitted on both parts. The study runs with the
@@ -312,6 +313,49 @@ def verdict(differences: list[float]) -> str:
     return "worse" if mean > noise else "better" if mean < -noise else "level"
 
 
+def report(log: Path) -> str:
+    """The results in a log, a row for each table."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for text in log.read_text().splitlines():
+        line = json.loads(text)
+        found.setdefault(line["table"], []).append(line)
+    rows = [
+        "| table, error | rows | script | study | study beside script, by split | | seconds, script / study |",
+        "|---" * 7 + "|",
+    ]
+    for name, lines in found.items():
+        differences = [line["study"]["error"] / line["script"] - 1 for line in lines]
+        by_split = ", ".join(f"{100 * difference:+.1f}" for difference in differences)
+        mean = {key: statistics.fmean(values) for key, values in {
+            "script": [line["script"] for line in lines],
+            "study": [line["study"]["error"] for line in lines],
+            "seconds": [line["study"]["seconds"] for line in lines],
+            "script_seconds": [line["script_seconds"] for line in lines],
+        }.items()}  # fmt: skip
+        metric = lines[0]["metric"]
+        label = f"1 - {metric}" if metric in ("roc_auc", "accuracy", "r2", "f1") else metric
+        rows.append(
+            f"| {name}, {label} | {lines[0]['rows']} | {mean['script']:.4g} | {mean['study']:.4g} |"
+            f" {100 * statistics.fmean(differences):+.1f} % ({by_split}) | {verdict(differences)} |"
+            f" {mean['script_seconds']:.0f} / {mean['seconds']:.0f} |"
+        )
+    pruned = [line for lines in found.values() for line in lines if "unpruned" in line]
+    if pruned:
+        rows += [
+            "",
+            "| table | split | trials stopped | seconds, with / without pruning | error, with / without |",
+            "|---" * 5 + "|",
+        ]
+        rows += [
+            f"| {line['table']} | {line['split']} | {line['study']['pruned']} of"
+            f" {line['study']['pruned'] + line['study']['complete']} |"
+            f" {line['study']['seconds']:.0f} / {line['unpruned']['seconds']:.0f} |"
+            f" {line['study']['error']:.5g} / {line['unpruned']['error']:.5g} |"
+            for line in pruned
+        ]
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=list(TABLES))
@@ -322,7 +366,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=15_000)
     parser.add_argument("--without-pruning", action="store_true", help="each study a second time, without pruning")
     parser.add_argument("--log", type=Path, help="append each split's result to this file, as JSON lines")
+    parser.add_argument("--report", type=Path, help="print what a log says, and run nothing")
     arguments = parser.parse_args()
+    if arguments.report:
+        print(report(arguments.report))
+        return
     makers = {name: TABLES[name] for name in arguments.tables}
     for file, target, task, metric in arguments.csv:
         makers[Path(file).stem] = lambda f=file, a=(target, task, metric): Table(Path(f).stem, pd.read_csv(f), *a)
