@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import re
 import shutil
 import time
 import uuid
@@ -28,11 +29,21 @@ KEPT_COPIES = 2
 ORPHAN_SECONDS = 3600.0
 """The age at which a half-written copy is nobody's: its worker was killed."""
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}").fullmatch
+_NAMES = "letters, digits, and _ . - after the first"
+
 log = logging.getLogger("mlops.serving")
 
 
 def place(folder: Path, version: Version) -> Path:
-    """Where the copy of a version lies below the folder of all copies."""
+    """Where the copy of a version lies below the folder of all copies.
+
+    Raises:
+        BadServedForm: its model's name, or its hash, would lead out of that folder, or to another model's copies.
+    """
+    for name in (version.model, version.content_hash):
+        if not _NAME(name):
+            raise served_form.BadServedForm(f"{name[:80]!r} is no name of a model or of its content: {_NAMES}")
     return folder / version.model / version.content_hash
 
 
@@ -57,6 +68,8 @@ def remember(folder: Path, champions: Iterable[Champion]) -> None:
 
 def drop_old(folder: Path, model: str, used: Collection[str]) -> None:
     """Delete the copies of a model but those in use, by content hash, and the newest before them."""
+    if not _NAME(model):  # it has none, and what lies there is not ours
+        return
     with contextlib.suppress(FileNotFoundError):  # there is none yet, or another worker drops them at this moment
         ages = {path: path.stat().st_mtime for path in (folder / model).iterdir() if path.is_dir()}
         whole = [path for path in ages if not path.name.startswith(".") and path.name not in used]

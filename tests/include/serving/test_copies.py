@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from include.served_form import BadServedForm
 from include.serving import copies
 from tests.include.serving.crafted import champion_of, craft
 
@@ -24,6 +28,21 @@ def test_workers_that_fetch_the_same_version_at_once_leave_one_whole_copy(tmp_pa
         assert {found.content_hash for found in fetched} == {form.content_hash}
         assert [path.name for path in (folder / "trips").iterdir()] == [form.content_hash]
         assert (place / "model.onnx").read_bytes() == (form.directory / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "/etc", "..", ".", "", ".hidden", "a\\b", "a\0b", "a b", "ä", "x\n", "x" * 200]
+)
+def test_a_name_that_is_a_path_leads_nowhere_and_deletes_nothing(tmp_path: Path, name: str) -> None:
+    champion = champion_of(craft(tmp_path / "form"), 1)
+    folder = tmp_path / "copies" / "here"
+    for wrong in (dataclasses.replace(champion, model=name), dataclasses.replace(champion, content_hash=name)):
+        with pytest.raises(BadServedForm, match="no name"):
+            copies.place(folder, wrong)
+    for kept in ("one", "two", "three", "four"):
+        (tmp_path / "copies" / "x" / kept).mkdir(parents=True)
+    copies.drop_old(folder, name, set())
+    assert len(list((tmp_path / "copies" / "x").iterdir())) == 4
 
 
 def test_what_a_killed_worker_left_is_dropped_and_what_another_writes_is_not(tmp_path: Path) -> None:
