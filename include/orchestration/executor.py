@@ -1,4 +1,4 @@
-"""Airflow's LocalExecutor, with a scheduler that rests while there is nothing to do."""
+"""Airflow's LocalExecutor, with a scheduler that rests while there is nothing to do, and workers that go then."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from airflow.executors.local_executor import LocalExecutor
 BUSY_SECONDS = 15.0
 """For so long after the last task the scheduler goes on at its full pace: one task follows another."""
 REST_SECONDS = 1.0
+IDLE_SECONDS = 120.0
+"""After this without a task the workers end; the next ones are forked in a moment from what they share."""
 
 
 class RestingExecutor(LocalExecutor):  # type: ignore[misc]
@@ -22,15 +24,27 @@ class RestingExecutor(LocalExecutor):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._busy_at = time.monotonic()
+        self._released = False
 
     def heartbeat(self) -> None:
         """As ever, and a rest when nothing is queued, running, or was so a moment ago."""
         super().heartbeat()
-        if rest := self.rest(time.monotonic()):
+        now = time.monotonic()
+        rest = self.rest(now)
+        if now - self._busy_at > IDLE_SECONDS and not self._released:
+            self._release_workers()
+        if rest:
             time.sleep(rest)
 
     def rest(self, now: float) -> float:
         """Seconds to rest at this moment."""
-        if self.running or self.queued_tasks:
-            self._busy_at = now
+        if self.running or self.queued_tasks or self.queued_callbacks:
+            self._busy_at, self._released = now, False
         return REST_SECONDS if now - self._busy_at > BUSY_SECONDS else 0.0
+
+    def _release_workers(self) -> None:
+        """Let each worker end as at a shutdown; LocalExecutor notices it, and starts others when there is a task."""
+        self._released = True
+        for worker in self.workers.values():
+            if worker.is_alive():
+                self.activity_queue.put(None)
