@@ -689,8 +689,9 @@ def _is_ready(stack: Stack, name: str, airflow_health: Mapping[str, Any], since:
         return bool(airflow_health)
     key = name.replace("-", "_")
     info = airflow_health.get(key) or {}
-    beat = info.get(f"latest_{key}_heartbeat")
-    return info.get("status") == "healthy" and bool(beat) and _timestamp(str(beat)) >= since
+    beat = _timestamp(str(info[f"latest_{key}_heartbeat"])) if info.get(f"latest_{key}_heartbeat") else 0.0
+    # One beat since its start shows that it started; the next may be late while it loads what its first tasks need.
+    return 0.0 < since <= beat or (info.get("status") == "healthy" and beat >= since)
 
 
 def _beats(file: Path, since: float) -> bool:

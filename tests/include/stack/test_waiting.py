@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import subprocess
 import sys
@@ -64,3 +65,22 @@ def test_what_failed_is_named_with_its_log_and_what_is_ready_is_named_too() -> N
     assert text == (
         "mlflow could not start; the last lines of x.log:\nno such table\nready, and left alone: postgres, prediction"
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "beat", "since", "ready"),
+    [
+        ("healthy", 100, 90, True),
+        ("healthy", 100, 110, False),  # of the one before it
+        ("unhealthy", 100, 90, True),  # it has started, and is late now: it loads what its first tasks need
+        ("unhealthy", 100, 0, False),  # not just started: `mlops status` says that it is not well
+        ("healthy", 100, 0, True),
+        ("unhealthy", None, 90, False),
+    ],
+)
+def test_a_scheduler_is_ready_from_its_first_heartbeat_on(
+    stack: local.Stack, status: str, beat: int | None, since: int, ready: bool
+) -> None:
+    moment = dt.datetime.fromtimestamp(beat, dt.UTC).isoformat() if beat else None
+    health = {"scheduler": {"status": status, "latest_scheduler_heartbeat": moment}}
+    assert local._is_ready(stack, "scheduler", health, float(since)) is ready
