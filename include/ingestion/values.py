@@ -8,6 +8,7 @@ them. Every refusal names the row, the value and the setting.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import re
@@ -213,7 +214,7 @@ def _from_text(
     dated = column.name == column.source.time_column or (column.format and isinstance(column.source.date_format, dict))
     if declared == "string" or (declared is None and not dated and (known == "string" or not column.is_text)):
         return text
-    clean = _missing(pc.utf8_trim_whitespace(text), MISSING)
+    clean = _missing(text if column.source.trim else pc.utf8_trim_whitespace(text), MISSING)
     if clean.null_count == len(clean):
         return cast_column(clean, declared or known or ("timestamp" if dated else "float"))
     if declared is None:
@@ -256,7 +257,7 @@ def _inferred(column: Column, text: pa.ChunkedArray, clean: pa.ChunkedArray) -> 
             continue
         if column.format in EPOCHS and isinstance(column.source.date_format, dict):
             return _epochs(column, numbers)
-        if pc.any(pc.match_substring_regex(clean, r"^[+-]?0\d")).as_py():
+        if _padded(clean):
             return text  # 007 is a code, or else its zeros would be lost
         if kind == "float":
             large = pc.greater_equal(pc.abs(numbers), float(EXACT))
@@ -306,9 +307,20 @@ def _numbers(
 
 
 def _whole(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pc.any(pc.match_substring_regex(text, "[xX]")).as_py():
-        raise pa.ArrowInvalid("hexadecimal")  # which Arrow would read
-    return pc.replace_substring_regex(text, r"^\+", "").cast(pa.int64())
+    if pc.any(pc.starts_with(text, "+")).as_py():
+        text = pc.replace_substring_regex(text, r"^\+", "")
+    numbers = text.cast(pa.int64())
+    if any(pc.any(pc.match_substring(text, x)).as_py() for x in "xX"):
+        raise pa.ArrowInvalid("hexadecimal")  # which Arrow reads
+    return numbers
+
+
+def _padded(text: pa.ChunkedArray) -> bool:
+    """Whether a number begins with a zero that is not its value, as codes do."""
+    begins = pc.starts_with(text, "0")
+    for sign in ("-0", "+0"):
+        begins = pc.or_(begins, pc.starts_with(text, sign))
+    return bool(pc.any(pc.match_substring_regex(text.filter(begins), r"^[+-]?0\d")).as_py())
 
 
 def _digits(source: FilesSource, text: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -380,6 +392,8 @@ def _iso_dates(column: Column, text: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 def _iso_times(column: Column, text: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """ISO 8601 with or without a zone, in UTC; None where a value is something else."""
+    with contextlib.suppress(pa.ArrowInvalid):
+        return _to_utc(column, text.cast(pa.timestamp("us")))  # none has a zone: the usual case, and the fast one
     text = pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1")
     text = pc.replace_substring_regex(text, r"(:\d\d(?:\.\d+)?) ?(?:UTC|GMT|z)$", r"\1Z")
     text = pc.replace_substring_regex(text, r"(:\d\d(?:\.\d+)?) ([+-]\d\d)", r"\1\2")
