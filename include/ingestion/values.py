@@ -177,7 +177,7 @@ def _without_nulls(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Numbers that `null_values` declares to stand for a missing value, as missing."""
     if not column.source.null_values or type_of(values.type) not in ("int", "float"):
         return values
-    numbers = [float(text) for text in column.source.null_values if re.fullmatch(r"[+-]?\d+(\.\d+)?", text)]
+    numbers = [float(text) for text in column.source.null_values if re.fullmatch(r"[+-]?(\d+(\.\d+)?|(?i:inf))", text)]
     stand_for = pc.is_in(values.cast(pa.float64(), safe=False), pa.array(numbers, pa.float64()))
     return pc.if_else(stand_for, pa.scalar(None, values.type), values)
 
