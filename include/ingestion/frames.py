@@ -49,7 +49,7 @@ def of_types(table: pa.Table) -> pd.DataFrame:
 
 
 def _frame(columns: dict[str, pd.Series[Any]]) -> pd.DataFrame:
-    return pd.DataFrame(columns, copy=False)
+    return pd.DataFrame(columns)  # columns of a kind in one block, once: else pandas makes it anew at every filter
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
