@@ -53,9 +53,9 @@ def require(columns: Collection[str], found: Collection[str], source: Source, en
     Raises:
         FeatureError: with the column, and what can be done in each case.
     """
-    renamed = getattr(source, "rename", {})
+    edited = {*entry.features.exclude, *getattr(source, "rename", {}), *getattr(source, "exclude", ())}
     for column in columns:
-        if column in found or column in entry.features.exclude or column in renamed:
+        if column in found or column in edited:
             continue
         raise FeatureError(
             f"features: partition {partition} of {entry.source} has no column {column!r} any more, which is an input."
