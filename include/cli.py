@@ -372,8 +372,11 @@ def rollback(
     from include.deployment import ledger, rollouts
 
     engine, began = _database(), dt.datetime.now(dt.UTC)
-    _model(model, engine)
-    back = rollouts.withdraw(engine, model, to, actor=getpass.getuser(), reason=reason, seen=seen, seen_at=began)
+    try:
+        back = rollouts.withdraw(engine, model, to, actor=getpass.getuser(), reason=reason, seen=seen, seen_at=began)
+    except ValueError:
+        _model(model, engine)  # only now: the way back does not wait for params.yaml to be read
+        raise
     for rollout in back.stopped:
         typer.echo(f"{rollout} was stopped")
     before = back.entry and (back.entry.from_version or "nothing")
