@@ -315,20 +315,24 @@ _DATED = r"\d{4}-\d{2}(-\d{2}.*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*"
 
 
 def _refuse_data_as_header(source: FilesSource, file: str, header: Sequence[str], table: pa.Table) -> None:
-    """A first line in which every column of numbers or dates has a number or date for its name is no header."""
+    """A first line is no header where every column of numbers or dates has one for its name, or every name is also a
+    value of its own column."""
     named = {*source.rename, *source.rename.values(), *source.types, source.time_column}
     if set(header) & named:
         return
     whole = [int(name) for name in header if re.fullmatch(r"\d+", name)]
-    if len(whole) > 1 and whole == list(range(whole[0], whole[0] + len(whole))):
+    if whole and len(whole) == len(header) and whole == list(range(whole[0], whole[0] + len(whole))):
         return  # pandas' 0, 1, 2; years
-    head = table.slice(0, 100)
+    head = table.slice(0, 1000)
     typed = []
     for name, values in zip(header, head.columns, strict=True):
         present = values.drop_null()
         if len(present) and pc.all(pc.match_substring_regex(present, f"^\\s*({_NUMBER}|{_DATED})\\s*$")).as_py():
             typed.append(trim(name))
-    if typed and all(re.fullmatch(f"{_NUMBER}|{_DATED}", name) for name in typed):
+    repeated = len(header) > 1 and all(
+        pc.any(pc.equal(values, name)).as_py() for name, values in zip(header, head.columns, strict=True)
+    )
+    if repeated or (typed and all(re.fullmatch(f"{_NUMBER}|{_DATED}", name) for name in typed)):
         raise Unreadable(
             f"{file}: the first line ({', '.join(header)[:80]}) is data, not a header; add a header line, or name the"
             " columns by `columns: [...]` of the source"

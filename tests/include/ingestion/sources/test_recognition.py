@@ -76,6 +76,8 @@ def _zip(name: str) -> bytes:
         (b"5.1,3.5,setosa\n4.9,3.0,setosa\n", r"the first line \(5.1, 3.5, setosa\) is data, not a header.*columns"),
         (b"1,0,3,male\n0,1,2,female\n", "is data, not a header"),
         (b"1949-01,112\n1949-02,118\n", "is data, not a header"),
+        (b"0.5,0,1\n0.25,0,1\n", "is data, not a header"),
+        (b"young,no\nold,yes\nyoung,no\n", "is data, not a header"),
         (b"a;b\n1;2\n", "declare `delimiter: ';'`"),
         (b"a\tb\n1\t2\n", r"declare `delimiter: '\\t'`"),
         (b"a|b\n1|2\n", r"declare `delimiter: '\|'`"),
