@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from include.ingestion import partitions, sources, suites, validation
 from include.ingestion.profile import nearly_typed
@@ -115,7 +116,7 @@ def _read(source: Source, days: Sequence[dt.date | str], most: int, notes: list[
         try:
             for key, table in sources.read_partitions(source, list(pending)):
                 pending.remove(key)
-                if part := _part(key, table, source.time_column, most):
+                if part := _part(key, table, source, most):
                     found.append(part)
         except sources.UnreadablePartitions as error:
             notes += [f"Not looked at: {error}"]
@@ -123,22 +124,25 @@ def _read(source: Source, days: Sequence[dt.date | str], most: int, notes: list[
     return found
 
 
-def _part(key: str, table: pa.Table, time_column: str | None, most: int) -> _Part | None:
+def _part(key: str, table: pa.Table, source: Source, most: int) -> _Part | None:
     if sources.REASON in table.column_names:
         table = table.filter(table[sources.REASON].is_null()).drop_columns([sources.REASON])
     rows = table.num_rows
     if not rows:
         return None
-    day = Day(rows, _silence(key, table, time_column) if time_column else None)
+    day = Day(rows, _silence(key, table, source))
     if rows > most:
         table = table.take(pa.array(np.sort(np.random.default_rng(0).choice(rows, most, replace=False))))
     return _Part(key, table, day)
 
 
-def _silence(key: str, table: pa.Table, time_column: str) -> dt.timedelta | None:
-    times = table[time_column].drop_null().cast(pa.timestamp("us")).to_numpy()
-    end = np.datetime64(key) + np.timedelta64(1, "D")
-    return (end.astype("M8[us]") - times.max()).astype(dt.timedelta) if len(times) else None
+def _silence(key: str, table: pa.Table, source: Source) -> dt.timedelta | None:
+    """From the newest time to the end of the day, which is that of the source's zone."""
+    if source.time_column is None:
+        return None
+    newest = pc.max(table[source.time_column].cast(pa.timestamp("us"))).as_py()
+    end: dt.datetime = validation.parameters(key, 0.0, dt.date.max, source.timezone)["day_end"]
+    return end - newest if newest is not None else None
 
 
 def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:

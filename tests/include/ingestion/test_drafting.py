@@ -109,6 +109,16 @@ def test_what_only_some_days_have_gets_no_rule_and_is_named(tmp_path: Path) -> N
     _accepted(draft, source, tmp_path, [dt.date(2025, 1, day) for day in (1, 2, 3)], rows=24)
 
 
+def test_a_days_last_hours_are_those_of_its_zone(tmp_path: Path) -> None:
+    """From noon to ten at night in New York: two hours of silence, and not seven before the end of the UTC day."""
+    lines = [f"2025-01-06T{hour:02}:{minute:02}:00-05:00,1\n" for hour in range(12, 22) for minute in range(0, 60, 6)]
+    (tmp_path / "s_2025-01-06.csv").write_text("at,x\n" + "".join(lines))
+    source = files(tmp_path / "s_{yyyy}-{mm}-{dd}.csv", time_column="at", timezone="America/New_York")
+    found: list[str] = []
+    (part,) = drafting._sample(source, TODAY, found)
+    assert part.day == drafting.Day(100, dt.timedelta(hours=2, minutes=6))
+
+
 def test_a_damaged_day_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     _days(tmp_path, 3)
     (tmp_path / "s_2025-01-02.csv").write_bytes(b"at,temperature\n\xff\xfe")
