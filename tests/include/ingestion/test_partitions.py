@@ -60,6 +60,8 @@ def test_a_run_id_becomes_a_safe_name_and_stays_unique() -> None:
     assert a != b
     assert ":" not in a
     assert ".." not in partitions.staging_url("/d", "trips", "../../x").split("/")
+    for name in (".", "..", "..."):  # run ids that Airflow allows: what is deleted there is this run's alone
+        assert name not in partitions.staging_url("/d", "trips", name).split("/")
 
 
 def test_a_rerun_gives_the_same_bytes_and_the_same_version(ingest: Ingest, days: Days) -> None:
