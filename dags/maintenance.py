@@ -87,7 +87,7 @@ def maintenance(models: dict[str, settings.Model]) -> None:
             from include.training import tracking
 
             env = settings.environment()
-            versions = functools.partial(tracking.versions, mlflow_url=env.mlflow_url)
+            versions = functools.partial(tracking.versions, mlflow_url=env.mlflow_url, database_url=env.database_url)
             found = late.behind(models, database_url=env.database_url, versions=versions)
             return runs.caught_up(found, outlet_events[assets.CAUGHT_UP], dry_run=params["dry_run"])
 
