@@ -272,6 +272,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         "dag-processor": ("dag-processor",),
         "triggerer": ("triggerer", "--skip-serve-logs"),
     }
+    modules = {"dag-processor": "include.orchestration.dag_processor"}
     return [
         supervisor.Program(
             "postgres",
@@ -303,7 +304,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         *(
             supervisor.Program(
                 name,
-                (python, "-m", "airflow", *commands[name]),
+                (python, "-m", modules.get(name, "airflow"), *commands[name]),
                 airflow if name == "scheduler" else airflow | FEW_ARENAS,  # its tasks train
                 alone=name == "api-server",
                 stop_seconds=4 if name == "api-server" else 10,
