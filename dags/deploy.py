@@ -44,8 +44,9 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
     """The DAG of one model's deployment."""
     with DAG(
         dag_id=f"deploy_{model}",
+        dag_display_name=f"Deploy {model}",
         description=f"Judge a version of {model}, promote it, and see it in service",
-        doc_md=__doc__,
+        doc_md=dag_defaults.manual(__doc__, entry.description, model=model, source=entry.source),
         schedule=[assets.candidate(model)],
         start_date=dag_defaults.EPOCH,
         catchup=False,
@@ -55,7 +56,7 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
         tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
-    ):
+    ) as dag:
 
         @task
         def check() -> dict:
@@ -124,6 +125,7 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
             packaged >> approval.approve(model, entry, verdict) >> promoted
         promoted >> aliases()
         runs.link(verify(promoted), service="Prediction service")
+        dag_defaults.document_tasks(dag)
 
 
 params = dag_defaults.read_params(PARAMS)

@@ -31,8 +31,9 @@ def features(model: str, entry: settings.Model) -> None:
     """The DAG of one model's features."""
     with DAG(
         dag_id=f"features_{model}",
+        dag_display_name=f"Features of {model}",
         description=f"A new version of the features of {model}",
-        doc_md=__doc__,
+        doc_md=dag_defaults.manual(__doc__, entry.description, model=model, source=entry.source),
         schedule=[assets.validated(entry.source)],
         start_date=dag_defaults.EPOCH,
         catchup=False,
@@ -42,7 +43,7 @@ def features(model: str, entry: settings.Model) -> None:
         tags={dag_defaults.Tag.FEATURES, f"model:{model}", f"source:{entry.source}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
-    ):
+    ) as dag:
 
         @task
         def check() -> dict:
@@ -64,18 +65,19 @@ def features(model: str, entry: settings.Model) -> None:
             text = f"version {made.version[:12]}: {made.rows:,} rows; {work}{spare}"
             return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
 
-        @task(outlets=[assets.retraining(model)])
+        @task(outlets=[assets.may_request(model)])
         def first_training(built: dict, *, ti=None, run_id=None, outlet_events=None) -> dict:
             from include.monitoring import first_model
 
             url, patience = settings.environment().database_url, dag_defaults.first_training_patience(entry)
             at_work = runs.at_work(ti, f"train_{model}", f"deploy_{model}")
             asked = first_model.ask(model, url, run_key=run_id, patience=patience, at_work=at_work)
-            return runs.asked(asked, outlet_events, assets.retraining(model), built["version"])
+            return runs.asked(asked, outlet_events, model, built["version"])
 
         checked, built = check(), build()
         checked >> built
         first_training(built)
+        dag_defaults.document_tasks(dag)
 
 
 for model_name, model_entry in dag_defaults.read_params(PARAMS).models.items():

@@ -6,6 +6,8 @@ anything is dropped; from others the rows of those models go that keep less); an
 that counting them stays fast. Labels are kept: they are what later versions are judged by. Models that params.yaml no
 longer names keep their predictions for as long as the default says.
 
+It deletes drift reports that are older than their model's `monitoring.report_days`; the newest, and all figures, stay.
+
 It announces again what no DAG took up: partitions without features, a requested training that never began, a version
 that was not judged. (Airflow drops an asset's event for a DAG that is paused when it comes.)
 
@@ -19,6 +21,7 @@ one did not. `mlops predictions <model>` counts what is there.
   service's own disk. Clear it.
 - `delete_old`: somebody reads the day that is to go, and did not end (see pg_stat_activity), or PostgreSQL is away.
   What was deleted stays deleted. Clear it, or let the next night do it.
+- `delete_reports`: PostgreSQL or the data's storage is away. Clear it, or let the next night do it.
 - `catch_up`: PostgreSQL or MLflow is away. Clear it, or let the next night do it.
 - `settle`: PostgreSQL is away. Its own autovacuum comes later in any case.
 """
@@ -40,8 +43,9 @@ def maintenance(models: dict[str, settings.Model]) -> None:
     keep_days = {name: model.serving.log.keep_days for name, model in models.items()}
     with DAG(
         dag_id="maintenance",
+        dag_display_name="Maintenance",
         description="Partitions ahead, and nothing kept for longer than is declared",
-        doc_md=__doc__,
+        doc_md=dag_defaults.manual(__doc__),
         schedule=CronTriggerTimetable("20 0 * * *", timezone="UTC"),
         start_date=dag_defaults.EPOCH,
         catchup=False,
@@ -51,7 +55,7 @@ def maintenance(models: dict[str, settings.Model]) -> None:
         tags={dag_defaults.Tag.MAINTENANCE},
         default_args=dag_defaults.default_args("ml-engineering"),
         on_failure_callback=alerts.run_failed,
-    ):
+    ) as dag:
 
         @task
         def make_partitions(*, dag_run=None) -> dict:
@@ -81,6 +85,19 @@ def maintenance(models: dict[str, settings.Model]) -> None:
             days = predictions.settle(engine, today)
             return runs.result({"days": days}, f"{runs.span(days)} vacuumed")
 
+        @task
+        def delete_reports(*, params=None, dag_run=None) -> dict:
+            from include import database
+            from include.monitoring import report
+
+            env, today = settings.environment(), runs.today(dag_run)
+            keep = {name: model.monitoring.report_days for name, model in models.items()}
+            how = {"default": settings.Monitoring().report_days, "dry_run": params["dry_run"]}
+            gone = report.retain(database.connect(env.database_url), keep, today, **how)
+            return runs.result(
+                {"reports": gone}, f"{len(gone)} drift reports {'would be ' if params['dry_run'] else ''}deleted"
+            )
+
         @task(outlets=[assets.CAUGHT_UP])
         def catch_up(*, params=None, outlet_events=None) -> dict:
             from include.monitoring import catch_up as late
@@ -92,7 +109,9 @@ def maintenance(models: dict[str, settings.Model]) -> None:
             return runs.caught_up(found, outlet_events[assets.CAUGHT_UP], dry_run=params["dry_run"])
 
         make_partitions() >> delete_old() >> settle()
+        delete_reports()
         catch_up()
+        dag_defaults.document_tasks(dag)
 
 
 maintenance(dag_defaults.read_params(PARAMS).models)

@@ -17,14 +17,14 @@ and by hand, with a form: how many of the newest partitions to look at.
 - `request_retraining`: Airflow itself could not record the request. Clear it: a run asks once.
 - `report`: it was compared, and what was due was asked for, but the report could not be drawn. The message says why.
 
-A model without a champion is not compared: the tasks are skipped and say so.
+A model without a champion is not compared, and the tasks say so.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
@@ -37,8 +37,9 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
     nightly = CronTriggerTimetable(entry.monitoring.schedule, timezone="UTC")
     with DAG(
         dag_id=f"monitor_{model}",
+        dag_display_name=f"Monitor {model}",
         description=f"Whether the world is still as {model}'s champion has learned it",
-        doc_md=__doc__,
+        doc_md=dag_defaults.manual(__doc__, entry.description, model=model, source=entry.source),
         schedule=AssetOrTimeSchedule(timetable=nightly, assets=[assets.features(model)]),
         start_date=dag_defaults.EPOCH,
         catchup=False,
@@ -48,7 +49,7 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
         tags={dag_defaults.Tag.MONITORING, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
-    ):
+    ) as dag:
 
         @task
         def check() -> dict:
@@ -68,21 +69,18 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
             found = nightly.check(model, seen, time_column=time_column, **where, now=now, run_key=run_id)
             return runs.compared(found, env.data_url)
 
-        @task(outlets=[assets.retraining(model)])
+        @task(outlets=[assets.may_request(model)])
         def request_retraining(compared: dict, *, outlet_events=None) -> dict:
-            runs.go_on_if(compared["requested"], f"no training asked for: {compared['reason']}")
-            told = runs.result({"reason": compared["reason"], "champion": compared["version"]}, compared["reason"])
-            return runs.tell(outlet_events, assets.retraining(model), told)
+            return runs.requested(compared, outlet_events, model)
 
-        @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+        @task
         def report(compared: dict) -> dict:
-            runs.require(not compared["report_problem"], f"compared, but not drawn: {compared['report_problem']}")
-            runs.go_on_if(bool(compared["report"]), f"nothing to draw: {compared['reason']}")
-            return runs.result({"report": compared["report"]}, f"the report is at {compared['report']}")
+            return runs.drawn(compared)
 
         compared = runs.link(compare(), report="Drift report")
         check() >> compared
         request_retraining(compared) >> runs.link(report(compared), report="Drift report")
+        dag_defaults.document_tasks(dag)
 
 
 params = dag_defaults.read_params(PARAMS)

@@ -31,8 +31,9 @@ def rollback(model: str, entry: settings.Model, workers: int) -> None:
     """The DAG of one model's way back."""
     with DAG(
         dag_id=f"rollback_{model}",
+        dag_display_name=f"Roll {model} back",
         description=f"Bring an earlier champion of {model} back, and stop what is tried beside it",
-        doc_md=__doc__,
+        doc_md=dag_defaults.manual(__doc__, entry.description, model=model, source=entry.source),
         schedule=None,
         is_paused_upon_creation=False,  # nothing starts it by itself, and whoever asks for it wants it now
         start_date=dag_defaults.EPOCH,
@@ -43,7 +44,7 @@ def rollback(model: str, entry: settings.Model, workers: int) -> None:
         tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
-    ):
+    ) as dag:
 
         @task
         def roll_back(*, params=None, dag_run=None) -> dict:
@@ -57,6 +58,7 @@ def rollback(model: str, entry: settings.Model, workers: int) -> None:
             return runs.followed(promotion.see_withdrawn(back, **where, timeout=dag_defaults.SERVED_WITHIN), back)
 
         roll_back()
+        dag_defaults.document_tasks(dag)
 
 
 params = dag_defaults.read_params(PARAMS)

@@ -31,8 +31,9 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
     """The DAG of one model's rollouts."""
     with DAG(
         dag_id=f"rollout_{model}",
+        dag_display_name=f"Try a version of {model}",
         description=f"Try a version of {model} beside the champion",
-        doc_md=__doc__,
+        doc_md=dag_defaults.manual(__doc__, entry.description, model=model, source=entry.source),
         schedule=None,
         is_paused_upon_creation=False,  # nothing starts it by itself, and whoever asks for it wants it now
         start_date=dag_defaults.EPOCH,
@@ -43,7 +44,7 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
         tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
-    ):
+    ) as dag:
 
         @task
         def gate(*, params=None, dag_run=None) -> dict:
@@ -89,6 +90,7 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
 
         verdict = runs.link(gate(), version_url="MLflow version")
         verify(start(verdict, package(verdict)))
+        dag_defaults.document_tasks(dag)
 
 
 params = dag_defaults.read_params(PARAMS)

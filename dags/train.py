@@ -35,8 +35,9 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
     dag_id = f"train_{model}"
     with DAG(
         dag_id=dag_id,
+        dag_display_name=f"Train {model}",
         description=f"A study, and the best of it as a registered version of {model}",
-        doc_md=__doc__,
+        doc_md=dag_defaults.manual(__doc__, entry.description, model=model, source=entry.source),
         schedule=[assets.retraining(model)],
         start_date=dag_defaults.EPOCH,
         catchup=False,
@@ -46,7 +47,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
         tags={dag_defaults.Tag.TRAINING, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
-    ):
+    ) as dag:
 
         @task
         def check() -> dict:
@@ -107,6 +108,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
         tuned = tune.partial(prepared=prepared).expand(worker=list(range(entry.tuning.workers)))
         fitted = runs.link(fit(prepared, tuned), run_url="MLflow run")
         runs.link(register(fitted), run_url="MLflow run")
+        dag_defaults.document_tasks(dag)
 
 
 params = dag_defaults.read_params(PARAMS)

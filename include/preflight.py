@@ -9,7 +9,9 @@ suites, and what stops a training, or makes its figures too good, is named. Neit
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,10 +66,18 @@ def _run(kind: type[_Checker], params_path: Path | str, root: Path, suites: Path
         return [_parsed(line, path.name) for line in str(error).splitlines()]
     checker = kind(path.name, Lines(path.read_text(encoding="utf-8")), root, suites or default_suites(root))
     for name, source in params.sources.items():
-        checker.source(name, source)
+        _apart(checker, ("sources", name), partial(checker.source, name, source))
     for name in params.models:
-        checker.model(name, params)
+        _apart(checker, ("models", name), partial(checker.model, name, params))
     return sorted(checker.findings, key=lambda finding: finding.line)
+
+
+def _apart(checker: _Checker, key: tuple[str, ...], check_entry: Callable[[], None]) -> None:
+    """Check one entry; whatever is raised about it is a finding about it, and the others are checked all the same."""
+    try:
+        check_entry()
+    except Exception as error:  # noqa: BLE001  (a definition file may raise anything when it is read)
+        checker.say(key, f"could not be checked: {type(error).__name__}: {error}")
 
 
 def require(params_path: Path | str, *, root: Path = settings.ROOT, suites: Path | None = None) -> Params:

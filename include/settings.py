@@ -487,6 +487,8 @@ class Monitoring(_Strict):
     performance_critical: float = Field(default=0.10, gt=0)
     cooldown: float = Field(default=20, ge=0)
     """Hours after a request for retraining in which no other is made."""
+    report_days: int = Field(default=30, ge=1)
+    """Days after which a drift report is deleted; the newest, and the figures of all, are kept."""
 
     @model_validator(mode="after")
     def _warns_before_it_asks(self) -> Monitoring:

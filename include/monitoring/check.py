@@ -129,6 +129,9 @@ def check(
             name = _folder(run_key, now)
             url = storage.join(data_url, "reports", model, name)
             try:
+                if (before := report.drawn_before(engine, result_id)) is not None:
+                    _note_report(engine, result_id, before)
+                    return replace(checked, report_url=before)
                 files = _draw(checked, compared, form, trained, entry, data_url)
                 checked = replace(checked, report_url=report.publish(files, url))
                 _log(files, form, name, Path(folder) / "report", mlflow_url)
@@ -176,12 +179,13 @@ def _draw(
 
 
 def _log(files: report.Files, form: ServedForm, name: str, folder: Path, mlflow_url: str) -> None:
-    """Make the report an artifact of the champion's run."""
+    """Make the report's findings and picture artifacts of the champion's run; its page, which is large, is not."""
     from include.training import tracking
 
     folder.mkdir()
     for file, content in files.contents.items():
-        (folder / file).write_bytes(content)
+        if file != report.PAGE:
+            (folder / file).write_bytes(content)
     tracking.check(mlflow_url)
     tracking.attach(form.manifest["run_id"], folder, f"monitoring/{name}", mlflow_url=mlflow_url)
 

@@ -7,6 +7,8 @@ its histograms are drawn from a sample.
 
 from __future__ import annotations
 
+import datetime as dt
+import gzip
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -14,14 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
-from include import storage
+from include import database, storage
 from include.features.columns import select
 from include.monitoring.decision import Finding, by_weight
 
 SAMPLE = 1500
 """Rows of each side in Evidently's report, which takes seconds per 100,000."""
 MAXIMUM_COLUMNS = 40
+PAGE = "evidently.html"
 METHOD = "PSI over the bins pinned at training"
 
 Columns = Mapping[str, np.ndarray]
@@ -62,7 +66,7 @@ def build(
     if reference is not None:
         page, left_out = evidently_page(profile, reference, current, findings, warn=thresholds[0])
         if page is not None:
-            files["evidently.html"] = page
+            files[PAGE] = page
     summary = {
         **facts,
         "findings": [finding.as_json() for finding in by_weight(findings)],
@@ -73,10 +77,64 @@ def build(
 
 
 def publish(files: Files, url: str) -> str:
-    """Write the report's files below `url`; returns the address of the page to open."""
+    """Write the report's files below `url`; returns the address of the page to open.
+
+    Evidently's page carries a library of 4 MB with it: it is written compressed, and read so by a browser.
+    """
     for name, content in files.contents.items():
-        storage.write_bytes(storage.join(url, name), content)
-    return storage.join(url, "evidently.html" if "evidently.html" in files.contents else "drift.png")
+        if name == PAGE:
+            storage.write_bytes(storage.join(url, f"{PAGE}.gz"), gzip.compress(content, mtime=0))
+        else:
+            storage.write_bytes(storage.join(url, name), content)
+    return storage.join(url, f"{PAGE}.gz" if PAGE in files.contents else "drift.png")
+
+
+def drawn_before(engine: sa.Engine, result_id: int) -> str | None:
+    """The report of an earlier check that found the same in the same partitions, against the same version, if any."""
+    one, other = database.monitor_results, database.monitor_results.alias()
+    same = [one.c[name] == other.c[name] for name in ("model", "version", "window", "status", "findings")]
+    query = (
+        sa.select(other.c.report_url)
+        .join(one, sa.and_(*same))
+        .where(one.c.id == result_id, other.c.id != result_id, other.c.report_url.is_not(None))
+        .order_by(other.c.id.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        url: str | None = connection.execute(query).scalar()
+    return url if url and storage.exists(url) else None
+
+
+def retain(engine: sa.Engine, days: Mapping[str, int], today: dt.date, *, default: int, dry_run: bool) -> list[str]:
+    """Delete the reports that are older than their model keeps them; the newest of each model stays.
+
+    Args:
+        engine: The platform's database.
+        days: Model → days that its reports are kept.
+        today: The day (UTC) to count from.
+        default: For models that are not in `days`.
+        dry_run: Only say what would be deleted.
+
+    Returns:
+        The folders of the reports.
+    """
+    table = database.monitor_results
+    reports = sa.select(table.c.model, table.c.report_url, sa.func.max(table.c.created_at).label("newest"))
+    reports = reports.where(table.c.report_url.is_not(None)).group_by(table.c.model, table.c.report_url)
+    with engine.connect() as connection:
+        found = connection.execute(reports.order_by(table.c.model, sa.desc("newest"))).all()
+    newest = {row.model: row.report_url for row in reversed(found)}
+    old = [
+        row.report_url
+        for row in found
+        if row.report_url != newest[row.model]
+        and (today - row.newest.astimezone(dt.UTC).date()).days > days.get(row.model, default)
+    ]
+    for url in [] if dry_run else old:
+        storage.delete(url.rpartition("/")[0])
+        with engine.begin() as connection:
+            connection.execute(sa.update(table).where(table.c.report_url == url).values(report_url=None))
+    return [url.rpartition("/")[0] for url in old]
 
 
 def evidently_page(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
 
@@ -138,6 +140,48 @@ def params_beside(dag_file: str) -> Path:
     return pinned if pinned.is_file() else settings.environment().params
 
 
+def manual(doc: str | None, about: str = "", *, model: str = "", source: str = "") -> str:
+    """A DAG file's docstring as the manual of one DAG: with its own names, and links to what belongs to it.
+
+    Args:
+        doc: The docstring; `<model>`, `(model)`, `<source>` and `(source)` stand for the names.
+        about: What params.yaml says of the model or the source.
+        model: The model, where the DAG is one model's.
+        source: The source it takes its data from.
+    """
+    env = settings.environment()
+    airflow = urlsplit(env.airflow_url).path.rstrip("/")
+    steps = ["features", "train", "deploy", "monitor", "rollout", "rollback"] if model else []
+    dags = [f"ingest_{source}"] * bool(source) + [f"{step}_{model}" for step in steps]
+    links = [f"[{dag}]({airflow}/dags/{dag})" for dag in dags]
+    links += [f"[ML platform]({airflow}/ml-platform/)"]
+    if model:
+        links += [f"[versions in MLflow]({env.mlflow_url.rstrip('/')}/#/models/{model})"]
+        links += [f"[prediction service]({env.serving_url.rstrip('/')}/docs)"]
+    text = doc or ""
+    for word, name in (("model", model), ("source", source)):
+        if name:
+            text = text.replace(f"<{word}>", name).replace(f"({word})", f"({name})")
+    return "\n\n".join(part for part in (about, " · ".join(links), text) if part)
+
+
+def document_tasks(dag: Any) -> None:
+    """Give each task the lines of its DAG's manual that say what to do when it fails: they then stand on its page."""
+    _, _, failures = (dag.doc_md or "").partition("**When a task fails**")
+    for item in re.split(r"\n- ", failures)[1:]:
+        named, _, advice = item.split("\n\n")[0].partition(":")
+        for task_id in re.findall(r"`(\w+)`", named):
+            if dag.has_task(task_id):
+                _document(dag.get_task(task_id), f"**When it fails**: {advice.strip()}")
+
+
+def _document(task: Any, text: str) -> None:
+    if task.is_mapped:
+        task.partial_kwargs["doc_md"] = text
+    else:
+        task.doc_md = text
+
+
 def read_params(path: Path) -> settings.Params:
     """params.yaml, checked; when it is wrong, Airflow's import error is our message and nothing else.
 
@@ -155,7 +199,7 @@ def read_params(path: Path) -> settings.Params:
 
 def ingest_form(source: settings.SourceBase) -> dict[str, Param]:
     """`from`, `to` and `replace`; a source without a time column has only the last."""
-    replace = Param(
+    replace = _field(
         False,
         type="boolean",
         title="Replace",
@@ -165,14 +209,14 @@ def ingest_form(source: settings.SourceBase) -> dict[str, Param]:
         return {"replace": replace}
     first = source.start.isoformat() if source.start else None
     return {
-        "from": Param(
+        "from": _field(
             first,
             type=["null", "string"],
             format="date",
             title="From",
             description="First day (UTC) to ingest, included. Empty: yesterday.",
         ),
-        "to": Param(
+        "to": _field(
             None,
             type=["null", "string"],
             format="date",
@@ -187,7 +231,7 @@ def train_form(model: settings.Model) -> dict[str, Param]:
     """An override of the study for one run; the defaults are params.yaml's."""
     tuning = model.tuning
     return {
-        "trials": Param(
+        "trials": _field(
             tuning.trials,
             type="integer",
             minimum=1,
@@ -195,7 +239,7 @@ def train_form(model: settings.Model) -> dict[str, Param]:
             title="Trials",
             description="How many trials the study ends with.",
         ),
-        "time_budget": Param(
+        "time_budget": _field(
             tuning.time_budget,
             type="integer",
             minimum=5,
@@ -203,7 +247,7 @@ def train_form(model: settings.Model) -> dict[str, Param]:
             title="Time budget (seconds)",
             description="No trial begins after this.",
         ),
-        "window": Param(
+        "window": _field(
             model.window,
             type=["null", "integer"],
             minimum=1,
@@ -244,7 +288,7 @@ def rollback_form() -> dict[str, Param]:
 def maintenance_form() -> dict[str, Param]:
     """Whether to delete, or only to say what would be deleted."""
     return {
-        "dry_run": Param(
+        "dry_run": _field(
             False,
             type="boolean",
             title="Dry run",
@@ -257,8 +301,8 @@ def rollout_form(model: settings.Model) -> dict[str, Param]:
     """What to try, and how; the defaults are params.yaml's."""
     declared = model.serving.rollout
     return {
-        "version": Param(type="integer", minimum=1, title="Version", description="The registered version to try."),
-        "kind": Param(
+        "version": _field(type="integer", minimum=1, title="Version", description="The registered version to try."),
+        "kind": _field(
             "canary" if declared.strategy == "direct" else declared.strategy,
             type="string",
             enum=["shadow", "canary", "ab"],
@@ -266,7 +310,7 @@ def rollout_form(model: settings.Model) -> dict[str, Param]:
             description="A shadow scores every request and answers none; a canary answers a share that grows; an A/B"
             " test answers a share until the labels tell which version is better.",
         ),
-        "steps": Param(
+        "steps": _field(
             list(declared.steps),
             type="array",
             items={"type": "number", "exclusiveMinimum": 0, "maximum": 100},
@@ -274,14 +318,14 @@ def rollout_form(model: settings.Model) -> dict[str, Param]:
             title="Steps (per cent)",
             description="A canary's shares, growing.",
         ),
-        "bake_minutes": Param(
+        "bake_minutes": _field(
             declared.bake_minutes,
             type="number",
             minimum=0,
             title="Bake (minutes)",
             description="How long each step must go well before the next.",
         ),
-        "share": Param(
+        "share": _field(
             declared.share,
             type="number",
             exclusiveMinimum=0,
@@ -302,7 +346,7 @@ def with_rollout(model: settings.Model, form: Mapping[str, Any]) -> settings.Rol
 def monitor_form(model: settings.Model) -> dict[str, Param]:
     """How far back to look."""
     return {
-        "window": Param(
+        "window": _field(
             model.monitoring.window,
             type="integer",
             minimum=1,
@@ -313,13 +357,31 @@ def monitor_form(model: settings.Model) -> dict[str, Param]:
     }
 
 
+def _field(*default: Any, title: str, description: str, **schema: Any) -> Param:
+    """A field whose description says what Airflow checks: the form refuses a value without a word of its bounds."""
+    return Param(*default, title=title, description=f"{description} {_bounds(schema)}".strip(), **schema)
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    """`From 1 to 1000.` for the bounds of a field's schema; nothing where there are none."""
+    inner = schema.get("items", schema)
+    low, above = inner.get("minimum"), inner.get("exclusiveMinimum")
+    high, below = inner.get("maximum"), inner.get("exclusiveMaximum")
+    words = [f"from {low:g}" if low is not None else f"above {above:g}" if above is not None else ""]
+    words += [f"to {high:g}" if high is not None else f"below {below:g}" if below is not None else ""]
+    if "maxLength" in schema:
+        words += [f"at most {schema['maxLength']} characters"]
+    text = " ".join(word for word in words if word)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
 def _reason(description: str, *default: str) -> Param:
-    return Param(*default, type="string", minLength=1, maxLength=200, title="Reason", description=description)
+    return _field(*default, type="string", minLength=1, maxLength=200, title="Reason", description=description)
 
 
 def _version(title: str, description: str) -> Param:
     """A version that need not be named."""
-    return Param(None, type=["null", "integer"], minimum=1, title=title, description=description)
+    return _field(None, type=["null", "integer"], minimum=1, title=title, description=description)
 
 
 def with_window(model: settings.Model, window: int) -> settings.Model:

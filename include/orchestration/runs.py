@@ -185,12 +185,9 @@ def judged(verdict: Any, mlflow_url: str) -> dict[str, Any]:
 
 
 def compared(found: Any, data_url: str) -> dict[str, Any]:
-    """The answer of `compare`.
-
-    Raises:
-        AirflowSkipException: there is no champion to compare with.
-    """
-    go_on_if(found.status != "no_champion", found.reason)
+    """The answer of `compare`."""
+    if found.status == "no_champion":
+        return result(found, found.reason) | {"report": None}
     text = (
         f"{found.status}: {found.rows:,} rows of {span(found.window)} against version {found.version}; {found.reason}"
     )
@@ -275,12 +272,53 @@ def at_work(ti: Any, *dags: str) -> bool:
     return any(ti.get_dr_count(dag, states=["queued", "running"]) for dag in dags)
 
 
-def asked(request: Any, outlet_events: Any, asset: Asset, feature_version: str | None) -> dict[str, Any]:
-    """Let the request for a training be known, with its reason; where none is wanted, the task is skipped."""
+def asked(request: Any, outlet_events: Any, model: str, feature_version: str | None) -> dict[str, Any]:
+    """Let the request for a training be known, with its reason, where there is one."""
     if not request.wanted:
-        raise skip(request.reason)
-    told = result({"reason": request.reason, "features": feature_version}, f"training asked for: {request.reason}")
-    return tell(outlet_events, asset, told)
+        return result({"requested": False}, f"no training requested: {request.reason}")
+    told = result({"reason": request.reason, "features": feature_version}, f"training requested: {request.reason}")
+    return announce(outlet_events, model, told)
+
+
+def requested(compared: Mapping[str, Any], outlet_events: Any, model: str) -> dict[str, Any]:
+    """The answer of `request_retraining`: the request, where the check makes one."""
+    if not compared["requested"]:
+        return result({"requested": False}, f"no training requested: {compared['reason']}")
+    told = result({"reason": compared["reason"], "champion": compared["version"]}, compared["reason"])
+    return announce(outlet_events, model, told)
+
+
+def announce(outlet_events: Any, model: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Let the event of a request for a training carry the task's answer."""
+    outlet_events[assets.may_request(model)].add(assets.retraining(model), extra=answer)
+    return answer
+
+
+def drawn(compared: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of `report`.
+
+    Raises:
+        AirflowFailException: it was compared, and the report could not be drawn.
+    """
+    require(not compared["report_problem"], f"compared, but not drawn: {compared['report_problem']}")
+    if not compared["report"]:
+        return result({"report": None}, f"nothing to draw: {compared['reason']}")
+    return result({"report": compared["report"]}, f"the report is at {compared['report']}")
+
+
+def outcome(states: Mapping[str, str | None]) -> dict[str, Any]:
+    """The end of a run whose last task runs whatever became of the others: as red as they are.
+
+    Args:
+        states: Of the run's tasks.
+
+    Raises:
+        AirflowFailException: one of them failed.
+    """
+    red = sorted(task for task, state in states.items() if _text(state) in ("failed", "upstream_failed"))
+    if red:
+        raise fail(f"{', '.join(red)} failed; the message says why. Good partitions were published all the same")
+    return result({}, "every task of this run ended well")
 
 
 def caught_up(found: Sequence[Any], announced: Any, *, dry_run: bool) -> dict[str, Any]:

@@ -166,8 +166,10 @@ def _fastapi() -> Any:
             data = storage.read_bytes(storage.join(settings.environment().data_url, name))
         except (storage.StorageError, IsADirectoryError, NotADirectoryError):
             raise HTTPException(404, f"there is no {name}; it may not have been made yet") from None
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        guessed, encoding = mimetypes.guess_type(name)
+        kind = guessed or "application/octet-stream"
         headers = {"Content-Security-Policy": FILE_POLICY[folder], "X-Content-Type-Options": "nosniff"}
+        headers |= {"Content-Encoding": encoding} if encoding == "gzip" else {}
         return Response(data, media_type=kind, headers={**headers, "Cache-Control": "private, max-age=60"})
 
     return app

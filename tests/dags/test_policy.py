@@ -92,6 +92,22 @@ def test_every_dag_has_a_manual_an_owner_tags_and_a_time_out(dags: dict[str, Any
         assert dag.catchup is False
 
 
+def test_a_dags_manual_has_its_own_names_and_links_and_each_task_the_lines_about_it(dags: dict[str, Any]) -> None:
+    for dag in dags.values():
+        assert dag.dag_display_name != dag.dag_id
+        assert "/ml-platform/" in dag.doc_md
+        own = "source" if dag.dag_id.startswith("ingest_") else "model"
+        assert f"<{own}>" not in dag.doc_md or dag.dag_id == "maintenance"
+        for task in dag.tasks:
+            assert task.doc_md.startswith("**When it fails**: "), f"{dag.dag_id}.{task.task_id}"
+    train = dags["train_trip_duration"]
+    assert train.dag_display_name == "Train trip_duration"
+    assert "`retraining(trip_duration)`: by `monitor_trip_duration`" in train.doc_md
+    assert "[deploy_trip_duration](/dags/deploy_trip_duration)" in train.doc_md
+    assert "/#/models/trip_duration)" in train.doc_md
+    assert "a worker was killed: it is tried again" in train.get_task("tune").doc_md
+
+
 def test_every_task_stands_in_its_dags_manual(dags: dict[str, Any]) -> None:
     for dag in dags.values():
         for task_id in dag.task_ids:
@@ -109,7 +125,8 @@ def test_every_task_retries_by_cause_and_tells_of_its_failure(dags: dict[str, An
                 continue
             assert task.retries == 3, f"{dag.dag_id}.{task.task_id}"
             assert task.retry_policy is dag_defaults.RETRY_BY_CAUSE
-            assert task._pre_execute_hook is before.task
+            hook = task.partial_kwargs["pre_execute"] if task.is_mapped else task._pre_execute_hook
+            assert hook is before.task
             assert task.on_failure_callback
 
 

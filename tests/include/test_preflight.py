@@ -370,3 +370,19 @@ def test_an_expectation_that_great_expectations_does_not_know_is_found(folder):
     suite = SUITE.replace("to_not_be_null", "to_not_be_nul")
     (found,) = examine(folder, {"x": numbers(400), "y": flags(400)}, suite=suite)
     assert "did you mean expect_column_values_to_not_be_null?" in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["this is no python\n", "raise RuntimeError('no')\n", "import nothing_of_this_name\n", "1 / 0\n", "\x00", ""],
+)
+def test_a_definition_that_cannot_be_read_concerns_its_own_model_only(folder, text):
+    definitions = folder / "include" / "features" / "definitions"
+    definitions.mkdir(parents=True)
+    (definitions / "bad.py").write_text(text)
+    entry = "{source: customers, target: churned, task: binary, features: {%s}}"
+    models = f"models:\n  one: {entry % 'definition: bad'}\n  two: {entry % 'exclude: [joined]'}\n"
+    path = folder / "params.yaml"
+    path.write_text(TEXT.format(path=folder / "customers.csv", model="").partition("models:")[0] + models)
+    found = preflight.check(path, root=folder, suites=folder / "suites")
+    assert {finding.key.split(".")[1] for finding in found} == {"one"}

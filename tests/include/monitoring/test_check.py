@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import json
 import threading
 import uuid
@@ -14,7 +15,7 @@ from include import database, served_form, storage
 from include.deployment import ledger
 from include.features.columns import to_arrow
 from include.monitoring import check as monitoring
-from include.monitoring import measures, requests
+from include.monitoring import measures, report, requests
 from include.monitoring.collection import MissingColumn
 from include.settings import Features
 from tests.include.deployment import exhibits
@@ -233,11 +234,41 @@ def test_the_report_is_written_and_names_what_it_leaves_out(place):
         place.day(number, x=lambda x: np.full(len(x), np.nan))
     checked = place.check()
     folder = checked.report_url.rpartition("/")[0]
-    assert storage.list_files(folder) == ["drift.png", "evidently.html", "findings.json"]
+    assert storage.list_files(folder) == ["drift.png", "evidently.html.gz", "findings.json"]
     summary = json.loads(storage.read_bytes(f"{folder}/findings.json"))
     assert summary["status"] == "critical"
     assert summary["evidently"]["left_out"] == ["x: all values are missing"]
-    assert b"PSI over the bins pinned at training" in storage.read_bytes(checked.report_url)
+    page = storage.read_bytes(checked.report_url)
+    assert b"PSI over the bins pinned at training" in gzip.decompress(page)
+    assert len(page) < 0.4 * len(gzip.decompress(page))
+
+
+def test_a_check_that_finds_the_same_shows_the_report_that_is_there(place):
+    """Twice a night, after the features and by the clock, it looks at the same partitions."""
+    place.champion()
+    place.day(20)
+    first, again = place.check(), place.check(now=NOW + dt.timedelta(hours=1))
+    assert again.report_url == first.report_url
+    assert len(storage.list_files(f"{place.data_url}/reports")) == 3
+    place.day(21)
+    assert place.check(now=NOW + dt.timedelta(hours=2)).report_url != first.report_url
+    assert len(place.rows(database.monitor_results)) == 3
+
+
+def test_reports_have_a_lifetime_and_the_newest_and_every_figure_stay(place):
+    place.champion()
+    urls = []
+    for number in (20, 21, 22):
+        place.day(number)
+        urls.append(place.check(now=NOW + dt.timedelta(days=number)).report_url)
+    today, keep = (NOW + dt.timedelta(days=60)).date(), {"default": 30, "dry_run": False}
+    engine = place.engine
+    assert report.retain(engine, {place.model: 45}, today, default=1, dry_run=False) == []
+    would = report.retain(engine, {}, today, default=30, dry_run=True)
+    assert would == report.retain(engine, {}, today, **keep) == [url.rpartition("/")[0] for url in urls[1::-1]]
+    assert [storage.exists(url) for url in urls] == [False, False, True]
+    assert [row.report_url for row in place.rows(database.monitor_results)] == [None, None, urls[2]]
+    assert report.retain(engine, {}, today + dt.timedelta(days=900), **keep) == []
 
 
 def test_a_report_that_cannot_be_logged_is_told_and_the_request_still_goes_out(place):
@@ -265,7 +296,7 @@ def test_the_report_becomes_an_artifact_of_the_champions_run(place, mlflow_url):
     checked.require_report()
     (folder,) = client.list_artifacts(run.info.run_id, "monitoring")
     names = {file.path.rpartition("/")[2] for file in client.list_artifacts(run.info.run_id, folder.path)}
-    assert names == {"drift.png", "evidently.html", "findings.json"}
+    assert names == {"drift.png", "findings.json"}  # the page is in one place
     assert place.check(run_key="scheduled__2024-03-01T03:30:00+00:00").report_url == checked.report_url
 
 

@@ -98,6 +98,17 @@ def test_a_forms_fields_are_typed_and_bounded(form: str, field: str, good: Any, 
         fields[field].resolve(bad)
 
 
+def test_a_field_says_its_bounds_where_a_person_reads_it() -> None:
+    train, monitor = dag_defaults.train_form(PARAMS.models["m"]), dag_defaults.monitor_form(PARAMS.models["m"])
+    assert train["trials"].description == "How many trials the study ends with. From 1 to 1000."
+    assert train["time_budget"].description.endswith("From 5 to 3600.")
+    assert train["reason"].description.endswith("At most 200 characters.")
+    assert monitor["window"].description.endswith("From 1 to 366.")
+    rollout = dag_defaults.rollout_form(PARAMS.models["m"])
+    assert rollout["share"].description.endswith("Above 0 below 100.")
+    assert rollout["steps"].description.endswith("Above 0 to 100.")
+
+
 def test_a_forms_defaults_are_params_yamls() -> None:
     train = dag_defaults.train_form(PARAMS.models["m"])
     assert (train["trials"].value, train["time_budget"].value) == (7, 40)

@@ -124,6 +124,39 @@ def test_a_refused_partition_ends_the_task_red_and_publish_still_knows_the_good_
     assert pushed["return_value"]["docs"] == "/ml-platform/files/docs/trips/index.html"
 
 
+def test_a_run_ends_as_red_as_its_tasks() -> None:
+    assert runs.outcome({"check": "success", "publish": "skipped", "outcome": "running"})["summary"]
+    with pytest.raises(AirflowFailException, match="publish, validate failed"):
+        runs.outcome({"check": "success", "validate": "failed", "publish": "upstream_failed"})
+
+
+def test_a_check_that_requests_nothing_ends_well_and_announces_nothing() -> None:
+    announced: list[Any] = []
+    events = {assets.may_request("m"): SimpleNamespace(add=lambda asset, extra: announced.append((asset, extra)))}
+    quiet = {"requested": False, "reason": "nothing critical", "report": None, "report_problem": None, "version": 1}
+    assert runs.requested(quiet, events, "m")["summary"] == "no training requested: nothing critical"
+    assert runs.drawn(quiet)["summary"] == "nothing to draw: nothing critical"
+    assert announced == []
+    told = runs.requested({**quiet, "requested": True, "reason": "x drifted"}, events, "m")
+    assert announced == [(assets.retraining("m"), told)]
+    assert told["reason"] == "x drifted"
+    with pytest.raises(AirflowFailException, match="compared, but not drawn: no disk"):
+        runs.drawn({**quiet, "report_problem": "no disk"})
+
+
+@pytest.mark.parametrize("late", [[], ["candidate"]])
+def test_what_was_behind_is_announced_again(late: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
+    added: list[Any] = []
+    found = [SimpleNamespace(asset=kind, name="m", reason="m: version 2 was not judged", extra={}) for kind in late]
+    announced = SimpleNamespace(add=lambda asset, extra: added.append(asset))
+    runs.caught_up(found, announced, dry_run=True)
+    assert added == []
+    answer = runs.caught_up(found, announced, dry_run=False)
+    assert added == [getattr(assets, kind)("m") for kind in late]
+    assert answer["summary"] == ("announced again: m: version 2 was not judged" if late else "nothing is behind")
+
+
 @pytest.mark.parametrize("answer", [None, {"accepted": []}])
 def test_without_accepted_partitions_publish_is_skipped(answer: Any) -> None:
     with pytest.raises(AirflowSkipException):
