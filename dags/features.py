@@ -65,7 +65,7 @@ def features(model: str, entry: settings.Model) -> None:
             text = f"version {made.version[:12]}: {made.rows:,} rows; {work}{spare}"
             return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
 
-        @task(outlets=[assets.may_request(model)])
+        @task(outlets=[assets.retraining(model)])
         def first_training(built: dict, *, ti=None, run_id=None, outlet_events=None) -> dict:
             from include.monitoring import first_model
 

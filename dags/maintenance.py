@@ -22,13 +22,11 @@ one did not. `mlops predictions <model>` counts what is there.
 - `delete_old`: somebody reads the day that is to go, and did not end (see pg_stat_activity), or PostgreSQL is away.
   What was deleted stays deleted. Clear it, or let the next night do it.
 - `delete_reports`: PostgreSQL or the data's storage is away. Clear it, or let the next night do it.
-- `catch_up`: PostgreSQL or MLflow is away. Clear it, or let the next night do it.
+- `catch_up`: PostgreSQL is away. Clear it, or let the next night do it.
 - `settle`: PostgreSQL is away. Its own autovacuum comes later in any case.
 """
 
 from __future__ import annotations
-
-import functools
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
@@ -101,11 +99,9 @@ def maintenance(models: dict[str, settings.Model]) -> None:
         @task(outlets=[assets.CAUGHT_UP])
         def catch_up(*, params=None, outlet_events=None) -> dict:
             from include.monitoring import catch_up as late
-            from include.training import tracking
 
             env = settings.environment()
-            versions = functools.partial(tracking.versions, mlflow_url=env.mlflow_url, database_url=env.database_url)
-            found = late.behind(models, database_url=env.database_url, versions=versions)
+            found = late.behind(models, database_url=env.database_url)
             return runs.caught_up(found, outlet_events[assets.CAUGHT_UP], dry_run=params["dry_run"])
 
         make_partitions() >> delete_old() >> settle()

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, task
 
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
@@ -69,11 +69,11 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
             found = nightly.check(model, seen, time_column=time_column, **where, now=now, run_key=run_id)
             return runs.compared(found, env.data_url)
 
-        @task(outlets=[assets.may_request(model)])
+        @task(outlets=[assets.retraining(model)])
         def request_retraining(compared: dict, *, outlet_events=None) -> dict:
             return runs.requested(compared, outlet_events, model)
 
-        @task
+        @task(trigger_rule=TriggerRule.NONE_FAILED)
         def report(compared: dict) -> dict:
             return runs.drawn(compared)
 

@@ -6,7 +6,7 @@ request, a verdict on each version. What lacks it is announced again, once a nig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,13 +28,12 @@ class Behind:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def behind(models: Mapping[str, Model], *, database_url: str, versions: Callable[[str], Sequence[int]]) -> list[Behind]:
+def behind(models: Mapping[str, Model], *, database_url: str) -> list[Behind]:
     """All that is behind.
 
     Args:
         models: Their entries in params.yaml.
         database_url: The platform's database.
-        versions: The registered versions of a model, in order.
     """
     found: list[Behind] = []
     engine = database.connect(database_url)
@@ -44,7 +43,7 @@ def behind(models: Mapping[str, Model], *, database_url: str, versions: Callable
                 for late in (
                     _features(connection, name, entry),
                     _training(connection, name),
-                    _deployment(connection, name, versions),
+                    _deployment(connection, name),
                 ):
                     if late is not None and (late.asset, late.name) not in {(one.asset, one.name) for one in found}:
                         found.append(late)
@@ -80,15 +79,13 @@ def _training(connection: sa.Connection, model: str) -> Behind | None:
     return Behind("retraining", model, reason, {"reason": request.reason})
 
 
-def _deployment(connection: sa.Connection, model: str, versions: Callable[[str], Sequence[int]]) -> Behind | None:
-    registered = versions(model)
-    if not registered:
-        return None
-    newest = max(registered)
-    judged = sa.select(database.verdicts.c.id).where(
-        database.verdicts.c.model == model, database.verdicts.c.version == newest
-    )
-    if connection.execute(judged).first() is not None:
+def _deployment(connection: sa.Connection, model: str) -> Behind | None:
+    registered, verdicts = database.registered_versions, database.verdicts
+    newest = connection.execute(
+        sa.select(sa.func.max(registered.c.version)).where(registered.c.model == model)
+    ).scalar()
+    judged = sa.select(verdicts.c.id).where(verdicts.c.model == model, verdicts.c.version == newest)
+    if newest is None or connection.execute(judged).first() is not None:
         return None
     return Behind(
         "candidate", model, f"{model}: version {newest} is registered and was not judged", {"version": newest}

@@ -46,11 +46,6 @@ def retraining(model: str) -> Asset:
     return Asset(name=f"retraining.{model}", uri=f"mlops://retraining/{model}", group="mlops")
 
 
-def may_request(model: str) -> AssetAlias:
-    """What a task has as its outlet that asks for a training in some runs only, and ends well in the others."""
-    return AssetAlias(name=f"retraining.{model}", group="mlops")
-
-
 def candidate(model: str) -> Asset:
     """A version is registered, read back and hashed. Extra: `version`, `run_id`, `content_hash`, the metric."""
     return Asset(name=f"candidate.{model}", uri=f"mlops://candidate/{model}", group="mlops")

@@ -273,25 +273,17 @@ def at_work(ti: Any, *dags: str) -> bool:
 
 
 def asked(request: Any, outlet_events: Any, model: str, feature_version: str | None) -> dict[str, Any]:
-    """Let the request for a training be known, with its reason, where there is one."""
-    if not request.wanted:
-        return result({"requested": False}, f"no training requested: {request.reason}")
+    """Let the request for a training be known, with its reason; where none is wanted, the task is skipped."""
+    go_on_if(request.wanted, f"no training requested: {request.reason}")
     told = result({"reason": request.reason, "features": feature_version}, f"training requested: {request.reason}")
-    return announce(outlet_events, model, told)
+    return tell(outlet_events, assets.retraining(model), told)
 
 
 def requested(compared: Mapping[str, Any], outlet_events: Any, model: str) -> dict[str, Any]:
-    """The answer of `request_retraining`: the request, where the check makes one."""
-    if not compared["requested"]:
-        return result({"requested": False}, f"no training requested: {compared['reason']}")
+    """The answer of `request_retraining`; where the check requests none, the task is skipped."""
+    go_on_if(compared["requested"], f"no training requested: {compared['reason']}")
     told = result({"reason": compared["reason"], "champion": compared["version"]}, compared["reason"])
-    return announce(outlet_events, model, told)
-
-
-def announce(outlet_events: Any, model: str, answer: dict[str, Any]) -> dict[str, Any]:
-    """Let the event of a request for a training carry the task's answer."""
-    outlet_events[assets.may_request(model)].add(assets.retraining(model), extra=answer)
-    return answer
+    return tell(outlet_events, assets.retraining(model), told)
 
 
 def drawn(compared: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,16 +130,9 @@ def test_a_run_ends_as_red_as_its_tasks() -> None:
         runs.outcome({"check": "success", "validate": "failed", "publish": "upstream_failed"})
 
 
-def test_a_check_that_requests_nothing_ends_well_and_announces_nothing() -> None:
-    announced: list[Any] = []
-    events = {assets.may_request("m"): SimpleNamespace(add=lambda asset, extra: announced.append((asset, extra)))}
-    quiet = {"requested": False, "reason": "nothing critical", "report": None, "report_problem": None, "version": 1}
-    assert runs.requested(quiet, events, "m")["summary"] == "no training requested: nothing critical"
+def test_a_check_that_found_nothing_to_draw_ends_well() -> None:
+    quiet = {"reason": "nothing critical", "report": None, "report_problem": None}
     assert runs.drawn(quiet)["summary"] == "nothing to draw: nothing critical"
-    assert announced == []
-    told = runs.requested({**quiet, "requested": True, "reason": "x drifted"}, events, "m")
-    assert announced == [(assets.retraining("m"), told)]
-    assert told["reason"] == "x drifted"
     with pytest.raises(AirflowFailException, match="compared, but not drawn: no disk"):
         runs.drawn({**quiet, "report_problem": "no disk"})
 
