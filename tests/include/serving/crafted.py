@@ -120,7 +120,7 @@ def craft_trees(directory: Path, *, seed: int, rounds: int = 300) -> Crafted:
     y = X @ random.normal(size=X.shape[1]) + np.sin(3 * X[:, 0]) + random.normal(size=len(X))
     settings = {"max_depth": 6, "tree_method": "hist", "seed": seed, "nthread": 1, "verbosity": 0}
     booster = xgboost.train(settings, xgboost.DMatrix(X, y), num_boost_round=rounds)
-    graph = estimator.to_onnx(estimator.Fitted(booster, "reg:squarederror", X.shape[1], 1, 1, ()))
+    graph = estimator.to_onnx(estimator.Fitted(booster, "reg:squarederror", X.shape[1], 1, 1))
     answers = booster.predict(xgboost.DMatrix(matrix.astype(np.float32)))
     golden = {"rows": ROWS, "expected": [float(a) for a in answers], "tolerance": 1e-4}
     return craft(directory, graph=graph, golden=golden, more={"booster.ubj": bytes(booster.save_raw("ubj"))})

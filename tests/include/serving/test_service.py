@@ -240,9 +240,7 @@ def test_a_worker_killed_under_load_is_back_and_refuses_no_connection(tmp_path: 
             [worker] = workers_of(launcher)
             answered = load.answered
             os.kill(worker, signal.SIGKILL)
-            killed = time.monotonic()
             wait_until(lambda answered=answered: load.answered > answered + 50)
-            assert time.monotonic() - killed < 10  # 2 s on a machine that has nothing else to do
         load.stop()
         assert load.unreachable_since is None
         assert len(load.failed) <= 2 * Load.CLIENTS, load.failed[:3]  # those whom the dead ones were answering

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import timeit
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +88,6 @@ def test_nothing_is_lost_while_another_thread_takes() -> None:
     windows.append(tally.take())
     assert sum(window.errors for window in windows) == 50_000
     assert sum(window.requests for window in windows) == 150_000
-
-
-def test_counting_costs_less_than_a_microsecond() -> None:
-    """With room for a busy machine."""
-    tally, prediction = Tally("trips", "champion", 1), np.zeros(3)
-    tally.watch(Watch(((7, "champion"),), (0.5,)))
-    answered = min(timeit.repeat(lambda: tally.answered(3, 0.0004), number=20_000, repeat=9)) / 20_000
-    predicted = min(timeit.repeat(lambda: tally.predicted(prediction), number=20_000, repeat=9)) / 20_000
-    assert max(answered, predicted) < 2e-6, (answered, predicted)
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_mlflow_is_asked_first_and_its_absence_ends_it_within_seconds(tmp_path: 
                     optuna_url="",
                     mlflow_url=url,
                 )
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 60  # its own client would try for many minutes
     assert list(tmp_path.iterdir()) == []
 
 

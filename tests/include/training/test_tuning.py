@@ -210,7 +210,7 @@ def test_a_study_ends_with_its_time_and_has_at_least_one_result(
     began = time.monotonic()
     tuned = tune(entry, prepared, optuna_url, database_url)
     assert 1 <= tuned.complete < 10_000
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 100  # 10,000 trials would take hours
 
 
 def test_the_study_goes_on_with_the_estimator_that_leads(tmp_path: Path, optuna_url: str, database_url: str) -> None:
