@@ -68,11 +68,13 @@ def read_file(home: Path, limit: int) -> list[Alert]:
     return [parse(line, 0) for line in lines[-limit:][::-1] if line.strip()]
 
 
-def listed(engine: sa.Engine, *, event: str | None = None, acknowledged: bool = False, limit: int = 50) -> list[Alert]:
+def listed(
+    bind: sa.Engine | sa.Connection, *, event: str | None = None, acknowledged: bool = False, limit: int = 50
+) -> list[Alert]:
     """The newest alerts, newest first.
 
     Args:
-        engine: The platform's database.
+        bind: The platform's database.
         event: Only of this kind.
         acknowledged: Those that were acknowledged too.
         limit: How many at most.
@@ -81,7 +83,7 @@ def listed(engine: sa.Engine, *, event: str | None = None, acknowledged: bool = 
     query = sa.select(table).order_by(table.c.at.desc(), table.c.id).limit(limit)
     query = query if event is None else query.where(table.c.event == event)
     query = query if acknowledged else query.where(table.c.acknowledged_at.is_(None))
-    with engine.connect() as connection:
+    with database.transaction(bind) as connection:
         return [Alert(**row._mapping) for row in connection.execute(query)]
 
 

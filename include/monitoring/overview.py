@@ -16,7 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from include import database, settings, storage
+from include import alert_table, database, settings, storage
+from include.alert_table import Alert
 from include.deployment import rollouts
 from include.deployment.gate import improvement
 from include.deployment.rollouts import Rollout
@@ -157,6 +158,8 @@ class Overview:
 
     models: list[ModelStanding]
     sources: list[SourceStanding]
+    alerts: list[Alert]
+    """The newest that no person has acknowledged, newest first."""
 
 
 def overview(params: settings.Params, database_url: str, *, recent: int = 30, verdicts: int = 5) -> Overview:
@@ -167,6 +170,7 @@ def overview(params: settings.Params, database_url: str, *, recent: int = 30, ve
             return Overview(
                 _models(connection, params, list(params.models), limit=verdicts, recent=recent),
                 _sources(connection, params, list(params.sources), recent),
+                alert_table.listed(connection, limit=8),
             )
     finally:
         engine.dispose()

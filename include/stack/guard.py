@@ -108,17 +108,21 @@ class Alerts:
 
 
 def listen(events: BinaryIO, answers: BinaryIO, handle: Callable[[str, dict[str, str]], None]) -> None:
-    """Speak the supervisor's protocol for event listeners until it has gone."""
-    while True:
-        answers.write(b"READY\n")
-        answers.flush()
-        header = _pairs(events.readline())
-        if not header:
-            return
-        payload = _pairs(events.read(int(header["len"])))
-        handle(header["eventname"], payload)
-        answers.write(b"RESULT 2\nOK")
-        answers.flush()
+    """Speak the supervisor's protocol for event listeners until it has gone, at whatever point of it that is."""
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            answers.write(b"READY\n")
+            answers.flush()
+            line = events.readline()
+            if not line.endswith(b"\n"):
+                return
+            header = _pairs(line)
+            content = events.read(int(header["len"]))
+            if len(content) < int(header["len"]):
+                return
+            handle(header["eventname"], _pairs(content))
+            answers.write(b"RESULT 2\nOK")
+            answers.flush()
 
 
 def _pairs(line: bytes) -> dict[str, str]:

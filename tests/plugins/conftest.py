@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def fill(database_url: str, data: Path) -> None:
                 report_url=str(data / "reports" / "trip_duration" / "r1.html"),
             )
         )  # fmt: skip
+        for event, seen in (("part_died", None), ("part_flaps", dt.datetime.now(dt.UTC))):
+            connection.execute(
+                sa.insert(database.alerts).values(
+                    id=uuid.uuid4().hex, at=dt.datetime.now(dt.UTC), event=event, details={}, acknowledged_at=seen,
+                    message=f"{event} <img src=x> of the prediction service",
+                )
+            )  # fmt: skip
         for day in range(1, 9):
             result = {"version": 7, "window": [], "status": "ok", "reason": "", "findings": []}
             at = dt.datetime(2026, 3, day, tzinfo=dt.UTC)

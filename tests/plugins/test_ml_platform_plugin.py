@@ -58,6 +58,12 @@ def test_the_page_tells_what_is_tried_and_what_was_decided(server: Server, token
         assert text in page, text
 
 
+def test_alerts_that_no_person_has_acknowledged_are_on_the_page(server: Server, token: str) -> None:
+    page = server.get("/ml-platform/", token).text
+    assert "part_died &lt;img src=x&gt; of the prediction service" in page
+    assert "part_flaps" not in page
+
+
 def test_what_waits_for_a_person_and_what_is_paused_is_on_the_page(server: Server, token: str) -> None:
     page = server.get("/ml-platform/", token).text
     assert "waits for approval" in page
