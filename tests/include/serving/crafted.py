@@ -203,17 +203,26 @@ def champion_of(crafted: Crafted, version: int, *, ledger_id: int = 1, url: str 
     return Champion(form.manifest["model"], version, form.content_hash, address, f"prediction:{version}", ledger_id)
 
 
-def promote(database_url: str, champion: Champion) -> int:
-    """Make it champion, by a verdict and the ledger; returns the ledger's id."""
+def promote(database_url: str, champion: Champion, *, hidden: str | None = None) -> int:
+    """Make it champion, by a verdict and the ledger; returns the ledger's id.
+
+    A `hidden` table is there, under its own name, for this transaction only.
+    """
     from include import database
     from include.deployment import ledger
 
     engine = database.connect(database_url)
     before, verdict_id = _judge(engine, champion)
-    entry = ledger.promote(
-        engine, model=champion.model, to_version=champion.version, expected_from=before, url=champion.url,
-        content_hash=champion.content_hash, bento=champion.bento, verdict_id=verdict_id, actor="test", reason="test",
-    )  # fmt: skip
+    with engine.begin() as connection:
+        if hidden:
+            connection.exec_driver_sql(f"alter table hidden_{hidden} rename to {hidden}")
+        entry = ledger.promote(
+            connection, model=champion.model, to_version=champion.version, expected_from=before, url=champion.url,
+            content_hash=champion.content_hash, bento=champion.bento, verdict_id=verdict_id, actor="test",
+            reason="test",
+        )  # fmt: skip
+        if hidden:
+            connection.exec_driver_sql(f"alter table {hidden} rename to hidden_{hidden}")
     engine.dispose()
     return entry.id
 
