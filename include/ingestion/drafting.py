@@ -73,10 +73,19 @@ def draft(path: Path, source: Source, *, today: dt.date, unbounded: Collection[s
     days = [part.day for part in parts]
     proposed = propose_suite(path.stem, table, source.time_column, days=days, unbounded=unbounded)
     proposed["notes"][0] = _origin(path.stem, parts, rows)
-    proposed["notes"] += notes
+    proposed["notes"] += notes + _missing(table)
     proposed["notes"] += [each.message for each in nearly_typed(table, getattr(source, "types", {}))]
     _leave_out_what_breaks(path, proposed, parts, today, source.timezone)
     return Draft(proposed, [part.key for part in parts], rows)
+
+
+def _missing(table: pa.Table) -> list[str]:
+    """What counts as missing, by column: blanks and markers do, and a person should know before a rule allows them."""
+    return [
+        f"{name}: {count:,} of {table.num_rows:,} values are missing"
+        for name, count in ((name, table[name].null_count) for name in table.column_names)
+        if count
+    ]
 
 
 def _origin(name: str, parts: Sequence[_Part], rows: int) -> str:

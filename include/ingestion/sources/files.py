@@ -109,14 +109,18 @@ def days(source: FilesSource, today: dt.date) -> list[dt.date]:
     if re.search(r"\{(yyyy|mm|dd)\}", source.path):
         found = {day for file in files for day in _days_of_name(source, file)}
     else:
-        found = set()
+        found, problem = set(), ""
         known = _known_types(source)
         for file in files:
             try:
                 times = _derived(source, _read_file(source, file, known), file)[source.time_column or ""].drop_null()
                 found |= set(np.unique(_days(times, source.timezone)).tolist())
-            except (Unreadable, pa.ArrowInvalid, KeyError):
-                continue  # its error is that of the partitions which it holds
+            except (Unreadable, pa.ArrowInvalid) as error:
+                problem = problem or str(error)  # of the partitions which it holds
+            except KeyError:
+                problem = problem or f"{file}: the time column {source.time_column!r} is missing"
+        if not found and problem:
+            raise UnreadablePartitions(problem, [])
     return sorted(day for day in found if day <= today)
 
 

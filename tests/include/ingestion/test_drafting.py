@@ -159,3 +159,31 @@ def test_a_rule_that_a_day_breaks_is_left_out_and_named(tmp_path: Path) -> None:
     drafting._leave_out_what_breaks(tmp_path / "s.json", proposed, [part], TODAY)
     assert [e["type"] for e in proposed["expectations"]] == ["expect_column_to_exist"]
     assert proposed["notes"] == ["Left out, because rows of 2025-01-01 break it: x: must be between (max_value 50)."]
+
+
+@pytest.mark.parametrize(
+    ("times", "why"),
+    [
+        (("1735689600", "1735690200"), "declare `date_format`: epoch_s"),
+        (("05/01/2025", "06/01/2025"), "day_first"),
+        (("morning", "noon"), "'morning' is not a timestamp"),
+    ],
+)
+def test_times_that_cannot_be_read_are_said_where_a_suite_is_asked_for(
+    times: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("at,v\n" + "".join(f"{time},{n}\n" for n, time in enumerate(times)))
+    with pytest.raises(sources.SourceError, match=why):
+        _draft(files(tmp_path / "a.csv", time_column="at"), tmp_path)
+
+
+def test_a_time_column_that_is_not_there_is_said_where_a_suite_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("when,v\n2025-01-01,1\n")
+    with pytest.raises(sources.SourceError, match="the time column 'at' is missing"):
+        _draft(files(tmp_path / "a.csv", time_column="at"), tmp_path)
+
+
+def test_what_counts_as_missing_is_said_by_column(tmp_path: Path) -> None:
+    charges = "".join(f"{n},{' ' if n % 10 == 0 else n * 1.5}\n" for n in range(40))
+    (tmp_path / "a.csv").write_text(f"customer,charges\n{charges}")
+    assert "charges: 4 of 40 values are missing" in _draft(files(tmp_path / "a.csv"), tmp_path).suite["notes"]
