@@ -48,7 +48,6 @@ def schedule() -> dict[str, Any]:
     """What Airflow's scheduler makes of the asset events that wait: which DAGs get a run, each with how many events."""
     from airflow.jobs.job import Job
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
-    from airflow.models.dag import DagModel
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from airflow.utils.sqlalchemy import prohibit_commit
@@ -60,12 +59,20 @@ def schedule() -> dict[str, Any]:
             with prohibit_commit(session) as guard:
                 runner._create_dagruns_for_dags(guard, session)
         started = session.scalars(sa.select(DagRun).where(DagRun.run_type == "asset_triggered")).all()
-        paused = session.scalars(sa.select(DagModel.dag_id).where(DagModel.is_paused)).all()
         return {
             "started": {run.dag_id: len(run.consumed_asset_events) for run in started},
             "count": len(started),
-            "paused": list(paused),
         }
+
+
+def unpause(dag_id: str) -> dict[str, Any]:
+    """Let the scheduler make runs of a DAG, as `make demo` does of those that wait for their history."""
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.get(DagModel, dag_id).is_paused = False
+    return {"unpaused": dag_id}
 
 
 def dies(dag_id: str, task_id: str) -> dict[str, Any]:
@@ -105,6 +112,8 @@ def main(steps: Path, results: Path) -> None:
     for step in json.loads(steps.read_text()):
         if step.get("schedule"):
             done.append(schedule())
+        elif step.get("unpause"):
+            done.append(unpause(step["unpause"]))
         elif step.get("dies"):
             done.append(dies(step["dag"], step["dies"]))
         else:

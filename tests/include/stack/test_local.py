@@ -91,6 +91,17 @@ class Load:
                 self.statuses.append(repr(error))
 
 
+def ready(stack: local.Stack, *, supervised: bool, seconds: float = 120) -> dict[str, int | None]:
+    """The process of each part, once all are ready, with or without a supervisor: a heartbeat may be late."""
+    deadline = time.monotonic() + seconds
+    while True:
+        lines = local.status(ROOT, stack.home)
+        if {(line.state, line.supervised) for line in lines} == {("ready", supervised)}:
+            return {line.part: line.pid for line in lines}
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.5)
+
+
 class TestADyingPart:
     def test_it_is_told_at_once_by_name_with_its_last_words_and_nothing_is_left_running(self, tmp_path: Path) -> None:
         home, inherited = tmp_path / "home", variables()
@@ -229,12 +240,10 @@ class TestAStack:
     def test_without_supervisor_and_guard_status_says_so_and_up_adopts_what_serves(
         self, stack: local.Stack, inherited: dict[str, str]
     ) -> None:
-        before = {line.part: line.pid for line in local.status(ROOT, stack.home)}
+        before = ready(stack, supervised=True)
         with Load(stack) as load:
             kill_9(watchers(stack))
-            lines = local.status(ROOT, stack.home)
-            assert {line.part: line.pid for line in lines} == before
-            assert {(line.state, line.supervised) for line in lines} == {("ready", False)}
+            assert ready(stack, supervised=False) == before
             scheduler = psutil.Process(before["scheduler"])
             scheduler.kill()  # one part that does not live is started, the others are adopted
             scheduler.wait(10)
@@ -242,9 +251,7 @@ class TestAStack:
         assert set(load.statuses) == {200}
         assert len(load.statuses) > 10
         assert "adopted as they run" in told
-        lines = local.status(ROOT, stack.home)
-        assert {(line.state, line.supervised) for line in lines} == {("ready", True)}
-        after = {line.part: line.pid for line in lines}
+        after = ready(stack, supervised=True)
         assert after.pop("scheduler") != before.pop("scheduler")
         assert after == before
 
