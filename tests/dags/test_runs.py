@@ -219,8 +219,9 @@ def test_mlflow_down_is_told_before_anything_expensive_begins(night: Night) -> N
 def test_a_backfill_is_one_run_of_what_comes_after_it(night: Night) -> None:
     """Promise 51: its events wait together; the scheduler makes one run of them, and no second beside it."""
     night.environment["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = "False"
-    days = [f"2026-03-{day:02}" for day in range(1, 7)]
-    _, *ingested, scheduled = night.run(
+    days = [f"2026-03-{day:02}" for day in range(1, 5)]
+    _, _, *ingested, scheduled = night.run(
+        {"dag": "ingest_trips", "conf": {"from": "2026-02-28", "to": "2026-02-28"}},  # so Airflow knows the DAGs
         {"unpause": "features_trip_duration"},
         *[{"dag": "ingest_trips", "conf": {"from": day, "to": day}} for day in days],
         {"schedule": True},
