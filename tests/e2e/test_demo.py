@@ -83,7 +83,11 @@ def test_everything_comes_back_after_kill_9_of_everything(demo: Checkout) -> Non
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(killed, timeout=10)
-    demo.run("make up", timeout=300)
+    credentials = Path(demo.environment["MLOPS_HOME"]) / "credentials.env"
+    before = credentials.read_bytes()
+    assert "ready" not in demo.run(".venv/bin/mlops status", check=False)
+    assert "migrated" not in demo.run("make up", timeout=300)
+    assert credentials.read_bytes() == before
     until(lambda: demo.models().get("trip_duration", {}).get("version") == 1, "the champion is served again", 60)
     assert demo.predict("trip_duration", TRIP).status_code == 200
     assert demo.runs("train_trip_duration")[0]["state"] == "success"

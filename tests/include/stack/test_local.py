@@ -51,11 +51,6 @@ def kill_9(victims: list[psutil.Process]) -> None:
     psutil.wait_procs(victims, timeout=10)
 
 
-def kill_9_all_of(stack: local.Stack) -> None:
-    while victims := mine(stack):  # the guard may have started a supervisor in the moment before its own death
-        kill_9(victims)
-
-
 def watchers(stack: local.Stack) -> list[psutil.Process]:
     """The supervisor and its guard, which restart each other, and everything else."""
     return [
@@ -207,21 +202,6 @@ class TestAStack:
                 break
             assert time.monotonic() < deadline
             time.sleep(0.5)
-
-    def test_up_after_kill_9_of_everything_brings_all_data_back(
-        self, stack: local.Stack, inherited: dict[str, str]
-    ) -> None:
-        keys = stack.credentials()
-        airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
-        airflow.call("POST", "/variables", json={"key": "kept", "value": "through kill -9"})
-        kill_9_all_of(stack)
-        assert local.status(ROOT, stack.home) == []
-        again, told = up(stack.home, inherited)
-        assert "migrated" not in told
-        assert again.ports == stack.ports
-        assert again.credentials() == keys
-        airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
-        assert airflow.call("GET", "/variables/kept")["value"] == "through kill -9"
 
     def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(self, stack: local.Stack) -> None:
         before = {line.part: line.pid for line in local.status(ROOT, stack.home)}
