@@ -318,14 +318,17 @@ def _follow(journey: _Journey) -> None:
 
 
 def _release_when_due(journey: _Journey, source: str, runs: Sequence[Run], began: float) -> None:
-    """Features wait until only the last ingest run that matters is left: its event then finds the whole history."""
+    """Features wait until the source's history is there: before, a run of the schedule may bring its newest day alone.
+
+    The events that came meanwhile are not lost: unpausing takes them up (plugins/orchestration), or `_ask_for_features`.
+    """
     mine = [run for run in runs if run.dag == f"ingest_{source}"]
     models = [m for m, entry in journey.params.models.items() if entry.source == source]
     if journey.released.issuperset(models):
         return
-    working = [run for run in mine if run.active]
+    arrived = bool(mine) and not any(run.active for run in mine)
     settled = time.monotonic() - began > 5
-    if (mine and len(working) <= 1 and settled) or (settled and journey.params.sources[source].time_column is None):
+    if arrived or (settled and journey.params.sources[source].time_column is None):
         _release(journey, source)
 
 

@@ -255,3 +255,24 @@ def test_a_held_version_is_the_reason_and_not_a_training_that_is_under_way(journ
     assert demo._why_nothing_moves(journey, ["bad"]) == {"bad": "bad: the gate says HOLD to version 2: 200 rows < 334"}
     promote(journey.engine, "good")
     assert "was not approved" in demo._why_nothing_moves(journey, ["good"])["good"]
+
+
+@pytest.mark.parametrize(("history", "scheduled"), [("running", "success"), ("queued", "running"), ("running", "failed")])
+def test_features_wait_for_the_history_whatever_the_schedules_own_run_has_brought(
+    scene: Scene, journey: demo._Journey, history: str, scheduled: str
+) -> None:
+    """Else the newest day alone trains the first champion, where the schedule's run comes first."""
+    journey.params = settings.parse_params(
+        "sources: {trips: {type: sample, dataset: taxi_trips}}\n"
+        "models: {m: {source: trips, target: duration_minutes, task: regression}}"
+    )
+    journey.released, scene.paused = set(), {"features_m": True}
+    runs = [
+        Run("ingest_trips", name, state, kind, None, None)
+        for name, state, kind in (("h", history, "manual"), ("s", scheduled, "scheduled"))
+    ]
+    demo._release_when_due(journey, "trips", runs, began=-1000)
+    assert scene.paused == {"features_m": True}
+    ended = [Run("ingest_trips", run.run_id, "success", run.kind, None, None) for run in runs]
+    demo._release_when_due(journey, "trips", ended, began=-1000)
+    assert scene.paused == {"features_m": False}
