@@ -320,7 +320,7 @@ def _follow(journey: _Journey) -> None:
 def _release_when_due(journey: _Journey, source: str, runs: Sequence[Run], began: float) -> None:
     """Features wait until the source's history is there: before, a run of the schedule may bring its newest day alone.
 
-    The events that came meanwhile are not lost: unpausing takes them up (plugins/orchestration), or `_ask_for_features`.
+    Events that came meanwhile are not lost: unpausing takes them up (plugins/orchestration), or `_ask_for_features`.
     """
     mine = [run for run in runs if run.dag == f"ingest_{source}"]
     models = [m for m, entry in journey.params.models.items() if entry.source == source]

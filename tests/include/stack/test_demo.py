@@ -257,7 +257,9 @@ def test_a_held_version_is_the_reason_and_not_a_training_that_is_under_way(journ
     assert "was not approved" in demo._why_nothing_moves(journey, ["good"])["good"]
 
 
-@pytest.mark.parametrize(("history", "scheduled"), [("running", "success"), ("queued", "running"), ("running", "failed")])
+@pytest.mark.parametrize(
+    ("history", "scheduled"), [("running", "success"), ("queued", "running"), ("running", "failed")]
+)
 def test_features_wait_for_the_history_whatever_the_schedules_own_run_has_brought(
     scene: Scene, journey: demo._Journey, history: str, scheduled: str
 ) -> None:
