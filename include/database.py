@@ -26,7 +26,10 @@ partitions = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("quarantined_rows", sa.BigInteger, nullable=False),
     sa.Column(
-        "quality", sa.Float, nullable=False, comment="0 to 1: the share of checks that rows and partition passed"
+        "quality",
+        sa.Float,
+        nullable=False,
+        comment="0 to 1: the smaller of the share of rows not quarantined and the weighted share of checks passed",
     ),
     sa.Column("report", JSONB, nullable=False, comment="reasons with counts, failed expectations, schema difference"),
     sa.Column("run_id", sa.Text, nullable=False),
