@@ -63,7 +63,7 @@ def _zip(name: str) -> bytes:
         (b"SQLite format 3\0", "a SQLite database"),
         (b"ARROW1\0\0", "write it as Parquet"),
         (b"\x80\x04\x95", "a Python pickle, which is never opened"),
-        (gzip.compress(b"PAR1" + bytes(20)), "a Parquet file"),
+        (gzip.compress(b"PAR1" + bytes(20), mtime=0), "a Parquet file"),
         (b"", "the file is empty"),
         (b" \n\n", "the file is empty"),
         (b"a,a\n1,2\n", "the column 'a' is there twice, at places 1 and 2"),
@@ -91,7 +91,7 @@ def test_a_csv_that_is_something_else_is_told_with_what_to_do(tmp_path: Path, co
     ("name", "content", "message"),
     [
         ("rows.parquet", b"a,b\n1,2\n", "not a Parquet file"),
-        ("rows.parquet", gzip.compress(b"PAR1"), "gzip: unpack it, Parquet is packed inside"),
+        ("rows.parquet", gzip.compress(b"PAR1", mtime=0), "gzip: unpack it, Parquet is packed inside"),
         ("rows.xlsx", _zip("xl/workbook.xml"), "a spreadsheet; save the sheet as CSV"),
         ("rows.jsonl", '[{"a": 1}]', "a JSON list; write one object a line"),
         ("rows.jsonl", '{"a": 1}\n{"a": 2\n', "row 2 is not JSON"),
