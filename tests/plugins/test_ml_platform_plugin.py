@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -10,9 +13,15 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from include.monitoring import report
 from tests.conftest import administering
 from tests.dags import airflow_home
 from tests.dags.airflow_home import Server
+from tests.include.ingestion.conftest import (
+    Ingest,
+    generated,
+    ingest,  # noqa: F401
+)
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +71,14 @@ def test_alerts_that_no_person_has_acknowledged_are_on_the_page(server: Server, 
     page = server.get("/ml-platform/", token).text
     assert "part_died &lt;img src=x&gt; of the prediction service" in page
     assert "part_flaps" not in page
+
+
+def test_a_column_of_another_type_is_on_the_page_with_when_and_why(server: Server, token: str) -> None:
+    page = server.get("/ml-platform/", token).text
+    for text in ("passenger_count", "int → float → string", "2026-03-13 02:01", "the values of partition 2026-03-12",
+                 "store_and_fwd_flag", "bool → string", "since then every partition is read as string"):  # fmt: skip
+        assert text in page, text
+    assert "fare_amount" not in page
 
 
 def test_what_waits_for_a_person_and_what_is_paused_is_on_the_page(server: Server, token: str) -> None:
@@ -196,3 +213,55 @@ def test_an_operator_logs_in_clicks_the_entry_and_sees_the_champion(
     page.screenshot(path=str(tmp_path / "dark.png"))
     assert [url for url in foreign if "/ml-platform" in url] == []
     context.close()
+
+
+@contextlib.contextmanager
+def logged_in(server: Server, browser: Any, token: str) -> Iterator[tuple[Any, list[str]]]:
+    """A browser's page of a user of Airflow, and what goes wrong on it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    context.add_cookies([{"name": "_token", "value": token, "url": server.url}])
+    page, wrong = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
+    yield page, wrong
+    context.close()
+
+
+@pytest.mark.browser
+def test_a_drift_report_opens_in_a_browser_though_it_is_stored_compressed(
+    server: Server, browser: Any, token: str, tmp_path: Path
+) -> None:
+    from tests.include.monitoring.test_report import build, columns
+
+    url = report.publish(
+        build(columns(2), columns(3, shift=1.0)), str(server.data / "reports" / "trip_duration" / "r2")
+    )
+    assert url.endswith("/evidently.html.gz")
+    with logged_in(server, browser, token) as (page, wrong):
+        page.goto(f"{server.url}/ml-platform/files/reports/trip_duration/r2/evidently.html.gz")
+        page.get_by_text("Dataset Drift", exact=False).first.wait_for(timeout=30_000)
+        page.get_by_text(report.METHOD).first.wait_for(timeout=10_000)
+        page.screenshot(path=str(tmp_path / "report.png"))
+    assert wrong == []
+
+
+@pytest.mark.browser
+def test_data_docs_open_in_a_browser_and_lead_to_the_refused_day(
+    server: Server,
+    browser: Any,
+    token: str,
+    ingest: Ingest,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    day = "2018-01-05"
+    ingest(generated(incidents=[{"kind": "poisoned_day", "start": day, "end": day}]), ["2018-01-04", day])
+    shutil.copytree(ingest.path("docs", "trips"), server.data / "docs" / "of_a_browser")
+    with logged_in(server, browser, token) as (page, wrong):
+        page.goto(f"{server.url}/ml-platform/files/docs/of_a_browser/index.html")
+        page.get_by_text("quarantined").first.wait_for(timeout=10_000)
+        page.screenshot(path=str(tmp_path / "docs.png"))
+        page.get_by_role("link", name=day).first.click()
+        page.get_by_text("Unsuccessful Expectations").first.wait_for(timeout=10_000)
+        assert page.get_by_text("the trip did not take 1 to 120 minutes").first.is_visible()
+        page.screenshot(path=str(tmp_path / "day.png"))
+    assert wrong == []
