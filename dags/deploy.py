@@ -6,10 +6,9 @@ ledger, and, when the service itself has answered with the new version, the asse
 starts that rollout, `verify` sees it loaded, and the controller (`mlops rollout <model>`) decides later.
 
 **Runs** when `train_<model>` has registered a version (`candidate(model)`): the newest one is judged, also
-where several came while this DAG was at work. By hand for any version, with the form. HOLD and REJECT end
-green: the gate did its work, and the tasks after it are skipped; the reason stands in `gate`, in the UI's
-page and in the database. Where params.yaml asks for approval, a person answers in the UI; no answer within
-two days counts as no.
+where several came while this DAG was at work. By hand for any version, with the form, which offers those there are.
+HOLD and REJECT end green: the gate did its work, and the tasks after it say that there was nothing to do, with the
+reason. Where params.yaml asks for approval, a person answers in the UI; no answer within two days counts as no.
 
 A version that a person took back (rolled back, its canary or A/B test stopped, its model retired) is held, whatever
 its numbers are: to have it promoted again, name it in the form, with the reason in `again`. A decision counts for what
@@ -22,12 +21,12 @@ was decided before it: clearing an old run repeats none.
 - `gate`: the version's files are missing or changed, or MLflow is away. Not judged is never passed.
 - `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
 - `promote`: somebody else promoted in the meantime (*superseded*: the message says who and what). Run the DAG
-  again with this version to have it judged against the new champion. It is skipped, and alerted, while another
+  again with this version to have it judged against the new champion. It promotes nothing, and alerts, while another
   version is tried as a canary or in an A/B test: deploy this one again when that has ended.
 - `aliases`: MLflow is away. The ledger is the truth; clear the task to let MLflow's aliases follow.
 - `verify`: the service does not answer with the new version, or could not load what is tried. The message says
-  what it said; the last good model goes on answering. It is skipped where a rollout was started and is in
-  service: the champion is who it was.
+  what it said; the last good model goes on answering. Where a rollout was started it sees that one in service:
+  the champion is who it was.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
         catchup=False,
         max_active_runs=1,
         dagrun_timeout=dag_defaults.deploy_timeout(entry),
-        params=dag_defaults.deploy_form(),
+        params=dag_defaults.deploy_form(model),
         tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
@@ -81,7 +80,8 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
         def package(verdict: dict) -> dict:
             from include.deployment import promotion
 
-            runs.go_on_if(verdict["verdict"] == "PROMOTE", verdict["summary"])
+            if verdict["verdict"] != "PROMOTE":
+                return runs.idle(verdict["summary"])
             env = settings.environment()
             where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}
             how = {"bento_home": env.paths.bentoml, "root": settings.ROOT}
@@ -89,9 +89,11 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
             return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
 
         @task
-        def promote(verdict: dict, packaged: dict, *, params=None, dag_run=None) -> dict:
+        def promote(verdict: dict, packaged: dict, approved: dict | None, *, params=None, dag_run=None) -> dict:
             from include.deployment import decisions, promotion
 
+            if idle := runs.idle_after(packaged, approved):
+                return idle
             who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
             who["decision"] = decisions.of(params["again"], dag_run.run_after)
             how = {"settings": entry.serving.rollout, "task": entry.task}
@@ -99,9 +101,11 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
             return runs.carried_out(promotion.carry_out(verdict, packaged, **how, **where, **who), model)
 
         @task
-        def aliases() -> dict:
+        def aliases(promoted: dict) -> dict:
             from include.deployment import promotion
 
+            if idle := runs.idle_after(promoted):
+                return idle
             env = settings.environment()
             set_to = promotion.follow(model, database_url=env.database_url, mlflow_url=env.mlflow_url)
             return runs.result(set_to, f"MLflow's aliases: {set_to}")
@@ -110,20 +114,21 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
         def verify(promoted: dict, *, outlet_events=None) -> dict:
             from include.deployment import promotion
 
+            if idle := runs.idle_after(promoted):
+                return idle
             env, within = settings.environment(), dag_defaults.SERVED_WITHIN
             where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "timeout": within}
             if "kind" in promoted:
-                raise runs.tried(promotion.see_tried(promoted, **where, workers=workers), promoted)
+                return runs.tried(promotion.see_tried(promoted, **where, workers=workers), promoted)
             seen = runs.verified(promotion.verify(promoted, **where), promoted, env.serving_url)
             return runs.tell(outlet_events, assets.champion(model), seen)
 
         verdict = runs.link(gate(), version_url="MLflow version")
         packaged = package(verdict)
-        promoted = promote(verdict, packaged)
+        approved = approval.approve(model, entry, verdict, packaged) if entry.gate.approval else None
+        promoted = promote(verdict, packaged, approved)
         check() >> verdict
-        if entry.gate.approval:
-            packaged >> approval.approve(model, entry, verdict) >> promoted
-        promoted >> aliases()
+        aliases(promoted)
         runs.link(verify(promoted), service="Prediction service")
         dag_defaults.document_tasks(dag)
 

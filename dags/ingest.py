@@ -30,7 +30,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, TriggerRule, task
 
 from include import settings
-from include.orchestration import alerts, assets, dag_defaults, runs
+from include.orchestration import alerts, assets, dag_defaults, ending, runs
 from include.orchestration.timetable import DayTimetable
 
 PARAMS = dag_defaults.params_beside(__file__)
@@ -87,7 +87,9 @@ def ingest(name: str, source: settings.Source) -> None:
         def publish(validated: dict | None, *, dag_run=None, outlet_events=None) -> dict:
             from include.ingestion import partitions
 
-            env, keys = settings.environment(), runs.accepted(validated)
+            if idle := runs.unpublished(validated):
+                return idle
+            env, keys = settings.environment(), validated["accepted"]
             where = {"data_url": env.data_url, "database_url": env.database_url, "run_id": dag_run.run_id}
             done = partitions.publish(name, keys, **where)
             told = runs.result(
@@ -95,7 +97,7 @@ def ingest(name: str, source: settings.Source) -> None:
             )
             return runs.tell(outlet_events, assets.validated(name), told)
 
-        @task(trigger_rule=TriggerRule.ALL_DONE, retries=0, on_failure_callback=None)
+        @task(trigger_rule=TriggerRule.ALL_DONE, retries=0, on_failure_callback=ending.failed_again)
         def outcome(*, ti=None) -> dict:
             return runs.outcome(ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id])
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, TriggerRule, task
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
@@ -73,7 +73,7 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
         def request_retraining(compared: dict, *, outlet_events=None) -> dict:
             return runs.requested(compared, outlet_events, model)
 
-        @task(trigger_rule=TriggerRule.NONE_FAILED)
+        @task
         def report(compared: dict) -> dict:
             return runs.drawn(compared)
 

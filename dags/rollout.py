@@ -40,7 +40,7 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
         catchup=False,
         max_active_runs=1,
         dagrun_timeout=dag_defaults.DEPLOY_TIMEOUT,
-        params=dag_defaults.rollout_form(entry),
+        params=dag_defaults.rollout_form(model, entry),
         tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,
@@ -62,7 +62,8 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
             from include.deployment import promotion
 
             wanted = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
-            runs.go_on_if(verdict["verdict"] in wanted, verdict["summary"])
+            if verdict["verdict"] not in wanted:
+                return runs.idle(verdict["summary"])
             env = settings.environment()
             where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}
             how = {"bento_home": env.paths.bentoml, "root": settings.ROOT}
@@ -73,6 +74,8 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
         def start(verdict: dict, packaged: dict, *, params=None, dag_run=None) -> dict:
             from include.deployment import decisions, promotion
 
+            if idle := runs.idle_after(packaged):
+                return idle
             who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
             how = {"settings": dag_defaults.with_rollout(entry, params), "task": entry.task, "kind": params["kind"]}
             where = {"database_url": settings.environment().database_url, "reason": params["reason"]}
@@ -83,6 +86,8 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
         def verify(started: dict) -> dict:
             from include.deployment import promotion
 
+            if idle := runs.idle_after(started):
+                return idle
             env, within = settings.environment(), dag_defaults.SERVED_WITHIN
             where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "timeout": within}
             seen = promotion.see_tried(started, **where, workers=workers)

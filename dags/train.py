@@ -73,16 +73,16 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
             what = {"overrides": form, "time_column": time_column, "feature_version": None}
             return runs.prepared(preparation.prepare(model, entry, run_key=run_id, **what, **where))
 
-        @task(map_index_template="worker {{ task.op_kwargs['worker'] + 1 }}")
+        @task(map_index_template="worker {{ task.op_kwargs['worker'] + 1 }}", show_return_value_in_logs=False)
         def tune(prepared: dict, worker: int) -> dict:
             from include.training import tuning
 
             env, threads = settings.environment(), settings.cores(entry.tuning.workers)
             where = {"optuna_url": env.optuna_url, "database_url": env.database_url}
             done = tuning.tune(model, entry, prepared, worker=worker, threads=threads, **where)
-            return runs.result(
-                done, f"{done.ran} trials here, {done.finished} in all ({done.pruned} pruned); best {done.best}"
-            )
+            best = "none" if done.best is None else f"{done.best:.4g}"
+            text = f"{done.ran} trials here, {done.finished} in all ({done.pruned} pruned); best {best}"
+            return runs.result(done, text)
 
         @task
         def fit(prepared: dict, tuned: list) -> dict:

@@ -435,10 +435,11 @@ def main(arguments: list[str]) -> int:
         storage.write_bytes(str(workspace / RESULT), _json({"error": str(error), "kind": type(error).__name__}))
         return 1
     storage.write_bytes(str(workspace / RESULT), _json(result))
-    sys.stdout.write(
-        f"{model}: {len(result['computed'])} partitions computed, {result['reused']} unchanged,"
-        f" {result['rows']} rows, {result['dropped']} without a target\n"
-    )
+    if sys.stdout.isatty():  # for who runs `dvc repro` by hand; a task says it in its own line
+        sys.stdout.write(
+            f"{model}: {len(result['computed'])} partitions computed, {result['reused']} unchanged,"
+            f" {result['rows']} rows, {result['dropped']} without a target\n"
+        )
     return 0
 
 

@@ -23,7 +23,7 @@ def task_failed(context: Any) -> None:
     ti, error = context["ti"], context.get("exception")
     send(
         "task_failed",
-        f"{ti.dag_id}.{ti.task_id} failed: {_one_line(error)}",
+        f"{ti.dag_id}.{ti.task_id} failed: {one_line(error)}",
         dag_id=ti.dag_id,
         task_id=ti.task_id,
         map_index=ti.map_index,
@@ -53,6 +53,7 @@ def send(event: str, message: str, **details: Any) -> None:
     alerts.send(settings.environment().home, event, message, **details)
 
 
-def _one_line(error: object) -> str:
+def one_line(error: object) -> str:
+    """An error's message in one line of at most 500 characters."""
     text = " ".join(str(error).split()) if error is not None else "no reason was given"
     return text if len(text) <= 500 else text[:500] + "…"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseNotifier, XComArg
 
 from include import settings
-from include.orchestration import alerts, dag_defaults
+from include.orchestration import alerts, dag_defaults, runs
 
 
 class ApprovalWaits(BaseNotifier):  # type: ignore[misc]
@@ -23,15 +25,50 @@ class ApprovalWaits(BaseNotifier):  # type: ignore[misc]
         alerts.send("approval_waits", f"{message} Answer at {address}", dag_id=ti.dag_id, run_id=ti.run_id, url=address)
 
 
-def approve(model: str, entry: settings.Model, verdict: XComArg) -> Any:
+class Approval(ApprovalOperator):  # type: ignore[misc]
+    """Waits for a person where there is something to decide, and answers as every task of ours does.
+
+    Airflow's own skips what follows a "Reject". Here a version that was rejected is one for which nothing is to do.
+
+    Args:
+        packaged: The answer of `package`.
+        **kwargs: As ApprovalOperator takes them.
+    """
+
+    template_fields = (*ApprovalOperator.template_fields, "packaged")
+
+    def __init__(self, *, packaged: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.packaged = packaged
+
+    def execute(self, context: Any) -> Any:
+        """Ask, and leave the worker until there is an answer."""
+        return runs.idle_after(self.packaged) or super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """The person's answer, or that nobody gave one in time."""
+        answer = super(ApprovalOperator, self).execute_complete(context, event)  # which skips nothing
+        return decided(answer["chosen_options"], answer["responded_by_user"], timed_out=bool(event.get("timedout")))
+
+
+def decided(chosen: Sequence[str], person: Mapping[str, Any] | None, *, timed_out: bool) -> dict[str, Any]:
+    """The answer of `approve`."""
+    name = (person or {}).get("name") or "a person"
+    if list(chosen) == [Approval.APPROVE]:
+        return runs.result({"approved_by": name}, f"approved by {name}")
+    if timed_out:
+        return runs.idle(f"nobody answered within {dag_defaults.APPROVAL_TIMEOUT.days} days, which counts as no")
+    return runs.idle(f"rejected by {name}")
+
+
+def approve(model: str, entry: settings.Model, verdict: XComArg, packaged: XComArg) -> XComArg:
     """A task that waits, without holding a worker, until somebody answers under *Required actions* in the UI.
 
-    Rejected, or unanswered for `APPROVAL_TIMEOUT`: what follows is skipped, and nothing is promoted.
+    Rejected, or unanswered for `APPROVAL_TIMEOUT`: nothing is promoted.
     """
-    from airflow.providers.standard.operators.hitl import ApprovalOperator
-
     pulled = f"ti.xcom_pull(task_ids='{verdict.operator.task_id}')"
-    return ApprovalOperator(
+    task = Approval(
+        packaged=packaged,
         task_id="approve",
         task_display_name="Approval by a person",
         subject=f"Promote {model} v{{{{ {pulled}['version'] }}}}?",
@@ -41,6 +78,7 @@ def approve(model: str, entry: settings.Model, verdict: XComArg) -> Any:
         fail_on_reject=False,
         notifiers=ApprovalWaits(),
     )
+    return task.output
 
 
 def question(entry: settings.Model) -> str:

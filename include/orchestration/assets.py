@@ -14,6 +14,10 @@ No DAG triggers another: each tells what it has made, and those that are schedul
 date. `features_<model>` asks for training only while there is no champion; afterwards `monitor_<model>` does,
 with its reason.
 
+In Airflow each success of a task emits the events of its assets. Here it emits those that the task has something to
+say about (`runs.tell`), and no other (`ending`): `publish`, `verify`, `first_training` and `request_retraining` also
+succeed when there was nothing to do, and start nothing then.
+
 Airflow drops an event for a DAG that is paused when it arrives. It is made up for when the DAG is unpaused
 (plugins/orchestration), and every night `maintenance` announces again what was not taken up: under the alias
 `CAUGHT_UP`, any of validated, retraining and candidate.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.orchestration import forms
+from include.orchestration import forms, versions
 
 
 def task(context: Any) -> None:
@@ -15,11 +16,30 @@ def task(context: Any) -> None:
     Raises:
         AirflowFailException: either; a retry would meet the same.
     """
+    one_way_to_the_log()
     dag = context["dag"]
     if refused := forms.refusal(dag.dag_id, context["dag_run"].conf, dag.params):
         raise AirflowFailException(refused)
-    forms.whole_numbers(context["params"], {name: dag.params.get_param(name).schema for name in dag.params})
+    schemas = {name: dag.params.get_param(name).schema for name in dag.params}
+    forms.whole_numbers(context["params"], schemas)
+    versions.numbers(context["params"], schemas)
     _bound_tries(context["ti"])
+
+
+def one_way_to_the_log() -> None:
+    """Let no library write its log to the console as well: Airflow shows that again, and stderr as errors.
+
+    Airflow's own handler, which knows a line's level and logger, is the root logger's.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and not name.startswith("airflow"):
+            for handler in [found for found in logger.handlers if _is_console(found)]:
+                logger.removeHandler(handler)
+                logger.propagate = True
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
 
 
 def _bound_tries(ti: Any) -> None:

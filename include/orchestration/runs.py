@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import Asset, BaseOperatorLink, XComArg
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from include.home import Home
 from include.orchestration import alerts, assets
@@ -90,12 +90,24 @@ def checked(findings: Sequence[Any], *entries: str) -> dict[str, Any]:
 
 
 def result(value: Any, summary: str) -> dict[str, Any]:
-    """A task's answer as plain data, with the one line that says what it did, which is also the log's last."""
-    log.info(summary)
+    """A task's answer as plain data, with the line that says what it did: `ending` makes it the last of the log."""
     plain = (
         dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else dict(value)
     )
     return {**_plain(plain), "summary": summary}
+
+
+def idle(reason: str) -> dict[str, Any]:
+    """The answer of a task for which there is nothing to do: it ends well, and so do those that need what it made."""
+    return result({"idle": reason}, f"nothing to do: {reason}")
+
+
+def idle_after(*answers: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """`idle`, with the same reason, after a task that had nothing to do; None where every answer is there."""
+    for answer in answers:
+        if answer and "idle" in answer:
+            return idle(str(answer["idle"]))
+    return None
 
 
 def _plain(value: Any) -> Any:
@@ -107,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 
 def tell(outlet_events: Any, asset: Asset, answer: dict[str, Any]) -> dict[str, Any]:
-    """Let the asset's event carry the task's answer."""
+    """Emit the asset's event, with the task's answer; a task that does not call this emits none (`ending`)."""
     outlet_events[asset].extra = answer
     return answer
 
@@ -126,6 +138,7 @@ def validated(validation: Any, ti: Any, data_url: str) -> dict[str, Any]:
     answer = result(validation, text) | {"docs": page(validation.docs_url, data_url)}
     ti.xcom_push(key="return_value", value=answer)
     if refused:
+        log.info(text)
         lines = "\n".join(f"{key}: {reason}" for key, reason in refused.items())
         raise fail(
             f"{len(refused)} of {len(good) + len(refused)} partitions refused, nothing downstream sees them:\n{lines}"
@@ -133,17 +146,11 @@ def validated(validation: Any, ti: Any, data_url: str) -> dict[str, Any]:
     return answer
 
 
-def accepted(validation: Mapping[str, Any] | None) -> list[str]:
-    """The partitions to publish.
-
-    Raises:
-        AirflowSkipException: there are none.
-    """
+def unpublished(validation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The answer of `publish` where there is no partition to publish; None where there is."""
     if not validation:
-        raise skip("nothing was validated, so there is nothing to publish")
-    if not validation["accepted"]:
-        raise skip("no partition was accepted; what was published before stays")
-    return list(validation["accepted"])
+        return idle("nothing was validated; what was published before stays")
+    return None if validation["accepted"] else idle("no new partition was accepted; what was published before stays")
 
 
 def overrides(form: Mapping[str, Any], events: Any, asset: Asset) -> dict[str, Any]:
@@ -204,16 +211,6 @@ def require(held: bool, reason: str) -> None:
         raise fail(reason)
 
 
-def go_on_if(wanted: bool, reason: str) -> None:
-    """Let the task go on, or skip it and what follows, with the reason.
-
-    Raises:
-        AirflowSkipException: it is not wanted.
-    """
-    if not wanted:
-        raise skip(reason)
-
-
 def actor(dag_run: Any) -> str:
     """Who acts: the run, and the person who started it, if one did."""
     person = getattr(dag_run, "triggering_user_name", None)
@@ -221,26 +218,26 @@ def actor(dag_run: Any) -> str:
 
 
 def carried_out(made: Any, model: str) -> dict[str, Any]:
-    """The answer of `promote`: a champion, or a version that is tried beside it.
+    """The answer of `promote`: a champion, a version that is tried beside it, or nothing while another one is tried.
 
-    Raises:
-        AirflowSkipException: another version is being tried; that this one waits is alerted.
+    That a version waits is alerted.
     """
     if hasattr(made, "to_version"):
         return result(made, f"version {made.to_version} is champion, before it was {made.from_version or 'none'}")
     if not hasattr(made, "kind"):
         alerts.send("rollout_waits", f"{model} version {made.version} passed the gate and waits: {made.reason}")
-        raise skip(made.reason)
+        return idle(made.reason)
     beside = f"beside version {made.champion_version}, which stays champion for now"
     share = "scores all requests" if made.kind == "shadow" else f"answers {made.share:.0%} of the requests"
     return result(made, f"version {made.version} {share} as {made.arm} {beside}") | {"arm": made.arm}
 
 
-def tried(seen: Any, rollout: Mapping[str, Any]) -> AirflowSkipException:
-    """The end of `verify` where nobody became champion: what is tried is in service. Raise it."""
-    return skip(
+def tried(seen: Any, rollout: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of `verify` where the champion stays for now: what is tried is in service."""
+    return result(
+        seen,
         f"no new champion: version {rollout['version']} is in service as {rollout['arm']} after {seen.seconds:.1f} s,"
-        " and the rollout decides"
+        " and the rollout decides",
     )
 
 
@@ -273,16 +270,19 @@ def at_work(ti: Any, *dags: str) -> bool:
 
 
 def asked(request: Any, outlet_events: Any, model: str, feature_version: str | None) -> dict[str, Any]:
-    """Let the request for a training be known, with its reason; where none is wanted, the task is skipped."""
-    go_on_if(request.wanted, f"no training requested: {request.reason}")
+    """The answer of `first_training`: a request, with its reason, starts `train_<model>`; none starts nothing."""
+    if not request.wanted:
+        return idle(f"no training requested: {request.reason}")
     told = result({"reason": request.reason, "features": feature_version}, f"training requested: {request.reason}")
     return tell(outlet_events, assets.retraining(model), told)
 
 
 def requested(compared: Mapping[str, Any], outlet_events: Any, model: str) -> dict[str, Any]:
-    """The answer of `request_retraining`; where the check requests none, the task is skipped."""
-    go_on_if(compared["requested"], f"no training requested: {compared['reason']}")
-    told = result({"reason": compared["reason"], "champion": compared["version"]}, compared["reason"])
+    """The answer of `request_retraining`: as `asked`, for what the check has found."""
+    if not compared["requested"]:
+        return idle(f"no training requested: {compared['reason']}")
+    text = f"training requested: {compared['reason']}"
+    told = result({"reason": compared["reason"], "champion": compared["version"]}, text)
     return tell(outlet_events, assets.retraining(model), told)
 
 
@@ -325,12 +325,6 @@ def caught_up(found: Sequence[Any], announced: Any, *, dry_run: bool) -> dict[st
     return result(
         {"behind": reasons}, ("would announce again: " if dry_run else "announced again: ") + "; ".join(reasons)
     )
-
-
-def skip(reason: str) -> AirflowSkipException:
-    """Nothing is to be done, and that is well; the tasks after this one are skipped too. Raise it."""
-    log.info(reason)
-    return AirflowSkipException(reason)
 
 
 def fail(reason: str) -> AirflowFailException:

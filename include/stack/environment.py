@@ -61,6 +61,10 @@ PRELOADED = (
 """What tasks import that costs seconds; no module of ours, so that an edit counts from the next task on."""
 
 
+CHATTY = ("alembic", "dvc", "dvc_data", "dvc_objects", "great_expectations", "mlflow", "evidently", "matplotlib")
+"""Libraries whose news are not an operator's: their warnings and errors are shown in a task's log, and no more."""
+
+
 def database_url(user: str, password: str, host: str, port: int, database: str, driver: str = "psycopg2") -> str:
     """A PostgreSQL URL with everything that needs quoting quoted."""
     return f"postgresql+{driver}://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{port}/{database}"
@@ -98,6 +102,8 @@ def platform_environment(
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        # Its log goes where a process's log goes, with its levels, and not to stderr, which Airflow shows as errors.
+        "MLFLOW_CONFIGURE_LOGGING": "false",
         # Tasks run beside each other: one that takes every core for itself slows all.
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
@@ -181,7 +187,11 @@ def airflow_environment(
             "dag_bundle_config_list": json.dumps([bundle]),
             "dag_bundle_storage_path": str(airflow_home / "dag_bundles"),
         },
-        "logging": {"base_log_folder": str(airflow_home / "logs"), "colored_console_log": "False"},
+        "logging": {
+            "base_log_folder": str(airflow_home / "logs"),
+            "colored_console_log": "False",
+            "namespace_levels": " ".join(f"{library}=WARNING" for library in CHATTY),
+        },
     }
     return {
         "AIRFLOW_HOME": str(airflow_home),

@@ -21,9 +21,14 @@ def run(dag: Any, conf: dict[str, Any], logical_date: str | None) -> dict[str, A
     from airflow.sdk import timezone
     from airflow.utils.session import create_session
 
-    began = time.monotonic()
+    began, endings, ours = time.monotonic(), Endings(), logging.getLogger("mlops")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(endings)
     moment = timezone.parse(logical_date) if logical_date else None
-    done = dag.test(logical_date=moment, run_conf=conf)
+    try:
+        done = dag.test(logical_date=moment, run_conf=conf)
+    finally:
+        ours.removeHandler(endings)
     with create_session() as session:
         answers: dict[str, Any] = {}
         for row in session.scalars(
@@ -40,8 +45,22 @@ def run(dag: Any, conf: dict[str, Any], logical_date: str | None) -> dict[str, A
         }
     return {
         "dag": dag.dag_id, "run_id": done.run_id, "state": _text(done.state), "tasks": states, "tries": tries,
-        "answers": answers, "events": told, "seconds": round(time.monotonic() - began, 1),
+        "answers": answers, "events": told, "endings": endings.lines, "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
+
+
+class Endings(logging.Handler):
+    """Collects level and text of the line that ends each task's log: what follows the end of Airflow's last group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[list[str]] = []
+        self._ended = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._ended:
+            self.lines.append([record.levelname, record.getMessage()])
+        self._ended = record.getMessage() == "::endgroup::"
 
 
 def schedule() -> dict[str, Any]:

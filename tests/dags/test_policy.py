@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from include import settings
-from include.orchestration import assets, before, dag_defaults
+from include.orchestration import assets, before, dag_defaults, ending, versions
+from include.orchestration.bundle import OFFER_VERSIONS
 from tests.conftest import ROOT
 from tests.dags import airflow_home
 from tests.dags.conftest import PARAMS
@@ -130,6 +131,45 @@ def test_every_task_retries_by_cause_and_tells_of_its_failure(dags: dict[str, An
             assert task.on_failure_callback
 
 
+def own(task: Any, name: str) -> Any:
+    """An argument of a task, mapped or not."""
+    return task.partial_kwargs.get(name) if task.is_mapped else getattr(task, name)
+
+
+def test_every_tasks_log_ends_with_our_line(dags: dict[str, Any], asking: Any) -> None:
+    """Whatever becomes of it, and with no answer of Airflow's own logged before it."""
+    for task in (task for dag in (*dags.values(), asking) for task in dag.tasks):
+        hook = "post_execute" if task.is_mapped else "_post_execute_hook"
+        assert own(task, hook) is ending.summarised, task
+        assert own(task, "on_success_callback") in (ending.succeeded, [ending.succeeded])
+        assert own(task, "on_retry_callback") in (ending.tried_again, [ending.tried_again])
+        failed = ending.failed_again if task.task_id == "outcome" else ending.failed
+        assert own(task, "on_failure_callback") in (failed, [failed])
+        if task.task_id != "approve":  # Airflow's operator for it logs no answer
+            assert own(task, "show_return_value_in_logs") is False, task
+
+
+def test_no_task_skips_itself_or_another(dags: dict[str, Any], asking: Any) -> None:
+    """A task with nothing to do says so and ends well: pink is what a run's time-out leaves."""
+    ours = [*(ROOT / "dags").glob("*.py"), *(ROOT / "include" / "orchestration").glob("*.py")]
+    assert [path.name for path in ours if "SkipException" in path.read_text()] == []
+    for task in (task for dag in (*dags.values(), asking) for task in dag.tasks):
+        kind = type(task).__name__
+        assert "Branch" not in kind, task
+        assert "ShortCircuit" not in kind, task
+        assert task.trigger_rule in ("all_success", "all_done"), task
+
+
+def test_the_dag_files_that_are_parsed_for_another_version_are_those_whose_forms_name_one(dags: dict[str, Any]) -> None:
+    naming = set()
+    for dag in dags.values():
+        schemas = {name: dag.params.get_param(name).schema for name in dag.params}
+        fields = set(versions.named(schemas))
+        assert fields == {name for name in schemas if "version" in name}, dag.dag_id
+        naming |= {f"{dag.dag_id.split('_')[0]}.py"} if fields else set()
+    assert naming == set(OFFER_VERSIONS)
+
+
 def test_the_forms_of_manual_runs_are_typed(dags: dict[str, Any]) -> None:
     forms = {kind: [dag.params for name, dag in dags.items() if name.startswith(f"{kind}_")] for kind in FILES}
     assert all({"trials", "time_budget", "window", "reason"} == set(form) for form in forms["train"])
@@ -178,12 +218,18 @@ def test_each_assets_address_is_its_own() -> None:
     assert len({asset.uri for asset in made}) == len({asset.name for asset in made}) == 10
 
 
-def test_where_approval_is_asked_for_a_person_stands_before_the_promotion(tmp_path: Path) -> None:
-    """Promise 29: unanswered means refused."""
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A deployment that a person has to approve."""
     params = yaml.safe_load(PARAMS)
     params["models"]["trip_duration"]["gate"] = {"approval": True}
-    bag = parsed(tmp_path, yaml.safe_dump(params))
-    dag = bag.dags["deploy_trip_duration"]
+    bag = parsed(tmp_path_factory.mktemp("asking"), yaml.safe_dump(params), ROOT / "dags" / "deploy.py")
+    return bag.dags["deploy_trip_duration"]
+
+
+def test_where_approval_is_asked_for_a_person_stands_before_the_promotion(asking: Any) -> None:
+    """Promise 29: unanswered means refused."""
+    dag = asking
     approve = dag.get_task("approve")
     assert approve.downstream_task_ids == {"promote"}
     assert approve.upstream_task_ids == {"package"}

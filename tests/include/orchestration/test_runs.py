@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
 from include.orchestration import assets, runs
 
@@ -120,7 +120,8 @@ def test_a_refused_partition_ends_the_task_red_and_publish_still_knows_the_good_
     ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
     with pytest.raises(AirflowFailException, match=r"1 of 2 partitions refused.*\n2026-03-02: no column fare_amount"):
         runs.validated(FakeValidation(["2026-03-01"], {"2026-03-02": "no column fare_amount"}), ti, "/d")
-    assert runs.accepted(pushed["return_value"]) == ["2026-03-01"]
+    assert runs.unpublished(pushed["return_value"]) is None
+    assert pushed["return_value"]["accepted"] == ["2026-03-01"]
     assert pushed["return_value"]["docs"] == "/ml-platform/files/docs/trips/index.html"
 
 
@@ -151,9 +152,18 @@ def test_what_was_behind_is_announced_again(late: list[str], monkeypatch: pytest
 
 
 @pytest.mark.parametrize("answer", [None, {"accepted": []}])
-def test_without_accepted_partitions_publish_is_skipped(answer: Any) -> None:
-    with pytest.raises(AirflowSkipException):
-        runs.accepted(answer)
+def test_without_accepted_partitions_publish_says_that_there_is_nothing_to_do(answer: Any) -> None:
+    idle = runs.unpublished(answer)
+    assert idle is not None
+    assert "what was published before stays" in idle["summary"]
+
+
+def test_after_a_task_with_nothing_to_do_the_next_says_the_same_reason_once() -> None:
+    assert runs.idle_after(None, {"bento": "b"}) is None
+    first = runs.idle_after({"bento": "b"}, runs.idle("HOLD version 8: as good"))
+    assert runs.idle_after(first) == first == {
+        "idle": "HOLD version 8: as good", "summary": "nothing to do: HOLD version 8: as good",
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
