@@ -67,13 +67,14 @@ class Checkout:
     # --- Airflow's REST API, as a user's script calls it
 
     def airflow(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        with httpx.Client(base_url=self.address("airflow"), timeout=30) as client:
-            token = client.post(
-                "/auth/token", json={"username": "admin", "password": self.mlops("key airflow")}
-            ).json()["access_token"]
-            answer = client.request(method, f"/api/v2{path}", headers={"Authorization": f"Bearer {token}"}, **kwargs)
-            answer.raise_for_status()
-            return answer.json() if answer.content else {}
+        headers = {"Authorization": f"Bearer {self.airflow_token()}"}
+        answer = httpx.request(method, f"{self.address('airflow')}/api/v2{path}", headers=headers, timeout=30, **kwargs)
+        answer.raise_for_status()
+        return answer.json() if answer.content else {}
+
+    def airflow_token(self) -> str:
+        body = {"username": "admin", "password": self.mlops("key airflow")}
+        return str(httpx.post(f"{self.address('airflow')}/auth/token", json=body, timeout=30).json()["access_token"])
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
         return self.airflow("GET", f"/dags/{dag}/dagRuns", params={"limit": 100, "order_by": "-run_after"})["dag_runs"]

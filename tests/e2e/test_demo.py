@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import re
 import signal
 import stat
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -37,6 +40,24 @@ def test_make_demo_takes_both_models_to_a_served_champion(demo: Checkout) -> Non
     assert (answer["model"], answer["version"]) == ("trip_duration", 1)
     assert 2 < answer["prediction"] < 60
     assert answer["prediction_id"]
+
+
+def test_no_task_of_the_demo_was_skipped_and_each_log_ends_with_its_line(demo: Checkout) -> None:
+    """As an operator reads it: our lines with their level and name, a summary at the end, and no library's chatter."""
+    states = demo.airflow("GET", "/dags/~/dagRuns/~/taskInstances", params={"state": "skipped"})
+    assert [f"{task['dag_id']}.{task['task_id']}" for task in states["task_instances"]] == []
+    logs = sorted((Path(demo.environment["MLOPS_HOME"]) / "airflow" / "logs").glob("dag_id=*/**/attempt=*.log"))
+    assert len({re.search(r"dag_id=(\w+)", str(log))[1] for log in logs}) >= 9  # type: ignore[index]
+    for log in logs:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+        if any(line["event"] == "Task failed with exception" for line in lines):
+            continue  # tried again: a network's error, on a busy machine
+        shown = [line for line in lines if line["event"] != "::endgroup::"]
+        assert (shown[-1]["logger"], shown[-1]["level"]) == ("mlops", "info"), f"{log}: {shown[-1]}"
+        loud = [line for line in shown if line["level"] in ("error", "critical") or "task.std" in line["logger"]]
+        assert loud == [], f"{log}: {loud[:3]}"
+        chatter = [line for line in shown if not re.match(r"mlops|include|task|airflow", line["logger"])]
+        assert [line for line in chatter if line["level"] == "info"] == [], f"{log}: {chatter[:3]}"
 
 
 def test_the_curl_line_of_the_summary_works_when_pasted(demo: Checkout) -> None:
@@ -216,6 +237,51 @@ def test_an_operator_rolls_back_and_the_service_follows(demo: Checkout) -> None:
     done = demo.run("set -euo pipefail\n" + tried.replace("--version 2", f"--version {version}"))
     assert "canary" in done
     assert "was stopped" in done
+
+
+def test_the_forms_offer_the_versions_there_are_with_their_verdicts(demo: Checkout) -> None:
+    def offered() -> list[str]:
+        return list(demo.airflow("GET", "/dags/deploy_tumour/details")["params"]["version"]["schema"]["examples"])
+
+    champion = until(lambda: [line for line in offered() if line.endswith("champion")], "the list is fresh", 120)
+    assert re.fullmatch(r"1 · roc_auc 0\.\d+ · pass · champion", champion[0])
+    assert [line for line in offered() if re.match(r"2 · roc_auc 0\.\d+ · hold$", line)]
+
+
+@pytest.mark.parametrize("answer", ["Reject", "Approve"])
+def test_a_version_waits_for_a_person_and_each_answer_ends_well(demo: Checkout, answer: str) -> None:
+    """Promise 29. The champion is put forward again: it passes, as it did."""
+    entry = yaml.safe_load((demo.folder / "params.yaml").read_text())["models"]["tumour"]
+    _add_to_params(demo, yaml.safe_dump({"models": {"tumour": {**entry, "gate": {"approval": True}}}}))
+    tasks = "/dags/deploy_tumour/tasks"
+    until(lambda: "approve" in str(demo.airflow("GET", tasks)["tasks"]), "the DAG has a person in it", 120)
+    body = {"logical_date": None, "conf": {"version": 1}}
+    run = demo.airflow("POST", "/dags/deploy_tumour/dagRuns", json=body)["dag_run_id"]
+    path = f"/dags/deploy_tumour/dagRuns/{run}"
+    task = f"{path}/taskInstances/approve"
+    until(lambda: demo.airflow("GET", task)["state"] == "awaiting_input", "it waits", 120)
+
+    place = f"/dags/deploy_tumour/runs/{quote(run)}/tasks/approve/required_actions"
+    page = httpx.get(
+        f"{demo.address('airflow')}/ml-platform/",
+        headers={"Authorization": f"Bearer {demo.airflow_token()}"},
+        timeout=30,
+    ).text
+    assert "waits for approval" in page
+    assert place in page
+    alerts = [json.loads(line) for line in (demo.folder / "var" / "logs" / "alerts.jsonl").read_text().splitlines()]
+    (alert,) = [alert for alert in alerts if alert["event"] == "approval_waits" and alert["run_id"] == run]
+    for text in ("Promote tumour v1? PROMOTE version 1: better by", "roc_auc 0.", "Approve: version 1 answers every",
+                 "Reject, or no answer within 2 days", f"Answer at {demo.address('airflow')}{place}"):  # fmt: skip
+        assert text in alert["message"], alert
+
+    demo.airflow("PATCH", f"{task}/-1/hitlDetails", json={"chosen_options": [answer]})
+    until(lambda: demo.airflow("GET", path)["state"] in ("success", "failed"), "the run ends", 120)
+    states = {one["task_id"]: one["state"] for one in demo.airflow("GET", f"{path}/taskInstances")["task_instances"]}
+    assert set(states.values()) == {"success"}, states
+    verify = demo.airflow("GET", f"{path}/taskInstances/verify/xcomEntries/return_value")["value"]
+    assert ("rejected by admin" in str(verify)) == (answer == "Reject"), verify
+    assert demo.models()["tumour"]["version"] == 1
 
 
 def test_make_down_leaves_no_process_behind(demo: Checkout) -> None:
