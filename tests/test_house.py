@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -61,12 +63,27 @@ def test_every_package_is_pinned_with_its_hash(lock: str) -> None:
     assert [entry.splitlines()[0] for entry in pinned if "--hash=sha256:" not in entry] == []
 
 
+def asked_for(name: str) -> set[str]:
+    lines = [line.strip() for line in (ROOT / f"{name}.in").read_text().splitlines() if re.match(r"[a-z]", line)]
+    return {re.split(r"[\[<>=]", line)[0].lower().replace("_", "-") for line in lines}
+
+
 @pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
 def test_what_we_ask_for_is_what_is_locked(name: str) -> None:
     locked = {line.split("==")[0] for line in (ROOT / f"{name}.txt").read_text().splitlines() if "==" in line}
-    asked = [line.strip() for line in (ROOT / f"{name}.in").read_text().splitlines() if re.match(r"[a-z]", line)]
-    names = {re.split(r"[\[<>=]", line)[0].lower().replace("_", "-") for line in asked}
-    assert names - locked == set()
+    assert asked_for(name) - locked == set()
+
+
+def test_what_we_import_is_what_we_ask_for() -> None:
+    """A package that comes only because another one needs it today is gone when that one changes its mind."""
+    of_package, asked = metadata.packages_distributions(), asked_for("requirements")
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {package}"
+        for path in SOURCES
+        for package in {name.split(".")[0] for name in imported(path)} - sys.stdlib_module_names - {"include"}
+        if not {found.lower().replace("_", "-") for found in of_package.get(package, [])} & asked
+    }
+    assert sorted(undeclared) == []
 
 
 def test_great_expectations_holds_data_only() -> None:
