@@ -513,7 +513,7 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
         version,
         serving_url=env.serving_url,
         serving_key=env.serving_key,
-        workers=declared.service.workers,
+        workers=_workers(env),
         timeout=60,
     )
     typer.echo(
@@ -521,9 +521,15 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
     )
 
 
+def _workers(env: Environment) -> int:
+    """How many workers the service has: by what is in force of params.yaml, as the service itself goes by it."""
+    from include.serving import declared
+
+    return declared.read(os.environ | {"MLOPS_PARAMS": str(env.params)}, ROOT).service.workers
+
+
 def _see_withdrawn(model: str, version: int, rollout_ids: list[int]) -> None:
     """Ask the service until every worker answers with the version and without these rollouts."""
-    from include import settings
     from include.deployment import verification
 
     env = _environment()
@@ -533,7 +539,7 @@ def _see_withdrawn(model: str, version: int, rollout_ids: list[int]) -> None:
         rollout_ids,
         serving_url=env.serving_url,
         serving_key=env.serving_key,
-        workers=settings.load_params(env.params).service.workers,
+        workers=_workers(env),
         timeout=30,
     )
     typer.echo(f"every worker answers with version {version} after {seen.seconds:.1f} s")
@@ -651,12 +657,11 @@ def retire(
         declared = settings.load_params(env.params)
         if model in declared.models:
             typer.echo(f"{env.params.name} still names {model}: it is trained until you take it out", err=True)
-        workers = declared.service.workers
-    except settings.ParamsError:
-        workers = 1
+    except settings.ParamsError as error:
+        typer.echo(f"whether {env.params.name} still names {model} cannot be read: {_first_line(error)}", err=True)
     _end_runs(model)
     where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
-    seen = verification.retired(model, **where, workers=workers, timeout=30)
+    seen = verification.retired(model, **where, workers=_workers(env), timeout=30)
     typer.echo(f"no worker of the service answers for it after {seen.seconds:.1f} s")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from include import settings, storage
+from include.home import IN_FORCE
 from include.settings import Params, ParamsError
 
 PARAMS = "params.yaml"
@@ -255,7 +256,7 @@ def _plain(value: Any) -> Any:
 
 
 def _record_url(data_url: str) -> str:
-    return storage.join(data_url, "dags", "in_force.json")
+    return storage.join(data_url, IN_FORCE)
 
 
 def _decoded(data: bytes) -> Record:

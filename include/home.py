@@ -11,6 +11,8 @@ from pathlib import Path
 
 DEFAULT = "var"
 """Below the checkout, where MLOPS_HOME does not say."""
+IN_FORCE = "dags/in_force.json"
+"""Below the platform's data, wherever that lies: the version of params.yaml and the DAG files that last loaded."""
 
 
 def of(environment: Mapping[str, str], root: Path) -> Path:
