@@ -181,28 +181,13 @@ class _Checker:
             return
         if problem := _unfit(entry, columns[entry.target]):
             self.say(("models", name, "target"), problem)
-        self.features(name, entry, columns, time_column, params.sources[entry.source].derive)
+        self.features(name, params, columns)
 
-    def features(
-        self,
-        name: str,
-        entry: Model,
-        columns: dict[str, ColumnType],
-        time_column: str | None,
-        derive: dict[str, str],
-    ) -> None:
-        from include.features.feature_set import FeatureError, compile_features
+    def features(self, name: str, params: Params, columns: dict[str, ColumnType]) -> None:
+        from include.features.feature_set import FeatureError, compile_model
 
         try:
-            feature_set = compile_features(
-                entry.features,
-                source_columns=columns,
-                target=entry.target,
-                entity=entry.entity,
-                time_column=time_column,
-                root=self._root,
-                derive=derive,
-            )
+            feature_set = compile_model(params, name, columns, root=self._root)
         except FeatureError as error:
             found = re.match(r"^([a-z_]+(?:\.\w+)*): (.*)$", str(error), re.DOTALL)
             key, message = (found[1], found[2]) if found else ("features.definition", str(error))
@@ -210,8 +195,8 @@ class _Checker:
         else:
             for column, why in feature_set.left_out.items():
                 self.say(("models", name, "features"), f"{column!r} is no input: {why}", warning=True)
-            self.serving(name, entry, feature_set.inputs)
-            self.rows(name, entry, feature_set, time_column)
+            self.serving(name, params.models[name], feature_set.inputs)
+            self.rows(name, params.models[name], feature_set, params.time_column(name))
 
     def rows(self, name: str, entry: Model, feature_set: FeatureSet, time_column: str | None) -> None:
         """What a model's rows show; nothing here, where none are read."""

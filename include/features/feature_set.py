@@ -28,7 +28,7 @@ from include.formulas import Formula, FormulaError, date_part
 if TYPE_CHECKING:
     from include import settings
 
-__all__ = ["FeatureError", "FeatureSet", "FitError", "UnknownCategory", "compile_features"]
+__all__ = ["FeatureError", "FeatureSet", "FitError", "UnknownCategory", "compile_features", "compile_model"]
 
 Columns = Mapping[str, np.ndarray]
 
@@ -297,6 +297,28 @@ def compile_features(
     """
     compiler = _Compiler(features, dict(source_columns), target, entity, time_column, dict(derive or {}), known)
     return compiler.compile(root)
+
+
+def compile_model(
+    params: settings.Params,
+    model: str,
+    source_columns: Mapping[str, ColumnType],
+    *,
+    root: Path,
+    known: Collection[str] | None = None,
+) -> FeatureSet:
+    """Compile the features of a model of params.yaml; see `compile_features` for the arguments and errors."""
+    entry = params.models[model]
+    return compile_features(
+        entry.features,
+        source_columns=source_columns,
+        target=entry.target,
+        entity=entry.entity,
+        time_column=params.time_column(model),
+        root=root,
+        derive=params.sources[entry.source].derive,
+        known=known,
+    )
 
 
 class _Compiler:
