@@ -418,7 +418,7 @@ def test_connections_are_cut_at_any_moment_and_nothing_is_lost_or_doubled(tmp_pa
 
     acknowledged = asyncio.run(write())
     assert cuts > 4
-    assert copied(database_url) == acknowledged
+    assert sorted(copied(database_url)) == sorted(acknowledged)  # what is inserted after an abort may lie anywhere
 
 
 def test_a_transaction_that_an_earlier_drain_left_behind_is_waited_for_and_not_repeated(tmp_path, database_url):
