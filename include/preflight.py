@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from include import settings
 from include.settings import ColumnType, Lines, Model, Params, ParamsError, Source
+from include.text import did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,7 +147,7 @@ class _Checker:
         path = suites.path_of(self._suites, name, source.suite)
         if not path.is_file():
             known = [p.stem for p in self._suites.glob("*.json")] if self._suites.is_dir() else []
-            hint = settings.did_you_mean(path.stem, known) if source.suite else ""
+            hint = did_you_mean(path.stem, known) if source.suite else ""
             remedy = hint or f"; `mlops suite {name}` proposes one"
             self.say(("sources", name, "suite"), f"there is no suite {path}{remedy}")
             return
@@ -171,7 +172,7 @@ class _Checker:
         for key, column in (("target", entry.target), ("entity", entry.entity), ("time_column", entry.time_column)):
             if column is not None and column not in columns:
                 missing = True
-                known = settings.did_you_mean(column, columns) or f"; it has {', '.join(columns)}"
+                known = did_you_mean(column, columns) or f"; it has {', '.join(columns)}"
                 self.say(("models", name, key), f"the source {entry.source!r} has no column {column!r}{known}")
         if missing:
             return
@@ -210,7 +211,7 @@ class _Checker:
         named += [((*where, "log", "inputs", str(n)), field) for n, field in enumerate(logged)]
         for key, field in named:
             if field not in inputs:
-                known = settings.did_you_mean(field, inputs) or f"; there are {', '.join(inputs)}"
+                known = did_you_mean(field, inputs) or f"; there are {', '.join(inputs)}"
                 self.say(key, f"the model has no input {field!r}{known}")
         for field, policy in serving.fields.items():
             kind = inputs.get(field, "string")
@@ -286,7 +287,7 @@ class _Examiner(_Checker):
 
 def _not_a_time(column: str, columns: dict[str, ColumnType]) -> str:
     if column not in columns:
-        return f"the source has no column {column!r}{settings.did_you_mean(column, columns)}"
+        return f"the source has no column {column!r}{did_you_mean(column, columns)}"
     return f"{column!r} is {columns[column]}, not a timestamp or date; set its type in the source's `types`"
 
 

@@ -1,13 +1,12 @@
 """params.yaml and the environment, checked and typed.
 
-No side effects; of ours it imports the layout of MLOPS_HOME alone. A mistake in params.yaml raises `ParamsError`, which
-names the key, its line, what was expected, and the nearest known key.
+No side effects; of ours it imports the layout of MLOPS_HOME and the words of a suggestion alone. A mistake in
+params.yaml raises `ParamsError`, which names the key, its line, what was expected, and the nearest known key.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from include.home import DEFAULT, Home
+from include.text import did_you_mean
 
 Task = Literal["regression", "binary", "multiclass"]
 ColumnType = Literal["float", "int", "string", "bool", "timestamp", "date"]
@@ -822,15 +822,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for arg in get_args(annotation) for m in _models_in(arg)]
-
-
-def did_you_mean(word: str, known: Iterable[object]) -> str:
-    """`; did you mean 'trials'?` for a word that is near to a known one, else nothing."""
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6) or difflib.get_close_matches(
-        word.lower(), [n for n in names if n.lower().startswith(word.lower())] if len(word) > 2 else [], n=1, cutoff=0.1
-    )
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 # ---------------------------------------------------------------------------------------------- environment

@@ -86,6 +86,22 @@ def test_what_we_import_is_what_we_ask_for() -> None:
     assert sorted(undeclared) == []
 
 
+def texts(path: Path) -> Iterator[str]:
+    """The literals of a file but its docstrings, which may quote a message."""
+    tree = ast.parse(path.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_a_name_that_was_meant_is_sought_and_suggested_in_one_place() -> None:
+    """Two places would differ in what they call near, and in the words."""
+    seeks = [path for path in SOURCES if "difflib" in imported(path)]
+    suggests = [path for path in SOURCES if any("did you mean" in text.lower() for text in texts(path))]
+    assert (seeks, suggests) == ([ROOT / "include/text.py"], [ROOT / "include/text.py"])
+
+
 def test_great_expectations_holds_data_only() -> None:
     """A Python file there would shadow the library."""
     assert list((ROOT / "great_expectations").rglob("*.py")) == []

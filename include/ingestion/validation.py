@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import difflib
 import math
 import statistics
 import zoneinfo
@@ -43,6 +42,7 @@ from include.ingestion import data_docs, frames, partitions, run_schema, suites
 from include.ingestion.sources import REASON
 from include.schemas import United
 from include.settings import Source
+from include.text import nearest
 
 WEIGHTS = {"critical": 3.0, "warning": 2.0, "info": 1.0}
 USUAL_OVER = 14
@@ -414,8 +414,8 @@ def _schema_difference(table: pa.Table, suite: suites.Suite, retyped: Mapping[st
     if unknown:
         difference["unknown"] = unknown
     if missing and unknown:
-        pairs = {old: difflib.get_close_matches(old, unknown, n=1, cutoff=0.5) for old in missing}
-        if renamed := {old: close[0] for old, close in pairs.items() if close}:
+        pairs = {old: nearest(old, unknown, cutoff=0.5) for old in missing}
+        if renamed := {old: new for old, new in pairs.items() if new is not None}:
             difference["renamed"] = renamed
     if retyped:
         difference["retyped"] = {
