@@ -20,6 +20,8 @@ from include.settings import Params, ParamsError
 
 PARAMS = "params.yaml"
 SECTIONS = ("sources", "models")
+edited: frozenset[tuple[str, str]] | None = None
+"""The entries of params.yaml that an edit changed, in a process that makes their DAGs first; elsewhere all are made."""
 SERVICE = ("service",)
 
 Key = tuple[str, ...]
