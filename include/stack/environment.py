@@ -61,6 +61,22 @@ PRELOADED = (
 """What tasks import that costs seconds; no module of ours, so that an edit counts from the next task on."""
 
 
+SHARED = (
+    "airflow.__main__",
+    "airflow.cli.commands.scheduler_command",
+    "airflow.cli.commands.dag_processor_command",
+    "airflow.cli.commands.triggerer_command",
+    "airflow.cli.commands.api_server_command",
+    "airflow.cli.commands.db_command",
+    "airflow.executors.local_executor",
+    "airflow.api_fastapi.app",
+    "airflow.api_fastapi.execution_api.app",
+    "psycopg2",
+    "alembic.command",
+)
+"""What more than one of Airflow's processes import: it is imported once, and they are forked; no module of ours."""
+
+
 def database_url(user: str, password: str, host: str, port: int, database: str, driver: str = "psycopg2") -> str:
     """A PostgreSQL URL with everything that needs quoting quoted."""
     return f"postgresql+{driver}://{quote(user, safe='')}:{quote(password, safe='')}@{host}:{port}/{database}"
@@ -151,7 +167,8 @@ def airflow_environment(
             "hostname_callable": "socket.gethostname",
             "simple_auth_manager_users": "admin:admin",
             "simple_auth_manager_passwords_file": str(passwords_file),
-            "min_serialized_dag_update_interval": "5",
+            # A file is parsed when it has changed: what is new must be written, however soon after the last edit.
+            "min_serialized_dag_update_interval": "0",
         },
         "api": {
             "host": host,
