@@ -16,6 +16,8 @@ from include.text import did_you_mean, nearest, suggest, trim
 
 LOOKED_AT = 256 * 1024
 """Bytes up to which a body is taken apart to be explained: as Python objects it takes thirty times its size."""
+LONGEST_MESSAGE, LONGEST_FIELD = 2000, 500
+"""Characters of a refusal, whatever it repeats of what a client sent."""
 _SHOWN = 60
 """Characters of a client's value that are repeated to it."""
 _COMPARED = 200
@@ -34,8 +36,10 @@ class Refused(Exception):
     def __init__(
         self, status: int, code: str, message: str, field: str | None = None, *, retry_after: float | None = None
     ) -> None:
+        message = cut(message, LONGEST_MESSAGE)
         super().__init__(message)
-        self.status, self.code, self.message, self.field = status, code, message, field
+        self.status, self.code, self.message = status, code, message
+        self.field = None if field is None else cut(field, LONGEST_FIELD)
         self.retry_after = retry_after
 
 
