@@ -105,7 +105,7 @@ class Connection(Direct):
         """Bytes that came with a body, since its headers were whole, and are none of it."""
         return (self._wire - self.body_bytes - CHUNK_BYTES * self.chunks) * self._in_body
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more (asyncio): it may be waiting for the answer to what it has asked, and gets it.
 
         One that has gone altogether looks the same until something is written to it.
@@ -204,7 +204,7 @@ class Connection(Direct):
             self.transport.close()
         else:
             self.ended, self.last_words, self._since = True, refusal, monotonic()
-            self.parser = _Deaf()
+            self.parser = _Deaf()  # type: ignore[assignment]
 
     def _leave_out_the_last(self) -> None:
         """Forget the newest of the requests that wait for others: its end never comes."""

@@ -344,16 +344,23 @@ class Good(threading.Thread):
     def run(self) -> None:
         good = asking(more=KEY + JSON + b"x-request-id: good\r\n")
         try:
-            clients = [socket.create_connection(("127.0.0.1", port), timeout=SECONDS) for port in self._ports]
-            while not self.stopped.wait(0.002):
-                for client in clients:
-                    client.sendall(good)
-                    head, _, left = answer(client)
-                    assert head.startswith(b"HTTP/1.1 200"), head
-                    assert not left, left
-                    self.answered += 1
+            with contextlib.ExitStack() as opened:
+                clients = [
+                    opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=SECONDS))
+                    for port in self._ports
+                ]
+                self._ask(clients, good)
         except (OSError, AssertionError) as error:
             self.finding = f"the good client: {type(error).__name__}: {error}"[:400]
+
+    def _ask(self, clients: Sequence[socket.socket], good: bytes) -> None:
+        while not self.stopped.wait(0.002):
+            for client in clients:
+                client.sendall(good)
+                head, _, left = answer(client)
+                assert head.startswith(b"HTTP/1.1 200"), head
+                assert not left, left
+                self.answered += 1
 
 
 def run(inputs: int, seed: int, folder: Path) -> Result:
