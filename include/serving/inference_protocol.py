@@ -125,7 +125,8 @@ def response(asked: Asked, loaded: Loaded, scored: Scored) -> tuple[bytes, str, 
     """
     tensors = _outputs(loaded, scored)
     wanted = asked.wanted if asked.wanted is not None else [(name, asked.binary) for name in tensors]
-    outputs, chunks = [], []
+    outputs: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
     for name, binary in wanted:
         if name not in tensors:
             known = ", ".join(tensors)
