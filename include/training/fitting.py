@@ -241,7 +241,7 @@ def records(study: str, *, optuna_url: str) -> list[tuple[tracking.Trial, dict[s
                 state=names[t.state],
                 value=t.value if t.value is not None and np.isfinite(t.value) else None,
                 params=dict(t.params),
-                curve={step: v for step, v in t.intermediate_values.items() if np.isfinite(v)},
+                curve={step: v for step, v in tuning.curve_of(t).items() if np.isfinite(v)},
                 began=(t.datetime_start or t.datetime_complete).timestamp(),
                 ended=(t.datetime_complete or t.datetime_start).timestamp(),
                 error=t.user_attrs.get("error"),
