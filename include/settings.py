@@ -569,12 +569,22 @@ Features.model_rebuild()
 Model.model_rebuild()
 
 
+class Keep(_Strict):
+    """For how long what only grows is kept; what belongs to a model is declared with it."""
+
+    alert_days: int = Field(default=90, ge=1, le=3650)
+    """Alerts that were acknowledged; one that nobody has acknowledged stays."""
+    run_days: int = Field(default=90, ge=7, le=3650)
+    """What runs in Airflow leave: their logs and their scratch."""
+
+
 class Params(_Strict):
     """All of params.yaml."""
 
     sources: dict[Name, Source] = Field(min_length=1)
     models: dict[Name, Model] = Field(default_factory=dict)
     service: Service = Service()
+    keep: Keep = Keep()
 
     @model_validator(mode="after")
     def _models_name_sources(self) -> Params:

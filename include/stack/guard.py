@@ -105,7 +105,7 @@ class Alerts:
         with contextlib.suppress(OSError):
             while self.waiting:
                 alert = self.waiting[0]
-                alerts.send(self.home, alert.event, alert.message, part=alert.part)
+                alerts.write(self.home, alert.event, alert.message, part=alert.part)
                 self.waiting.popleft()
 
 
