@@ -29,7 +29,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -118,6 +118,7 @@ def _alive(process: psutil.Process) -> bool:
 
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
+    parent = _parent()  # before it may have died
     parser = argparse.ArgumentParser(prog="part")
     parser.add_argument("--name", required=True)
     parser.add_argument("--log", type=Path, required=True)
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str]) -> None:
     if living is not None:
         with contextlib.suppress(OSError):
             os.write(1, f"{asked.name} lives as process {living.pid}: adopted\n".encode())
-        _wait_for(living)
+        _wait_for(living, *parent)
         raise SystemExit(f"{asked.name}, process {living.pid}, has ended")
     if asked.alone:
         _end_orphans(stack_id, asked.name)
@@ -143,8 +144,10 @@ def main(arguments: Sequence[str]) -> None:
         _forget_the_dead_server(asked.data)
     if not asked.job:
         os.environ[PART] = asked.name
-    if asked.forkserver and (code := _forked(asked.forkserver, asked.command, asked.directory, asked.job)) is not None:
-        raise SystemExit(code)
+    if asked.forkserver:
+        code = _forked(asked.forkserver, asked.command, asked.directory, asked.job, parent)
+        if code is not None:
+            raise SystemExit(code)
     if not asked.job:
         os.environ[PART_PID] = str(os.getpid())
     os.chdir(asked.data or asked.directory)
@@ -165,7 +168,9 @@ def _write_to(log: Path) -> None:
     os.close(file)
 
 
-def _forked(path: Path, command: Sequence[str], directory: Path, job: bool) -> int | None:
+def _forked(
+    path: Path, command: Sequence[str], directory: Path, job: bool, parent: tuple[int, dict[str, str]]
+) -> int | None:
     """Let the command be forked, and wait for its end; returns its exit code, or None where nothing forks it."""
     connection = _connect(path)
     if connection is None:
@@ -186,7 +191,7 @@ def _forked(path: Path, command: Sequence[str], directory: Path, job: bool) -> i
     if not all(answers):
         return None
     with contextlib.suppress(psutil.NoSuchProcess):
-        _wait_for(psutil.Process(int(answers[1])), alone=job)
+        _wait_for(psutil.Process(int(answers[1])), *parent)
     connection.settimeout(1)
     with contextlib.suppress(OSError, ValueError):
         return abs(int(connection.recv(100)))
@@ -205,15 +210,20 @@ def _connect(path: Path) -> socket.socket | None:
     return None
 
 
-def _wait_for(living: psutil.Process, alone: bool = False) -> None:
+def _parent() -> tuple[int, dict[str, str]]:
+    """The process that started this one, and its environment."""
+    pid = os.getppid()
+    with contextlib.suppress(psutil.Error, OSError):
+        return pid, psutil.Process(pid).environ()
+    return pid, {}
+
+
+def _wait_for(living: psutil.Process, parent: int, inherited: Mapping[str, str]) -> None:
     """Wait until the process has ended, and pass on what is to stop it.
 
-    When this one's own supervisor has ended, another one is seen to, unless it is `alone`.
+    When this one's `parent` has ended, and it was the stack's supervisor, another one is started in the environment
+    that it had, `inherited`.
     """
-    parent = os.getppid()
-    inherited: dict[str, str] = {}
-    with contextlib.suppress(psutil.Error, OSError):
-        inherited = psutil.Process(parent).environ()
 
     def pass_on(number: int, _: object) -> None:
         with contextlib.suppress(OSError):
@@ -231,7 +241,7 @@ def _wait_for(living: psutil.Process, alone: bool = False) -> None:
         with contextlib.suppress(psutil.TimeoutExpired):
             living.wait(SUPERVISOR_SECONDS)
             return
-    if not alone and inherited.get(MARKER) == os.environ.get(MARKER) and "MLOPS_HOME" in os.environ:
+    if inherited.get(MARKER) == os.environ.get(MARKER) and "MLOPS_HOME" in os.environ:
         own = {name: os.environ[name] for name in ("MLOPS_HOME", "PYTHONPATH") if name in os.environ}
         command = [sys.executable, "-m", "include.stack.guard", "--revive"]
         os.execve(sys.executable, command, {**inherited, **own, PART: GUARD})  # noqa: S606

@@ -221,7 +221,8 @@ def test_supervisor_and_guard_killed_at_once_are_replaced_by_what_waits_for_a_pa
     part = until(lambda: processes.living_parts(str(folder), folder).get("good"))
     psutil.Process(control.pid()).kill()
     new = until(lambda: connected(folder))
-    until(lambda: new.states()["good"].state == "RUNNING")  # a process that waits for the part, as forked ones have
+    # A process waits for the part from now on, as one does for each forked part.
+    until(lambda: "adopted" in (folder / "logs" / "good.log").read_text())
     killed = new.pid()
     watching = until(lambda: [p for p in processes.marked(str(folder)) if processes.part_of(p) == supervisor.GUARD])
     for process in [psutil.Process(killed), *watching]:
@@ -229,7 +230,7 @@ def test_supervisor_and_guard_killed_at_once_are_replaced_by_what_waits_for_a_pa
     for process in [psutil.Process(killed), *watching]:
         process.kill()
     new.close()
-    newest = until(lambda: (found := connected(folder)) and found.pid() != killed and found)
+    newest = until(lambda: (found := connected(folder)) and found.pid() != killed and found, 120)
     until(lambda: newest.states()["good"].state == "RUNNING")
     assert processes.living_parts(str(folder), folder)["good"] == part
     assert "MLOPS_HOME" not in psutil.Process(newest.pid()).environ()  # of its predecessor, and not of the part
