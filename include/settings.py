@@ -155,6 +155,8 @@ class FilesSource(SourceBase):
     """Columns that are not read."""
     columns: tuple[str, ...] | None = None
     """The names of the columns of a CSV file that has no header line."""
+    skip_lines: int = Field(default=0, ge=0)
+    """Lines of a CSV file that stand before its header line and are not read."""
     delimiter: str | None = None
     """What separates the fields of a CSV file. Default: a comma; a tab in a file named .tsv."""
     encoding: str = "utf-8"

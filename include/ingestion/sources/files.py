@@ -209,13 +209,22 @@ def _glob(source: FilesSource, pattern: str) -> list[str]:
 
     def look() -> list[str]:
         filesystem.invalidate_cache()
-        if re.search(r"[*?\[]", path):
-            return sorted(str(found) for found in filesystem.glob(path))
+        if "*" in path:  # nothing else is a pattern: a folder may be called [new]
+            listed = filesystem.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
+            return sorted(str(found) for found, facts in listed.items() if _is_data(found, path, facts))
+        if "://" not in pattern and filesystem.isdir(path):
+            raise SourceError(f"path: {path} is a folder; name the files in it, as in {path.rstrip('/')}/*.csv")
         return [path] if filesystem.exists(path) else []
 
     found = _reach(look, pattern)
     protocol = "" if "://" not in pattern else pattern.split("://", 1)[0] + "://"
     return [name if "://" in name else protocol + name for name in found]
+
+
+def _is_data(found: str, pattern: str, facts: dict[str, Any]) -> bool:
+    """Whether what a pattern found is a file, and none that a program hides (`._a.csv`, `.~lock.a.csv#`)."""
+    hidden = Path(found).name.startswith(".") and not Path(pattern).name.startswith(".")
+    return facts.get("type") != "directory" and not hidden
 
 
 def _days_of_name(source: FilesSource, file: str) -> list[dt.date]:
@@ -265,7 +274,8 @@ def _reach(action: Callable[[], _T], url: str) -> _T:
     except FileNotFoundError as error:
         raise NothingFound(f"{url}: there is no such file or bucket ({error})", []) from error
     except PermissionError as error:
-        raise SourceError(f"{url}: access was refused ({error}); check the credentials in the environment") from error
+        who = "the credentials in the environment" if "://" in url else "who may read the file and its folders"
+        raise SourceError(f"{url}: access was refused ({error}); check {who}") from error
     except Exception as error:
         if not _may_pass(error):
             raise

@@ -48,6 +48,19 @@ def test_rows_outside_the_files_period_come_with_a_reason_on_its_first_day(tmp_p
     assert sources.REASON not in parts["2018-01-02"].column_names
 
 
+def test_only_a_star_is_a_pattern_and_what_is_no_data_file_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "new [1]?"
+    (folder / "old.csv").mkdir(parents=True)
+    for name in ("a.csv", "._a.csv"):
+        (folder / name).write_bytes(b"x\n1\n" if name == "a.csv" else b"\0\5\x16\7")
+    for path in (folder / "a.csv", folder / "*.csv"):
+        assert sources.columns_of(files(path)) == {"x": "int"}
+        ((_, table),) = sources.read_partitions(files(path), ["all"])
+        assert table["x"].to_pylist() == [1]
+    with pytest.raises(SourceError, match=r"is a folder; name the files in it, as in .*/\*\.csv"):
+        sources.columns_of(files(folder))
+
+
 def test_daily_files_in_folders_by_date_and_globs_are_joined_in_order(tmp_path: Path) -> None:
     folder = tmp_path / "2018" / "01" / "05"
     folder.mkdir(parents=True)
