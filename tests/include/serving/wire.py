@@ -51,6 +51,7 @@ SECONDS = 20.0
 MEGABYTES = 200
 JSON = b"content-type: application/json\r\n"
 _STATUSES = {200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431, 501, 503, 505}
+MALFORMED = b'{"error":{"code":"bad_request"'
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
 
 METHODS = [b"POST"] * 8 + [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"CONNECT", b"PUT", b"DELETE", b"PATCH", b"PRI",
@@ -210,7 +211,7 @@ def answers(received: bytes, methods: Sequence[str]) -> list[Answer]:
         if len(length) != (status != 204):
             raise ValueError(f"{len(length)} lengths in {head[:200]!r}")
         size = int(length[0]) if length else 0
-        bodiless = len(found) < len(methods) and methods[len(found)] == "HEAD"
+        bodiless = len(found) < len(methods) and methods[len(found)] == "HEAD" and not rest.startswith(MALFORMED)
         body, received = (b"", rest) if bodiless else (rest[:size], rest[size:])
         if not bodiless and len(body) < size:
             raise ValueError(f"{len(body)} bytes of {size}")
@@ -244,7 +245,7 @@ class Seen:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """By ASGI."""
-        if scope["type"] == "http":
+        if scope["type"] == "http" and scope["client"]:  # else it has gone already
             self.requests[scope["client"][1]].append((scope["method"], scope["path"]))
         await self._application(scope, receive, send)
 
@@ -252,7 +253,7 @@ class Seen:
         """Directly."""
         refusing = self._asked(url, headers, body, client, reply)
         if refusing is not self._application:
-            self.requests[client[1]].append(("POST", url.decode()))
+            self.requests[client[1] if client else 0].append(("POST", url.decode()))
             return refusing
         return self
 
@@ -415,9 +416,16 @@ def _one(
                 return f"{way}: {problem}"
         if problem := _smuggled(as_h11_reads(sent), asked, found):
             return f"{way}: {problem}"
-    if not reset and told_by["direct"] != told_by["asgi"]:
-        return f"the two ways differ: {_difference(told_by['direct'], told_by['asgi'])}"
-    return None
+    if reset:
+        return None
+    direct, asgi = _until_malformed(told_by["direct"], told_by["asgi"])
+    return None if direct == asgi else f"the two ways differ: {_difference(direct, asgi)}"
+
+
+def _until_malformed(direct: list[Any], asgi: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The answers before what was no HTTP: whether its refusal or the application's is first hangs on the moment."""
+    ends = [n for told in (direct, asgi) for n, each in enumerate(told) if each[2].startswith(MALFORMED)]
+    return (direct[: min(ends)], asgi[: min(ends)]) if ends else (direct, asgi)
 
 
 def _unexplained(answer: Answer) -> str | None:
