@@ -52,7 +52,7 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
         catchup=False,
         max_active_runs=1,
         dagrun_timeout=dag_defaults.deploy_timeout(entry),
-        params=dag_defaults.deploy_form(),
+        params=dag_defaults.deploy_form(model),
         tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,

@@ -40,7 +40,7 @@ def rollback(model: str, entry: settings.Model, workers: int) -> None:
         catchup=False,
         max_active_runs=1,
         dagrun_timeout=dag_defaults.ROLLBACK_TIMEOUT,
-        params=dag_defaults.rollback_form(),
+        params=dag_defaults.rollback_form(model),
         tags={dag_defaults.Tag.DEPLOYMENT, f"model:{model}"},
         default_args=dag_defaults.default_args(entry.owner),
         on_failure_callback=alerts.run_failed,

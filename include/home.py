@@ -73,6 +73,11 @@ class Home:
         return self.run / "rollouts.beat"
 
     @property
+    def versions(self) -> Path:
+        """Each model's versions with their figures, for Airflow's forms; written by the rollout controller."""
+        return self.run / "versions.json"
+
+    @property
     def logs(self) -> Path:
         """A log for each part."""
         return self.path / "logs"

@@ -11,7 +11,8 @@ For each canary and A/B test, in this order:
 
 In threads of their own, since they may take long: the labels of each A/B test are looked at every minute, and at its
 horizon it ends by its verdict (`experiment`); MLflow's aliases are made to say what the ledger says, every half a
-minute (`ledger.project_aliases`); windows older than a day are deleted.
+minute (`ledger.project_aliases`); windows older than a day are deleted;
+and the versions that Airflow's forms offer are kept as they are (`choices`).
 
 Several controllers may run: a lock lets one act, and each decision is one transaction that changes nothing when the
 rollout is no longer as it was seen. While PostgreSQL is away it keeps trying, and says so; what cannot be decided for
@@ -36,7 +37,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from include import alert_table, alerts, database, settings
-from include.deployment import arms, decisions, experiment, ledger, rollouts
+from include.deployment import arms, choices, decisions, experiment, ledger, rollouts
 from include.deployment.rollouts import Rollout
 from include.home import Home
 
@@ -45,6 +46,7 @@ LOCK, EXPERIMENTS_LOCK = "rollouts", "experiments"
 WATCH_SECONDS, EXPERIMENTS_SECONDS, ALIASES_SECONDS, SWEEP_SECONDS, ALERTS_SECONDS = 1.0, 60.0, 30.0, 60.0, 5.0
 EXPERIMENTS_REST = 20
 """A look at the labels is followed by at least so many times its own duration without one."""
+CHOICES_SECONDS = 5.0
 AWAY_SECONDS = 10.0
 """PostgreSQL's absence, or silence, is alerted after this: rollouts run, and nobody watches them."""
 KEPT = dt.timedelta(days=1)
@@ -260,6 +262,7 @@ def run(database_url: str, home: Path, mlflow_url: str, stop: threading.Event) -
         Loop("A/B tests", partial(examine, engine(), home, {}), EXPERIMENTS_SECONDS, rest=EXPERIMENTS_REST),
         Loop("aliases in MLflow", partial(follow, engine(), mlflow_url), ALIASES_SECONDS),
         Loop("old windows", partial(sweep, engine()), SWEEP_SECONDS),
+        Loop("versions for Airflow's forms", choices.Projection(engine(), Home(home)).refresh, CHOICES_SECONDS),
         Loop("alerts to PostgreSQL", partial(alert_table.copy, engine(), home), ALERTS_SECONDS),
     ]
     threads = [threading.Thread(target=loop.run, args=(stop,), name=loop.name, daemon=True) for loop in loops]

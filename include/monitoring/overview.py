@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from include import alert_table, database, settings, storage
 from include.alert_table import Alert
@@ -134,6 +135,18 @@ class PartitionMark:
 
 
 @dataclass(frozen=True)
+class TypeChange:
+    """A column that is of another type than it was first: in all partitions, those of before among them."""
+
+    column: str
+    types: list[str]
+    """Every type that it had, in order; the last is the present one."""
+    partition: str
+    """Whose values made it so."""
+    at: dt.datetime
+
+
+@dataclass(frozen=True)
 class SourceStanding:
     """All that the page tells of one source."""
 
@@ -145,6 +158,8 @@ class SourceStanding:
     last_ingest: dt.datetime | None
     recent: list[PartitionMark]
     """The newest partitions, oldest first."""
+    type_changes: list[TypeChange]
+    """The newest change of each column that changed, newest first."""
 
     @property
     def newest(self) -> PartitionMark | None:
@@ -382,6 +397,7 @@ def _sources(connection: sa.Connection, params: settings.Params, names: list[str
         (sa.func.count() - published).label("refused"),
         sa.func.coalesce(sa.func.sum(table.c.rows).filter(table.c.status == "published"), 0).label("rows"),
         sa.func.max(table.c.validated_at).label("last"),
+        _changed_types(table.c.source).label("types"),
     ).group_by(table.c.source)
     totals = {row.source: row for row in connection.execute(query)}
     recent: dict[str, list[PartitionMark]] = {}
@@ -397,9 +413,27 @@ def _sources(connection: sa.Connection, params: settings.Params, names: list[str
             rows=int(totals[name].rows) if name in totals else 0,
             last_ingest=totals[name].last if name in totals else None,
             recent=recent.get(name, []),
+            type_changes=[_type_change(found) for found in (totals[name].types or [])] if name in totals else [],
         )
         for name in names
     ]
+
+
+def _changed_types(source: sa.ColumnElement[str]) -> sa.ScalarSelect[Any]:
+    """The columns of a source whose type is another one than the first, as JSON, the newest change first."""
+    types = database.source_schemas
+    found = sa.func.json_build_object("column", types.c.column, "since", types.c.since, "history", types.c.history)
+    return (
+        sa.select(sa.func.json_agg(aggregate_order_by(found, types.c.since.desc(), types.c.column)))
+        .where(types.c.source == source, sa.func.jsonb_array_length(types.c.history) > 1)
+        .scalar_subquery()
+    )
+
+
+def _type_change(found: Mapping[str, Any]) -> TypeChange:
+    history = found["history"]
+    at = dt.datetime.fromisoformat(found["since"])
+    return TypeChange(found["column"], [entry["type"] for entry in history], history[-1]["partition"], at)
 
 
 def _texts(value: Any) -> list[str]:

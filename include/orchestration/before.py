@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.orchestration import forms
+from include.orchestration import forms, versions
 
 
 def task(context: Any) -> None:
@@ -18,7 +18,9 @@ def task(context: Any) -> None:
     dag = context["dag"]
     if refused := forms.refusal(dag.dag_id, context["dag_run"].conf, dag.params):
         raise AirflowFailException(refused)
-    forms.whole_numbers(context["params"], {name: dag.params.get_param(name).schema for name in dag.params})
+    schemas = {name: dag.params.get_param(name).schema for name in dag.params}
+    forms.whole_numbers(context["params"], schemas)
+    versions.numbers(context["params"], schemas)
     _bound_tries(context["ti"])
 
 

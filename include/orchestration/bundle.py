@@ -12,6 +12,7 @@ mistake neither takes other models' DAGs away nor comes into a run.
 A file is parsed again when it has changed, and not every few seconds: the DAG processor reads the modification times of
 the version's copy, and `refresh`, which it calls every two seconds, sets them when the version has changed, or the
 program. A parse that had begun before an edit ends after it and would hide it: so they are set again a little later.
+The files whose forms offer versions are parsed again, too, when there is another version, verdict or champion.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
 
 from include import configuration, settings, storage
 from include.configuration import PARAMS, SECTIONS
+from include.home import Home
 from include.orchestration import alerts
 
 REFUSED = "refused.py"
@@ -46,6 +48,8 @@ ENTRIES_TRIED = 60
 
 TOUCHED_AGAIN = (15.0, 60.0)
 """Seconds after an edit at which the files are parsed once more; the longest parse that Airflow allows takes 50."""
+OFFER_VERSIONS = ("deploy.py", "rollback.py", "rollout.py")
+"""The DAG files whose forms offer versions: parsed again when their list is another (include/deployment/choices.py)."""
 
 log = logging.getLogger("mlops")
 
@@ -69,8 +73,20 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         self._seen = ""
         self._program = ""
         self._touch_again: list[float] = []
-        self.edited: frozenset[tuple[str, str]] | None = None
-        """The entries of params.yaml that the last refresh found changed; None where more has changed, or nothing."""
+        same_program, self._program = program == self._program, program
+        self.edited = _edited(self.path.with_name(before), self.path) if changed and same_program and before else None
+        written = _written(settings.environment().home)
+        if written != self._versions and before is not None:
+            self._offer_again = [now, now + TOUCHED_AGAIN[0]]
+        self._versions = written
+        if _is_due(self._touch_again, now):
+            self._touch("*.py")
+        if _is_due(self._offer_again, now):
+            self._touch(*OFFER_VERSIONS)
+
+    def _touch(self, *patterns: str) -> None:
+        for path in (path for pattern in patterns for path in self.path.glob(pattern)):
+            path.touch()
 
     @property
     def path(self) -> Path:
@@ -116,12 +132,28 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         changed = before != self._current or program != self._program
         if changed and before is not None:  # who sees the bundle for the first time has parsed nothing yet
             self._touch_again = [now, *(now + seconds for seconds in TOUCHED_AGAIN)]
+<<<<<<< ours
         same_program, self._program = program == self._program, program
         self.edited = _edited(self.path.with_name(before), self.path) if changed and same_program and before else None
         if self._touch_again and now >= self._touch_again[0]:
             self._touch_again.pop(0)
             for path in self.path.glob("*.py"):
                 path.touch()
+=======
+        self._program = program
+        written = _written(settings.environment().home)
+        if written != self._versions and before is not None:
+            self._offer_again = [now, now + TOUCHED_AGAIN[0]]
+        self._versions = written
+        if _is_due(self._touch_again, now):
+            self._touch("*.py")
+        if _is_due(self._offer_again, now):
+            self._touch(*OFFER_VERSIONS)
+
+    def _touch(self, *patterns: str) -> None:
+        for path in (path for pattern in patterns for path in self.path.glob(pattern)):
+            path.touch()
+>>>>>>> theirs
 
     def _take(self, found: _Found) -> None:
         url = settings.environment().data_url
@@ -374,6 +406,22 @@ def _program() -> str:
     """What changes with an edit of include/, which shapes the DAGs too."""
     files = sorted(Path(settings.__file__).parent.rglob("*.py"))
     return _digest({str(path): str(path.stat().st_mtime_ns).encode() for path in files})
+
+
+def _written(home: Path) -> int | None:
+    """When the list of versions was written."""
+    try:
+        return Home(home).versions.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _is_due(times: list[float], now: float) -> bool:
+    """Whether the first of these times has come, which is taken off then."""
+    due = bool(times) and now >= times[0]
+    if due:
+        times.pop(0)
+    return due
 
 
 def _fetch(version: str) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, get
 
 from include import configuration, settings
 from include.configuration import PARAMS
-from include.orchestration import alerts, before
+from include.orchestration import alerts, before, versions
 
 
 class Tag(enum.StrEnum):
@@ -292,10 +292,15 @@ def train_form(model: settings.Model) -> dict[str, Param]:
     }
 
 
-def deploy_form() -> dict[str, Param]:
+def deploy_form(model: str) -> dict[str, Param]:
     """Which version to judge."""
     return {
-        "version": _version("Version", "The registered version to judge and promote. Empty: the newest."),
+        "version": _version(
+            None,
+            title="Version",
+            about="The registered version to judge and promote. Empty: the newest.",
+            offered=versions.offered(settings.environment().home, model),
+        ),
         "again": Param(
             "",
             type="string",
@@ -306,13 +311,15 @@ def deploy_form() -> dict[str, Param]:
     }
 
 
-def rollback_form() -> dict[str, Param]:
+def rollback_form(model: str) -> dict[str, Param]:
     """How far back, and why."""
     return {
         "version": _version(
-            "To version",
-            "An earlier champion. Empty: the one before the present one. The present one: only stop what is tried"
+            None,
+            title="To version",
+            about="An earlier champion. Empty: the one before the present one. The present one: only stop what is tried"
             " beside it.",
+            offered=versions.offered(settings.environment().home, model, champions=True),
         ),
         "reason": _reason("Why; it stands in the ledger and with each rollout that is stopped."),
     }
@@ -330,11 +337,15 @@ def maintenance_form() -> dict[str, Param]:
     }
 
 
-def rollout_form(model: settings.Model) -> dict[str, Param]:
+def rollout_form(model: str, entry: settings.Model) -> dict[str, Param]:
     """What to try, and how; the defaults are params.yaml's."""
-    declared = model.serving.rollout
+    declared = entry.serving.rollout
     return {
-        "version": _field(type="integer", minimum=1, title="Version", description="The registered version to try."),
+        "version": _version(
+            title="Version",
+            about="The registered version to try.",
+            offered=versions.offered(settings.environment().home, model),
+        ),
         "kind": _field(
             "canary" if declared.strategy == "direct" else declared.strategy,
             type="string",
@@ -412,9 +423,17 @@ def _reason(description: str, *default: str) -> Param:
     return _field(*default, type="string", minLength=1, maxLength=200, title="Reason", description=description)
 
 
-def _version(title: str, description: str) -> Param:
-    """A version that need not be named."""
-    return _field(None, type=["null", "integer"], minimum=1, title=title, description=description)
+def _version(*default: None, title: str, about: str, offered: list[str]) -> Param:
+    """A version, chosen from those that are known or typed in; without a default it must be named."""
+    return Param(
+        *default,
+        type=["null"] * len(default) + ["string", "integer"],
+        minimum=1,
+        pattern=versions.PATTERN,
+        examples=offered,
+        title=title,
+        description=f"{about} Choose one, or type its number.",
+    )
 
 
 def with_window(model: settings.Model, window: int) -> settings.Model:

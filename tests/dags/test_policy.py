@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from include import settings
-from include.orchestration import assets, before, dag_defaults
+from include.orchestration import assets, before, dag_defaults, versions
+from include.orchestration.bundle import OFFER_VERSIONS
 from tests.conftest import ROOT
 from tests.dags import airflow_home
 from tests.dags.conftest import PARAMS
@@ -128,6 +129,16 @@ def test_every_task_retries_by_cause_and_tells_of_its_failure(dags: dict[str, An
             hook = task.partial_kwargs["pre_execute"] if task.is_mapped else task._pre_execute_hook
             assert hook is before.task
             assert task.on_failure_callback
+
+
+def test_the_dag_files_that_are_parsed_for_another_version_are_those_whose_forms_name_one(dags: dict[str, Any]) -> None:
+    naming = set()
+    for dag in dags.values():
+        schemas = {name: dag.params.get_param(name).schema for name in dag.params}
+        fields = set(versions.named(schemas))
+        assert fields == {name for name in schemas if "version" in name}, dag.dag_id
+        naming |= {f"{dag.dag_id.split('_')[0]}.py"} if fields else set()
+    assert naming == set(OFFER_VERSIONS)
 
 
 def test_the_forms_of_manual_runs_are_typed(dags: dict[str, Any]) -> None:

@@ -93,6 +93,22 @@ def fill(database_url: str, data: Path) -> None:
                 report_url=str(data / "reports" / "trip_duration" / "r1.html"),
             )
         )  # fmt: skip
+        for column, *types in (
+            ("passenger_count", ("int", "2026-03-01"), ("float", "2026-03-05"), ("string", "2026-03-12")),
+            ("store_and_fwd_flag", ("bool", "2026-03-01"), ("string", "2026-03-19")),
+            ("fare_amount", ("float", "2026-03-01")),
+        ):
+            before = [None, *(kind for kind, _ in types)]
+            connection.execute(
+                sa.insert(database.source_schemas).values(
+                    source="trips", column=column, type=types[-1][0],
+                    since=dt.datetime.fromisoformat(f"{types[-1][1]}T02:01:00Z") + dt.timedelta(1),
+                    history=[
+                        {"type": kind, "from": earlier, "partition": key}
+                        for (kind, key), earlier in zip(types, before, strict=False)
+                    ],
+                )
+            )  # fmt: skip
         for event, seen in (("part_died", None), ("part_flaps", dt.datetime.now(dt.UTC))):
             connection.execute(
                 sa.insert(database.alerts).values(

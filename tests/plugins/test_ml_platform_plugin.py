@@ -64,6 +64,14 @@ def test_alerts_that_no_person_has_acknowledged_are_on_the_page(server: Server, 
     assert "part_flaps" not in page
 
 
+def test_a_column_of_another_type_is_on_the_page_with_when_and_why(server: Server, token: str) -> None:
+    page = server.get("/ml-platform/", token).text
+    for text in ("passenger_count", "int → float → string", "2026-03-13 02:01", "the values of partition 2026-03-12",
+                 "store_and_fwd_flag", "bool → string", "since then every partition is read as string"):  # fmt: skip
+        assert text in page, text
+    assert "fare_amount" not in page
+
+
 def test_what_waits_for_a_person_and_what_is_paused_is_on_the_page(server: Server, token: str) -> None:
     page = server.get("/ml-platform/", token).text
     assert "waits for approval" in page

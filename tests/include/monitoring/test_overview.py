@@ -186,6 +186,17 @@ def test_a_sources_newest_partitions_are_in_order_with_the_refused_among_them(
     assert [mark.key for mark in source.recent if mark.status != "published"] == ["2026-03-17"]
 
 
+def test_a_column_that_changed_its_type_is_shown_with_what_when_and_why(database_url: str, tmp_path: Path) -> None:
+    fill(database_url, tmp_path)
+    trips, cells = overview(ENTRIES, database_url).sources
+    assert [(change.column, change.types, change.partition) for change in trips.type_changes] == [
+        ("store_and_fwd_flag", ["bool", "string"], "2026-03-19"),
+        ("passenger_count", ["int", "float", "string"], "2026-03-12"),
+    ]
+    assert trips.type_changes[0].at == dt.datetime(2026, 3, 20, 2, 1, tzinfo=dt.UTC)
+    assert cells.type_changes == []
+
+
 def test_a_champion_whose_files_are_gone_is_shown_with_what_is_wrong(database_url: str, tmp_path: Path) -> None:
     fill(database_url, tmp_path)
     (tmp_path / "served" / "trip_duration" / "abc" / "manifest.json").unlink()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from include import configuration, settings, storage
+from include.home import Home
 
 
 @pytest.fixture
@@ -285,6 +286,24 @@ def test_an_edit_of_the_program_is_parsed_though_the_dag_files_are_the_same(
     monkeypatch.setattr(module.settings, "__file__", str(folder / "train.py"))  # another program
     processor.refresh()
     assert changed_since(processor, yesterday) == ["train.py"]
+
+
+def test_another_list_of_versions_lets_the_files_be_parsed_that_offer_them_and_no_other(
+    folder: Path, yesterday: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(folder.parent / "var")
+    monkeypatch.setenv("MLOPS_HOME", str(home.path))
+    (folder / "deploy.py").write_text("one = True\n")
+    processor = bundle(folder)
+    for text in ("{}", '{"m": []}'):
+        age(processor, yesterday)
+        home.versions.parent.mkdir(parents=True, exist_ok=True)
+        home.versions.write_text(text)
+        processor.refresh()
+        assert changed_since(processor, yesterday) == ["deploy.py"]
+    age(processor, yesterday)
+    processor.refresh()
+    assert changed_since(processor, yesterday) == []
 
 
 def test_a_parse_that_ran_during_the_edit_is_followed_by_another(

@@ -87,7 +87,7 @@ def test_retries_are_bounded_and_come_later_each_time() -> None:
 def test_a_forms_fields_are_typed_and_bounded(form: str, field: str, good: Any, bad: Any) -> None:
     fields = {
         "train": dag_defaults.train_form(PARAMS.models["m"]),
-        "deploy": dag_defaults.deploy_form(),
+        "deploy": dag_defaults.deploy_form("m"),
         "monitor": dag_defaults.monitor_form(PARAMS.models["m"]),
         "ingest": dag_defaults.ingest_form(PARAMS.sources["trips"]),
     }[form]
@@ -104,7 +104,7 @@ def test_a_field_says_its_bounds_where_a_person_reads_it() -> None:
     assert train["time_budget"].description.endswith("From 5 to 3600.")
     assert train["reason"].description.endswith("At most 200 characters.")
     assert monitor["window"].description.endswith("From 1 to 366.")
-    rollout = dag_defaults.rollout_form(PARAMS.models["m"])
+    rollout = dag_defaults.rollout_form("m", PARAMS.models["m"])
     assert rollout["share"].description.endswith("Above 0 below 100.")
     assert rollout["steps"].description.endswith("Above 0 to 100.")
 
