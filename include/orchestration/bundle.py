@@ -73,20 +73,10 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         self._seen = ""
         self._program = ""
         self._touch_again: list[float] = []
-        same_program, self._program = program == self._program, program
-        self.edited = _edited(self.path.with_name(before), self.path) if changed and same_program and before else None
-        written = _written(settings.environment().home)
-        if written != self._versions and before is not None:
-            self._offer_again = [now, now + TOUCHED_AGAIN[0]]
-        self._versions = written
-        if _is_due(self._touch_again, now):
-            self._touch("*.py")
-        if _is_due(self._offer_again, now):
-            self._touch(*OFFER_VERSIONS)
-
-    def _touch(self, *patterns: str) -> None:
-        for path in (path for pattern in patterns for path in self.path.glob(pattern)):
-            path.touch()
+        self.edited: frozenset[tuple[str, str]] | None = None
+        """The entries of params.yaml that the last refresh found changed; None where more has changed, or nothing."""
+        self._versions: int | None = None
+        self._offer_again: list[float] = []
 
     @property
     def path(self) -> Path:
@@ -132,15 +122,8 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         changed = before != self._current or program != self._program
         if changed and before is not None:  # who sees the bundle for the first time has parsed nothing yet
             self._touch_again = [now, *(now + seconds for seconds in TOUCHED_AGAIN)]
-<<<<<<< ours
         same_program, self._program = program == self._program, program
         self.edited = _edited(self.path.with_name(before), self.path) if changed and same_program and before else None
-        if self._touch_again and now >= self._touch_again[0]:
-            self._touch_again.pop(0)
-            for path in self.path.glob("*.py"):
-                path.touch()
-=======
-        self._program = program
         written = _written(settings.environment().home)
         if written != self._versions and before is not None:
             self._offer_again = [now, now + TOUCHED_AGAIN[0]]
@@ -153,7 +136,6 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
     def _touch(self, *patterns: str) -> None:
         for path in (path for pattern in patterns for path in self.path.glob(pattern)):
             path.touch()
->>>>>>> theirs
 
     def _take(self, found: _Found) -> None:
         url = settings.environment().data_url
