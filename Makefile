@@ -33,9 +33,8 @@ lint: venv-dev  ## style, types, direction of imports
 	@echo "direction of imports (import-linter)" && { contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }; }
 
 test: lint  ## lint, and every test, the demo in a fresh clone among them
-	@echo "tests (pytest), two at a time" && $(BIN)/python -m pytest -q -n 2 -m "$(FAST)"
-	@echo "tests (pytest), those that start servers and stacks, two files at a time" && $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not ($(FAST)) and not alone"
-	@echo "tests (pytest), those that put the service under load, alone" && $(BIN)/python -m pytest -q -m "not ($(FAST)) and alone"
+	@echo "tests (pytest), two files at a time" && $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	@echo "tests (pytest), those that put the service under load, alone" && $(BIN)/python -m pytest -q -m alone
 
 test-fast: venv-dev  ## the inner loop
 	@$(BIN)/python -m pytest -q -n 2 -m "$(FAST)"

@@ -5,8 +5,10 @@
 
 A process's CPU seconds count with those of the children that it has waited for: the parsing of DAG files, in processes
 that live for a second, is in the DAG processor's line. RSS counts shared pages once for each process, PSS once in all:
-the sum of PSS is what the stack takes from the machine. Afterwards an edit is made where nothing runs (one of its own
-only): a comment in params.yaml, and the seconds until Airflow's list of DAG versions shows it.
+the sum of PSS is what the stack takes from the machine.
+
+In a stack of its own an edit is made afterwards, of a model in params.yaml and of a DAG file in turns, and what is
+printed are the seconds from the save until Airflow's API shows the model's new manual, or the file's new text.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ MB = 1024**2
 
 def part_of(process: psutil.Process, parts: dict[int, str]) -> str:
     """The part whose process it is, or is a descendant of."""
+    if part := processes.part_of(process):
+        return part
     with contextlib.suppress(psutil.Error):
         for ancestor in (process, *process.parents()):
             if ancestor.pid in parts:
@@ -102,19 +106,29 @@ def params(models: int) -> dict[str, Any]:
     }
 
 
+def checkout(folder: Path, models: int) -> Path:
+    """A folder that stands for the checkout, with that params.yaml and DAG files of its own, which may be edited."""
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in ("dags", "params.yaml", "var"):
+            (folder / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "dags", folder / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params(models), sort_keys=False), encoding="utf-8")
+    return folder
+
+
 @contextlib.contextmanager
 def own_stack(models: int) -> Iterator[tuple[local.Stack, Path]]:
-    """A fresh stack on free ports with that params.yaml, every DAG unpaused; it is gone afterwards."""
+    """A fresh stack on free ports, and its checkout; it is gone afterwards."""
     home = Path(tempfile.mkdtemp(prefix="mlops-at-rest-"))
-    file = home / "params.yaml"
-    file.write_text(yaml.safe_dump(params(models), sort_keys=False), encoding="utf-8")
+    root = checkout(home / "checkout", models)
     ports = {f"MLOPS_{part}_PORT": str(free_port()) for part in ("AIRFLOW", "MLFLOW", "SERVING", "POSTGRES")}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLOPS_")}
     try:
-        inherited = {**kept, **ports, "MLOPS_PARAMS": str(file)}
-        yield local.up(ROOT, home, inherited=inherited, progress=Progress(io.StringIO())), file
+        inherited = {**kept, **ports, "MLOPS_PARAMS": str(root / "params.yaml")}
+        yield local.up(root, home, inherited=inherited, progress=Progress(io.StringIO())), root
     finally:
-        local.down(ROOT, home)
+        local.down(root, home)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -144,14 +158,33 @@ def run_tasks(airflow: Airflow) -> None:
     print(f"a run of three tasks: {state} after {time.monotonic() - began:.1f} s, the first since the start")
 
 
-def seconds_to_see(airflow: Airflow, file: Path, edit: str) -> float:
-    """Seconds from an edit of params.yaml until a DAG that it concerns has a new version."""
-    before = airflow.call("GET", "/dags/train_m00")["bundle_version"]
-    file.write_text(file.read_text(encoding="utf-8") + edit, encoding="utf-8")
+def seconds_to_see(shown: Callable[[], str], file: Path, old: str, new: str) -> float:
+    """Seconds from an edit of a file until what is shown of it has changed as well."""
+    file.write_text(file.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
     began = time.monotonic()
-    while airflow.call("GET", "/dags/train_m00")["bundle_version"] == before:
-        time.sleep(0.1)
+    while new not in shown():
+        time.sleep(0.05)
     return time.monotonic() - began
+
+
+def watch_edits(airflow: Airflow, root: Path, times: int = 3) -> None:
+    """Edit a model and a DAG file, some times in turns, and print how long each edit took to be seen."""
+
+    def manual() -> str:
+        return str(airflow.call("GET", "/dags/train_m00/details")["doc_md"])
+
+    def source() -> str:
+        return str(airflow.call("GET", "/dagSources/train_m00", headers={"Accept": "application/json"})["content"])
+
+    described = str(params(1)["models"]["m00"]["description"])
+    models, files = [], []
+    for number in range(times):
+        new = f"{described} Edit {number}."
+        models.append(seconds_to_see(manual, root / "params.yaml", described, new))
+        files.append(seconds_to_see(source, root / "dags" / "train.py", '"""', f'"""Edit {number}. '))
+        described = new
+    for what, seconds in (("a model in params.yaml", models), ("a DAG file", files)):
+        print(f"an edit of {what} is seen after " + ", ".join(f"{one:.1f}" for one in seconds) + " s")
 
 
 def main() -> None:
@@ -165,14 +198,13 @@ def main() -> None:
         home = Path(os.environ.get("MLOPS_HOME") or ROOT / "var").absolute()
         measure(local.load(ROOT, home), asked.seconds)
         return
-    with own_stack(asked.models) as (stack, file):
+    with own_stack(asked.models) as (stack, root):
         airflow = Airflow(stack.address("airflow"), "admin", stack.credentials().airflow_admin_password)
         print(f"{asked.models} models, {unpause_all(airflow, asked.models)} DAGs, none paused")
         run_tasks(airflow)
         time.sleep(asked.settle)
         measure(stack, asked.seconds)
-        seen = [seconds_to_see(airflow, file, f"# edit {number}\n") for number in range(3)]
-        print("an edit is seen after " + ", ".join(f"{seconds:.1f}" for seconds in seen) + " s")
+        watch_edits(airflow, root)
 
 
 if __name__ == "__main__":

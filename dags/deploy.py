@@ -134,5 +134,5 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
 
 
 params = dag_defaults.read_params(PARAMS)
-for model_name, model_entry in params.models.items():
+for model_name, model_entry in dag_defaults.models(params):
     deploy(model_name, model_entry, params.service.workers)

@@ -80,5 +80,5 @@ def features(model: str, entry: settings.Model) -> None:
         dag_defaults.document_tasks(dag)
 
 
-for model_name, model_entry in dag_defaults.read_params(PARAMS).models.items():
+for model_name, model_entry in dag_defaults.models(dag_defaults.read_params(PARAMS)):
     features(model_name, model_entry)

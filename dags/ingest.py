@@ -110,5 +110,5 @@ def ingest(name: str, source: settings.Source) -> None:
         dag_defaults.document_tasks(dag)
 
 
-for source_name, source_entry in dag_defaults.read_params(PARAMS).sources.items():
+for source_name, source_entry in dag_defaults.sources(dag_defaults.read_params(PARAMS)):
     ingest(source_name, source_entry)

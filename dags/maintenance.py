@@ -7,6 +7,8 @@ that counting them stays fast. Labels are kept: they are what later versions are
 longer names keep their predictions for as long as the default says.
 
 It deletes drift reports that are older than their model's `monitoring.report_days`; the newest, and all figures, stay.
+It deletes alerts that were acknowledged and are older than `keep.alert_days`, and the logs and the scratch that runs
+left behind and that are older than `keep.run_days`. (docs/operations.md lists all that is stored, and who deletes it.)
 
 It announces again what no DAG took up: partitions without features, a requested training that never began, a version
 that was not judged. (Airflow drops an asset's event for a DAG that is paused when it comes.)
@@ -22,6 +24,8 @@ one did not. `mlops predictions <model>` counts what is there.
 - `delete_old`: somebody reads the day that is to go, and did not end (see pg_stat_activity), or PostgreSQL is away.
   What was deleted stays deleted. Clear it, or let the next night do it.
 - `delete_reports`: PostgreSQL or the data's storage is away. Clear it, or let the next night do it.
+- `delete_alerts`: PostgreSQL is away. Clear it, or let the next night do it.
+- `delete_what_runs_left`: the disk or its rights are at fault; the message names the file. Mend it and clear the task.
 - `catch_up`: PostgreSQL is away. Clear it, or let the next night do it.
 - `settle`: PostgreSQL is away. Its own autovacuum comes later in any case.
 """
@@ -36,7 +40,7 @@ from include.orchestration import alerts, assets, dag_defaults, runs
 PARAMS = dag_defaults.params_beside(__file__)
 
 
-def maintenance(models: dict[str, settings.Model]) -> None:
+def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
     """The DAG of the nights."""
     keep_days = {name: model.serving.log.keep_days for name, model in models.items()}
     with DAG(
@@ -89,12 +93,29 @@ def maintenance(models: dict[str, settings.Model]) -> None:
             from include.monitoring import report
 
             env, today = settings.environment(), runs.today(dag_run)
-            keep = {name: model.monitoring.report_days for name, model in models.items()}
+            days = {name: model.monitoring.report_days for name, model in models.items()}
             how = {"default": settings.Monitoring().report_days, "dry_run": params["dry_run"]}
-            gone = report.retain(database.connect(env.database_url), keep, today, **how)
+            gone = report.retain(database.connect(env.database_url), days, today, **how)
             return runs.result(
                 {"reports": gone}, f"{len(gone)} drift reports {'would be ' if params['dry_run'] else ''}deleted"
             )
+
+        @task
+        def delete_alerts(*, params=None, dag_run=None) -> dict:
+            from include import alert_table, database
+
+            env, dry_run = settings.environment(), params["dry_run"]
+            engine = database.connect(env.database_url)
+            count = alert_table.retain(engine, env.home, keep.alert_days, dag_run.run_after, dry_run=dry_run)
+            return runs.result({"alerts": count}, f"{count} alerts {'would be ' if dry_run else ''}deleted")
+
+        @task
+        def delete_what_runs_left(*, params=None, dag_run=None) -> dict:
+            from include.monitoring import lifetimes
+
+            env, how = settings.environment(), {"now": dag_run.run_after.timestamp(), "dry_run": params["dry_run"]}
+            gone = lifetimes.delete_what_runs_left(env.home, env.data_url, keep.run_days, **how)
+            return runs.result(gone, ("would delete " if params["dry_run"] else "deleted ") + gone.summary)
 
         @task(outlets=[assets.CAUGHT_UP])
         def catch_up(*, params=None, outlet_events=None) -> dict:
@@ -106,8 +127,11 @@ def maintenance(models: dict[str, settings.Model]) -> None:
 
         make_partitions() >> delete_old() >> settle()
         delete_reports()
+        delete_alerts()
+        delete_what_runs_left()
         catch_up()
         dag_defaults.document_tasks(dag)
 
 
-maintenance(dag_defaults.read_params(PARAMS).models)
+declared = dag_defaults.read_params(PARAMS)
+maintenance(declared.models, declared.keep)

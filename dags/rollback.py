@@ -62,5 +62,5 @@ def rollback(model: str, entry: settings.Model, workers: int) -> None:
 
 
 params = dag_defaults.read_params(PARAMS)
-for model_name, model_entry in params.models.items():
+for model_name, model_entry in dag_defaults.models(params):
     rollback(model_name, model_entry, params.service.workers)

@@ -112,5 +112,5 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
 
 
 params = dag_defaults.read_params(PARAMS)
-for model_name, model_entry in params.models.items():
+for model_name, model_entry in dag_defaults.models(params):
     train(model_name, model_entry, params.time_column(model_name))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import fcntl
 import json
+import logging
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +16,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from include import database, storage
+from include import alerts, database, storage
 from include.home import Home
 
 _KNOWN = ("id", "time", "event", "message")
 _NAMESPACE = uuid.UUID("5a3f6a0e-55f1-4c55-9d2f-0c8f1de8bb0f")
 _PIECE = 4 * 1024 * 1024
 """Bytes of the file that are copied in one transaction."""
+
+
+log = logging.getLogger("mlops.alerts")
 
 
 @dataclass(frozen=True)
@@ -41,16 +48,21 @@ class NoSuchAlert(LookupError):
 def copy(engine: sa.Engine, home: Path) -> int:
     """Copy the alerts of this home's file that PostgreSQL does not have yet; returns how many lines it read.
 
-    A line is there once, however often it is copied. The file stays.
+    A line is there once, however often it is copied. The file stays; see `retain`.
     """
     count = 0
-    while lines := _next_lines(home):
-        found = [parse(line, at) for at, line in lines if line.strip()]
-        if found:
-            with engine.begin() as connection:
-                _insert(connection, found)
-        _remember(home, lines[-1][0] + len(lines[-1][1]))
-        count += len(found)
+    with _alone(home):
+        while lines := _next_lines(home):
+            found = [parse(line, at) for at, line in lines if line.strip()]
+            if found:
+                with engine.begin() as connection:
+                    _insert(connection, found)
+            count += len(found)
+            try:
+                _remember(home, lines[-1][0] + len(lines[-1][1]))
+            except OSError as error:  # a full disk; they are copied again, once
+                log.warning("%s: cannot be written (%s)", Home(home).alerts_position, error)
+                break
     return count
 
 
@@ -85,6 +97,51 @@ def listed(
     query = query if acknowledged else query.where(table.c.acknowledged_at.is_(None))
     with database.transaction(bind) as connection:
         return [Alert(**row._mapping) for row in connection.execute(query)]
+
+
+def retain(engine: sa.Engine, home: Path, days: int, now: dt.datetime, *, dry_run: bool = False) -> int:
+    """Delete the alerts that were acknowledged and are older than `days`; returns how many.
+
+    One that nobody has acknowledged stays in PostgreSQL for as long as it takes. The file loses its lines of that age
+    once PostgreSQL has them, acknowledged or not.
+    """
+    table, before = database.alerts, now - dt.timedelta(days)
+    old = sa.and_(table.c.at < before, table.c.acknowledged_at.is_not(None))
+    if dry_run:
+        with engine.connect() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).where(old)).scalar_one())
+    copy(engine, home)
+    _shorten(home, before)  # first: a line that is copied again must find its alert
+    with engine.begin() as connection:
+        return int(connection.execute(sa.delete(table).where(old)).rowcount)
+
+
+def _shorten(home: Path, before: dt.datetime) -> None:
+    """Take the oldest lines out of the file, as far as they were copied and are older; a kill loses none."""
+    path = Home(home).alerts
+    if not path.exists():
+        return
+    with _alone(home), alerts.locked(path):
+        content = path.read_bytes()
+        position, cut = _position(home, len(content)), 0
+        for line in content[:position].splitlines(keepends=True):
+            if line.strip() and parse(line, cut).at >= before:
+                break
+            cut += len(line)
+        if cut:
+            _remember(home, 0)  # what is copied again is there already
+            storage.write_bytes(str(path), content[cut:], reserve=0)
+            _remember(home, position - cut)
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Nobody else copies, or shortens, the file meanwhile; those who write alerts do not wait."""
+    path = Home(home).alerts_lock
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        yield
 
 
 def events(engine: sa.Engine) -> list[str]:
@@ -187,4 +244,4 @@ def _position(home: Path, size: int) -> int:
 
 
 def _remember(home: Path, position: int) -> None:
-    storage.write_bytes(str(Home(home).alerts_position), str(position).encode())
+    storage.write_bytes(str(Home(home).alerts_position), str(position).encode(), reserve=0)

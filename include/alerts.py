@@ -7,21 +7,33 @@ more call in `send`.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime as dt
+import fcntl
 import json
 import logging
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from include.home import Home
 
+WAITING = 1000
+"""How many alerts a process keeps that cannot be written; of more, the oldest are in its log alone."""
+
 log = logging.getLogger("mlops.alerts")
+
+_waiting: collections.deque[tuple[Path, str]] = collections.deque(maxlen=WAITING)
 
 
 def send(home: Path, event: str, message: str, **details: Any) -> None:
     """Tell somebody: one JSON line in the file and in the log.
+
+    What cannot be written, because the disk is full, stops nobody: it is in the log, and is written with the next alert
+    of this process, or by `write_waiting`.
 
     Args:
         home: the platform's folder.
@@ -29,16 +41,70 @@ def send(home: Path, event: str, message: str, **details: Any) -> None:
         message: one line for an operator.
         details: whatever helps to look further; what JSON does not know is written as text.
     """
+    line = _line(event, message, details)
+    _waiting.append((Home(home).alerts, line))
+    write_waiting()
+
+
+def write(home: Path, event: str, message: str, **details: Any) -> None:
+    """The same for those who keep what cannot be written themselves.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _append(Home(home).alerts, _line(event, message, details))
+
+
+def write_waiting() -> None:
+    """Write what could not be written before, in order."""
+    while _waiting:
+        try:
+            path, line = _waiting.popleft()
+        except IndexError:  # another thread writes it
+            return
+        try:
+            _append(path, line)
+        except OSError as error:
+            _waiting.appendleft((path, line))
+            log.warning("%s: cannot be written (%s); %d alerts wait", path, error.strerror or error, len(_waiting))
+            return
+
+
+def _line(event: str, message: str, details: dict[str, Any]) -> str:
     known = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "event": event, "message": message}
     line = json.dumps({**known, **details, "id": uuid.uuid4().hex}, default=str)
     log.error(line)
-    _append(Home(home).alerts, line)
+    return line
 
 
 def _append(path: Path, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    with locked(path) as descriptor:
+        size, data = os.fstat(descriptor).st_size, f"{line}\n".encode()
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError:
+            os.ftruncate(descriptor, size)  # half a line, on a disk that is full, would spoil the next one
+            raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """The file of alerts, open at its end, which nobody else writes meanwhile; one that was replaced is opened anew."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is(descriptor, path):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is(descriptor: int, path: Path) -> bool:
     try:
-        os.write(descriptor, f"{line}\n".encode())  # one write below PIPE_BUF: lines of several processes do not mix
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import io
+import math
 import os
 import sys
 import traceback
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _finite(value: float | None) -> float | None:
+    """Of an option that is a number: `nan` and `inf` are floats to Python, and no bound holds them."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number that counts")
+    return value
 
 
 def _home() -> Path:
@@ -197,8 +206,12 @@ def _keys_file() -> Path:
 def add_key(
     name: Annotated[str, typer.Argument(help="whose key it is; it stands in the logs")],
     scope: Annotated[list[str] | None, typer.Option(help="predict (default), feedback, admin; may be repeated")] = None,
-    quota: Annotated[float | None, typer.Option(help="requests a second, to each worker")] = None,
-    days: Annotated[float | None, typer.Option(help="after which it expires; default: never", min=0)] = None,
+    quota: Annotated[
+        float | None, typer.Option(help="requests a second, to each worker", max=1e9, callback=_finite)
+    ] = None,
+    days: Annotated[
+        float | None, typer.Option(help="after which it expires; default: never", min=0, max=36_500, callback=_finite)
+    ] = None,
 ) -> None:
     """Make a key and print it: the only time that it can be read. It counts within a second."""
     from include.serving import keys
@@ -240,7 +253,9 @@ def revoke_key(name: str) -> None:
 @keys_app.command("rotate")
 def rotate_key(
     name: str,
-    overlap: Annotated[float, typer.Option(help="hours for which the old key still counts", min=0)] = 24.0,
+    overlap: Annotated[
+        float, typer.Option(help="hours for which the old key still counts", min=0, max=87_600, callback=_finite)
+    ] = 24.0,
 ) -> None:
     """Make a new key of a name and print it; the old one counts a while longer."""
     from include.serving import keys
@@ -403,7 +418,7 @@ def rollout(
     action: Annotated[Action, typer.Argument(help="status, start or stop")] = Action.STATUS,
     version: Annotated[int | None, typer.Option(help="start: the registered version to try")] = None,
     kind: Annotated[str, typer.Option(help="shadow, canary or ab; stop: only that one")] = "",
-    share: Annotated[float | None, typer.Option(help="an A/B test's share, in per cent")] = None,
+    share: Annotated[float | None, typer.Option(help="an A/B test's share, in per cent", callback=_finite)] = None,
     steps: Annotated[str, typer.Option(help="a canary's shares, in per cent: 1,5,25,100")] = "",
     reason: Annotated[str, typer.Option(help="why; start and stop need it, it stands with the rollout")] = "",
 ) -> None:
@@ -420,7 +435,11 @@ def rollout(
         return
     if version is None:
         raise typer.BadParameter("name the registered version to try", param_hint="--version")
-    changes = {"share": share, "steps": [float(step) for step in steps.split(",")] if steps else None}
+    try:
+        shares = [float(step) for step in steps.split(",")] if steps else None
+    except ValueError:
+        raise typer.BadParameter(f"{steps!r} are no shares in per cent, as 1,5,25,100", param_hint="--steps") from None
+    changes = {"share": share, "steps": shares}
     _start_rollout(model, version, kind, {name: value for name, value in changes.items() if value}, reason)
 
 
@@ -513,7 +532,7 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
         version,
         serving_url=env.serving_url,
         serving_key=env.serving_key,
-        workers=declared.service.workers,
+        workers=_workers(env),
         timeout=60,
     )
     typer.echo(
@@ -521,9 +540,15 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
     )
 
 
+def _workers(env: Environment) -> int:
+    """How many workers the service has: by what is in force of params.yaml, as the service itself goes by it."""
+    from include.serving import declared
+
+    return declared.read(os.environ | {"MLOPS_PARAMS": str(env.params)}, ROOT).service.workers
+
+
 def _see_withdrawn(model: str, version: int, rollout_ids: list[int]) -> None:
     """Ask the service until every worker answers with the version and without these rollouts."""
-    from include import settings
     from include.deployment import verification
 
     env = _environment()
@@ -533,7 +558,7 @@ def _see_withdrawn(model: str, version: int, rollout_ids: list[int]) -> None:
         rollout_ids,
         serving_url=env.serving_url,
         serving_key=env.serving_key,
-        workers=settings.load_params(env.params).service.workers,
+        workers=_workers(env),
         timeout=30,
     )
     typer.echo(f"every worker answers with version {version} after {seen.seconds:.1f} s")
@@ -651,12 +676,11 @@ def retire(
         declared = settings.load_params(env.params)
         if model in declared.models:
             typer.echo(f"{env.params.name} still names {model}: it is trained until you take it out", err=True)
-        workers = declared.service.workers
-    except settings.ParamsError:
-        workers = 1
+    except settings.ParamsError as error:
+        typer.echo(f"whether {env.params.name} still names {model} cannot be read: {_first_line(error)}", err=True)
     _end_runs(model)
     where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
-    seen = verification.retired(model, **where, workers=workers, timeout=30)
+    seen = verification.retired(model, **where, workers=_workers(env), timeout=30)
     typer.echo(f"no worker of the service answers for it after {seen.seconds:.1f} s")
 
 
@@ -759,7 +783,13 @@ def _one_of(kind: str, name: str, known: Iterable[str], where: str) -> str:
 
 def main() -> None:
     """The console script: an error that a person can mend is one line; a fault of ours keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no arrow gets a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
+        for argument in sys.argv[1:]:
+            if not argument.isascii():
+                _require_text(argument)
         app(standalone_mode=True)
     except Exception as error:
         message = str(error) if _is_ours(error) else _foreign(error)
@@ -767,6 +797,13 @@ def main() -> None:
             raise
         typer.echo(f"mlops: {message}", err=True)
         raise SystemExit(1) from None
+
+
+def _require_text(argument: str) -> None:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the argument {argument!r} is not UTF-8 text") from None
 
 
 def _foreign(error: Exception) -> str | None:
@@ -782,7 +819,9 @@ def _foreign(error: Exception) -> str | None:
     if isinstance(error, ConnectionError | TimeoutError):
         return f"a part of the stack does not answer: {_first_line(error)}. {_REMEDY}"
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else _first_line(error)
+        told = f"{error.filename}: {error.strerror}" if error.filename else _first_line(error)
+        below = isinstance(error.filename, str) and Path(error.filename).is_relative_to(_home())
+        return f"{told}; MLOPS_HOME ({_home()}) must be a folder that you can write to" if below else told
     return None
 
 

@@ -1,8 +1,8 @@
 """What of params.yaml is in force: a part that is wrong never replaces one that was right.
 
-An entry with a mistake (a source, a model, `service`) stays as it last was right, and the others take effect. An entry
-that was never right is left out. A file of which nothing can be made (half-written, unreadable, no YAML, a section
-misspelt) leaves everything as it was. Every mistake is reported together with what follows from it.
+An entry with a mistake (a source, a model, `service`, `keep`) stays as it last was right, and the others take effect.
+An entry that was never right is left out. A file of which nothing can be made (half-written, unreadable, no YAML, a
+section misspelt) leaves everything as it was. Every mistake is reported together with what follows from it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import Any
 import yaml
 
 from include import settings, storage
+from include.home import IN_FORCE
 from include.settings import Params, ParamsError
 
 PARAMS = "params.yaml"
 SECTIONS = ("sources", "models")
-SERVICE = ("service",)
+edited: frozenset[tuple[str, str]] | None = None
+"""The entries of params.yaml that an edit changed, in a process that makes their DAGs first; elsewhere all are made."""
+WHOLE = ("service", "keep")
+"""Sections that are in force as a whole."""
 
 Key = tuple[str, ...]
 
@@ -160,13 +164,13 @@ def _outcome(entry: Key, step: int) -> str:
     name = ".".join(entry)
     if step < len(_STEPS):
         return f"{name} is in force as it last was right"
-    return f"{name} is left out" if entry != SERVICE else "service has its defaults"
+    return f"{name} is left out" if entry[0] not in WHOLE else f"{name} has its defaults"
 
 
 def _entry(key: Key) -> Key:
     """The entry that a key belongs to; empty where the file as a whole is in question."""
-    if key[:1] == SERVICE:
-        return SERVICE
+    if key and key[0] in WHOLE:
+        return key[:1]
     return key[:2] if len(key) >= 2 and key[0] in SECTIONS else ()
 
 
@@ -255,7 +259,7 @@ def _plain(value: Any) -> Any:
 
 
 def _record_url(data_url: str) -> str:
-    return storage.join(data_url, "dags", "in_force.json")
+    return storage.join(data_url, IN_FORCE)
 
 
 def _decoded(data: bytes) -> Record:

@@ -14,6 +14,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 SCHEMA_VERSION = max(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 """The newest migration. Each is history: explicit operations that later changes of the tables below do not alter."""
 
+CLOCK = sa.func.clock_timestamp()
+"""The moment itself. `now()` is when the transaction began, which may have waited for a lock since."""
+
 metadata = sa.MetaData()
 
 partitions = sa.Table(

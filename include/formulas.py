@@ -18,11 +18,12 @@ is float64, except where the formula selects or makes timestamps, or selects tex
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+
+from include.text import did_you_mean
 
 MAXIMUM_LENGTH = 1_000
 MAXIMUM_DEPTH = 50
@@ -104,7 +105,7 @@ class Formula:
         known = list(known)
         for name in sorted(self.columns):
             if name not in known:
-                raise FormulaError(f"{self.text!r}: there is no column {name!r}{_did_you_mean(name, known)}")
+                raise FormulaError(f"{self.text!r}: there is no column {name!r}{did_you_mean(name, known)}")
 
     def evaluate(self, columns: Columns) -> np.ndarray:
         """The formula over equally long columns: float64 (datetime64 or text where it only selects).
@@ -388,7 +389,7 @@ class _Parser:
             self.refuse(node, "write function(value, …) with one of " + ", ".join(sorted(_FUNCTIONS)))
         name = node.func.id
         if name not in _FUNCTIONS:
-            hint = _did_you_mean(name, _FUNCTIONS) or "; there are " + ", ".join(sorted(_FUNCTIONS))
+            hint = did_you_mean(name, _FUNCTIONS) or "; there are " + ", ".join(sorted(_FUNCTIONS))
             self.refuse(node, f"there is no function {name!r}{hint}")
         function, arities = _FUNCTIONS[name]
         if len(node.args) not in arities:
@@ -400,8 +401,3 @@ class _Parser:
             only = parts[0]
             return lambda columns: function(only(columns))
         return lambda columns: function(*(part(columns) for part in parts))
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 DEFAULT = "var"
 """Below the checkout, where MLOPS_HOME does not say."""
+IN_FORCE = "dags/in_force.json"
+"""Below the platform's data, wherever that lies: the version of params.yaml and the DAG files that last loaded."""
 
 
 def of(environment: Mapping[str, str], root: Path) -> Path:
@@ -95,6 +97,11 @@ class Home:
         return self.logs / "alerts.position"
 
     @property
+    def alerts_lock(self) -> Path:
+        """Locked while `alerts` is copied or shortened."""
+        return self.logs / "alerts.lock"
+
+    @property
     def postgres(self) -> Path:
         """PostgreSQL's data directory."""
         return self.path / "postgres"
@@ -103,6 +110,16 @@ class Home:
     def airflow(self) -> Path:
         """AIRFLOW_HOME."""
         return self.path / "airflow"
+
+    @property
+    def airflow_logs(self) -> Path:
+        """What tasks, and the parsing of DAG files, wrote."""
+        return self.airflow / "logs"
+
+    @property
+    def airflow_bundles(self) -> Path:
+        """This machine's copies of the versions of the DAG files."""
+        return self.airflow / "dag_bundles"
 
     @property
     def airflow_passwords(self) -> Path:
@@ -160,9 +177,14 @@ class Home:
         """The dvc.lock of a model's features that are not pushed yet."""
         return self.path / "dvc" / "pending" / f"{model}.lock"
 
+    @property
+    def all_runs(self) -> Path:
+        """Scratch of all DAGs' runs."""
+        return self.path / "runs"
+
     def runs(self, dag_id: str) -> Path:
         """Scratch of a DAG's runs, one folder each."""
-        return self.path / "runs" / dag_id
+        return self.all_runs / dag_id
 
     # ------------------------------------------------------------------------------------------ the service
 

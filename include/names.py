@@ -12,6 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from include import database, settings
+from include.text import did_you_mean
 
 
 class UnknownName(LookupError):
@@ -34,7 +35,7 @@ def one_of(kind: str, name: str, known: Iterable[str], where: str) -> str:
     if name in names:
         return name
     there = f"{where} has {', '.join(names)}" if names else f"{where} has none"
-    near = settings.did_you_mean(name, names)
+    near = did_you_mean(name, names)
     raise UnknownName(f"there is no {kind} {name!r}{near or f'; {there}'}")
 
 

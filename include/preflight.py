@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from include import settings
 from include.settings import ColumnType, Lines, Model, Params, ParamsError, Source
+from include.text import did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,7 +147,7 @@ class _Checker:
         path = suites.path_of(self._suites, name, source.suite)
         if not path.is_file():
             known = [p.stem for p in self._suites.glob("*.json")] if self._suites.is_dir() else []
-            hint = settings.did_you_mean(path.stem, known) if source.suite else ""
+            hint = did_you_mean(path.stem, known) if source.suite else ""
             remedy = hint or f"; `mlops suite {name}` proposes one"
             self.say(("sources", name, "suite"), f"there is no suite {path}{remedy}")
             return
@@ -171,7 +172,7 @@ class _Checker:
         for key, column in (("target", entry.target), ("entity", entry.entity), ("time_column", entry.time_column)):
             if column is not None and column not in columns:
                 missing = True
-                known = settings.did_you_mean(column, columns) or f"; it has {', '.join(columns)}"
+                known = did_you_mean(column, columns) or f"; it has {', '.join(columns)}"
                 self.say(("models", name, key), f"the source {entry.source!r} has no column {column!r}{known}")
         if missing:
             return
@@ -181,28 +182,13 @@ class _Checker:
             return
         if problem := _unfit(entry, columns[entry.target]):
             self.say(("models", name, "target"), problem)
-        self.features(name, entry, columns, time_column, params.sources[entry.source].derive)
+        self.features(name, params, columns)
 
-    def features(
-        self,
-        name: str,
-        entry: Model,
-        columns: dict[str, ColumnType],
-        time_column: str | None,
-        derive: dict[str, str],
-    ) -> None:
-        from include.features.feature_set import FeatureError, compile_features
+    def features(self, name: str, params: Params, columns: dict[str, ColumnType]) -> None:
+        from include.features.feature_set import FeatureError, compile_model
 
         try:
-            feature_set = compile_features(
-                entry.features,
-                source_columns=columns,
-                target=entry.target,
-                entity=entry.entity,
-                time_column=time_column,
-                root=self._root,
-                derive=derive,
-            )
+            feature_set = compile_model(params, name, columns, root=self._root)
         except FeatureError as error:
             found = re.match(r"^([a-z_]+(?:\.\w+)*): (.*)$", str(error), re.DOTALL)
             key, message = (found[1], found[2]) if found else ("features.definition", str(error))
@@ -210,8 +196,8 @@ class _Checker:
         else:
             for column, why in feature_set.left_out.items():
                 self.say(("models", name, "features"), f"{column!r} is no input: {why}", warning=True)
-            self.serving(name, entry, feature_set.inputs)
-            self.rows(name, entry, feature_set, time_column)
+            self.serving(name, params.models[name], feature_set.inputs)
+            self.rows(name, params.models[name], feature_set, params.time_column(name))
 
     def rows(self, name: str, entry: Model, feature_set: FeatureSet, time_column: str | None) -> None:
         """What a model's rows show; nothing here, where none are read."""
@@ -225,7 +211,7 @@ class _Checker:
         named += [((*where, "log", "inputs", str(n)), field) for n, field in enumerate(logged)]
         for key, field in named:
             if field not in inputs:
-                known = settings.did_you_mean(field, inputs) or f"; there are {', '.join(inputs)}"
+                known = did_you_mean(field, inputs) or f"; there are {', '.join(inputs)}"
                 self.say(key, f"the model has no input {field!r}{known}")
         for field, policy in serving.fields.items():
             kind = inputs.get(field, "string")
@@ -301,7 +287,7 @@ class _Examiner(_Checker):
 
 def _not_a_time(column: str, columns: dict[str, ColumnType]) -> str:
     if column not in columns:
-        return f"the source has no column {column!r}{settings.did_you_mean(column, columns)}"
+        return f"the source has no column {column!r}{did_you_mean(column, columns)}"
     return f"{column!r} is {columns[column]}, not a timestamp or date; set its type in the source's `types`"
 
 

@@ -35,7 +35,15 @@ _Table = TypeVar("_Table", "pa.Table", "pa.RecordBatch")
 
 
 class SchemaError(ValueError):
-    """Values do not fit a column's type; the message names the column, the value or partition, and the remedy."""
+    """Values do not fit a column's type; the message names the column, the value or partition, and the remedy.
+
+    Attributes:
+        column: the column, where it is known.
+    """
+
+    def __init__(self, message: str, column: str = "") -> None:
+        super().__init__(message)
+        self.column = column
 
 
 # ------------------------------------------------------------------------------------------------ types and values
@@ -142,7 +150,7 @@ def cast_table(table: _Table, types: Types) -> _Table:
             try:
                 changed[name] = cast_column(table.column(name), kind)
             except SchemaError as error:
-                raise SchemaError(f"column {name}: {error}") from error
+                raise SchemaError(f"column {name}: {error}", name) from error
     if not changed:
         return table
     columns = [changed.get(name, table.column(name)) for name in table.schema.names]
@@ -247,7 +255,7 @@ def concat(parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
         try:
             cast_parts.append(cast_table(table, types))
         except SchemaError as error:
-            raise SchemaError(f"{part}: {error}, which {origin[str(error).split(': ')[0][7:]]} needs") from error
+            raise SchemaError(f"{part}: {error}, which {origin[error.column]} needs", error.column) from error
     return pa.concat_tables(cast_parts, promote_options="default")
 
 

@@ -1,18 +1,18 @@
 """params.yaml and the environment, checked and typed.
 
-No side effects; of ours it imports the layout of MLOPS_HOME alone. A mistake in params.yaml raises `ParamsError`, which
-names the key, its line, what was expected, and the nearest known key.
+No side effects; of ours it imports the layout of MLOPS_HOME and the words of a suggestion alone. A mistake in
+params.yaml raises `ParamsError`, which names the key, its line, what was expected, and the nearest known key.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import math
 import os
 import re
+import reprlib
 import zoneinfo
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from include.home import DEFAULT, Home
+from include.text import did_you_mean
 
 Task = Literal["regression", "binary", "multiclass"]
 ColumnType = Literal["float", "int", "string", "bool", "timestamp", "date"]
@@ -154,6 +155,8 @@ class FilesSource(SourceBase):
     """Columns that are not read."""
     columns: tuple[str, ...] | None = None
     """The names of the columns of a CSV file that has no header line."""
+    skip_lines: int = Field(default=0, ge=0)
+    """Lines of a CSV file that stand before its header line and are not read."""
     delimiter: str | None = None
     """What separates the fields of a CSV file. Default: a comma; a tab in a file named .tsv."""
     encoding: str = "utf-8"
@@ -568,12 +571,22 @@ Features.model_rebuild()
 Model.model_rebuild()
 
 
+class Keep(_Strict):
+    """For how long what only grows is kept; what belongs to a model is declared with it."""
+
+    alert_days: int = Field(default=90, ge=1, le=3650)
+    """Alerts that were acknowledged; one that nobody has acknowledged stays."""
+    run_days: int = Field(default=90, ge=7, le=3650)
+    """What runs in Airflow leave: their logs and their scratch."""
+
+
 class Params(_Strict):
     """All of params.yaml."""
 
     sources: dict[Name, Source] = Field(min_length=1)
     models: dict[Name, Model] = Field(default_factory=dict)
     service: Service = Service()
+    keep: Keep = Keep()
 
     @model_validator(mode="after")
     def _models_name_sources(self) -> Params:
@@ -600,6 +613,10 @@ class Params(_Strict):
         return declared[0] if declared else next(iter(self.models), None)
 
 
+LARGEST_PARAMS = 1024 * 1024
+"""Bytes; an entry of a model has some hundred."""
+
+
 def load_params(path: Path | str) -> Params:
     """Read and check params.yaml.
 
@@ -608,7 +625,11 @@ def load_params(path: Path | str) -> Params:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # never more than that of whatever it is
+            content = file.read(LARGEST_PARAMS + 1)
+        if len(content) > LARGEST_PARAMS:
+            raise ParamsError(f"{path}: is larger than {LARGEST_PARAMS // 1024} kB, so it is no params.yaml")
+        text = content.decode("utf-8")
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror}); name another file with MLOPS_PARAMS") from error
     except UnicodeDecodeError as error:
@@ -644,6 +665,7 @@ class Lines:
 
     def __init__(self, text: str) -> None:
         self._lines: dict[tuple[str, ...], int] = {}
+        self._noted: set[int] = set()
         self._note(yaml.compose(text, Loader=yaml.SafeLoader), ())
 
     def of(self, *key: str | int) -> int:
@@ -660,8 +682,16 @@ class Lines:
         return key in self._lines
 
     def _note(self, node: yaml.Node | None, path: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.CollectionNode):
+            if (
+                id(node) in self._noted
+            ):  # what an alias stands for has its lines: it may stand in many places, or in itself
+                return
+            self._noted.add(id(node))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
                 self._lines[(*path, key.value)] = key.start_mark.line + 1
                 self._note(value, (*path, key.value))
         elif isinstance(node, yaml.SequenceNode):
@@ -673,7 +703,9 @@ class Lines:
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML keeps the last of two equal keys in silence; a user's lost setting deserves an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As it is written: `<<` adds keys to a node, also to one that is constructed afterwards."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
@@ -682,7 +714,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                         None, None, f"the key {key.value!r} is given twice", key.start_mark
                     )
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
     def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
         """A day that no calendar has, such as 2026-02-30, stays text: the key that it stands at is then named."""
@@ -695,6 +727,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:timestamp", _UniqueKeyLoader.construct_yaml_timestamp)
 
 _SOURCE_TYPES: dict[str, type[SourceBase]] = {"sample": SampleSource, "files": FilesSource}
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_REPR.maxlevel = 2
+_SHORT = _REPR.repr
+"""What was given, for a message: anchors can make a few lines endless."""
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -747,7 +785,7 @@ def _but(detail: Any) -> str:
     given = detail["input"]
     choices = re.findall(r"'([^']*)'", str((detail.get("ctx") or {}).get("expected", "")))
     hint = did_you_mean(given, choices) if isinstance(given, str) else ""
-    return ", but nothing is given" if given is None else f", not {given!r}{hint}"
+    return ", but nothing is given" if given is None else f", not {_SHORT(given)}{hint}"
 
 
 def _message(detail: Any) -> str:
@@ -758,16 +796,18 @@ def _message(detail: Any) -> str:
     if kind == "missing":
         return "required, but not given"
     if kind == "string_pattern_mismatch":
-        return f"{given!r} must be lower-case letters, digits and _, beginning with a letter"
+        return f"{_SHORT(given)} must be lower-case letters, digits and _, beginning with a letter"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = given.get("type") if isinstance(given, dict) else None
         hint = did_you_mean(tag, _SOURCE_TYPES) if isinstance(tag, str) else ""
-        return f"type: expected {' or '.join(_SOURCE_TYPES)}" + (f", not {tag!r}{hint}" if tag is not None else "")
+        return f"type: expected {' or '.join(_SOURCE_TYPES)}" + (
+            f", not {_SHORT(tag)}{hint}" if tag is not None else ""
+        )
     if kind in ("too_short", "string_too_short"):
         return f"needs at least {context['min_length']}, but has {context.get('actual_length', 0)}"
     if kind == "value_error":
         return str(detail["msg"]).removeprefix("Value error, ")
-    return f"{str(detail['msg']).replace('Input should be', 'must be')}, not {given!r}"
+    return f"{str(detail['msg']).replace('Input should be', 'must be')}, not {_SHORT(given)}"
 
 
 def _located(path: tuple[str, ...], message: str, lines: Lines) -> tuple[tuple[str, ...], str]:
@@ -822,15 +862,6 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for arg in get_args(annotation) for m in _models_in(arg)]
-
-
-def did_you_mean(word: str, known: Iterable[object]) -> str:
-    """`; did you mean 'trials'?` for a word that is near to a known one, else nothing."""
-    names = [str(k) for k in known]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6) or difflib.get_close_matches(
-        word.lower(), [n for n in names if n.lower().startswith(word.lower())] if len(word) > 2 else [], n=1, cutoff=0.1
-    )
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 # ---------------------------------------------------------------------------------------------- environment

@@ -80,12 +80,23 @@ def ensure_space(directory: Path, size: int = 0, *, minimum: int = MINIMUM_FREE_
         )
 
 
-def write_bytes(url: str, data: bytes) -> Stored:
-    """Write a whole file, atomically."""
+def write_bytes(url: str, data: bytes, *, reserve: int = MINIMUM_FREE_BYTES) -> Stored:
+    """Write a whole file, atomically.
+
+    Args:
+        url: The file's.
+        data: Its content.
+        reserve: Bytes that must be free on a local disk afterwards; 0 for a small file that notes where something
+            stands, without which things would stop that need no room.
+
+    Raises:
+        StorageError: they would not be free; nothing was written.
+        OSError: it could not be written; what was there before is there.
+    """
     digest = hashlib.sha256(data).hexdigest()
     if is_local(url):
         path = local_path(url)
-        ensure_space(path.parent, len(data))
+        ensure_space(path.parent, len(data), minimum=reserve)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:

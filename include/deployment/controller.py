@@ -159,12 +159,9 @@ def _go_on(engine: sa.Engine, rollout: Rollout, window: arms.Window) -> None:
 
 
 def _alert(home: Path, event: str, rollout: Rollout, message: str, **details: Any) -> None:
-    """Tell somebody; a full disk must not keep a version in that is to be taken out."""
+    """Tell somebody."""
     about = {"rollout": rollout.id, "model": rollout.model, "version": rollout.version}
-    try:
-        alerts.send(home, event, message, **about, **details)
-    except OSError:
-        log.exception("an alert could not be written")
+    alerts.send(home, event, message, **about, **details)
 
 
 # ------------------------------------------------------------------------------------------------ beside that

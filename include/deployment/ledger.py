@@ -211,11 +211,14 @@ def retire(connection: sa.Connection, model: str, *, actor: str, reason: str) ->
     values = {"model": model, "from_version": current.version, "to_version": current.version, "actor": actor}
     values |= {"content_hash": last.content_hash, "url": last.url, "bento": last.bento, "verdict_id": last.verdict_id}
     row = connection.execute(
-        sa.insert(database.ledger).values(**values, action="retire", reason=reason).returning(database.ledger)
+        sa.insert(database.ledger)
+        .values(**values, action="retire", reason=reason, created_at=database.CLOCK)
+        .returning(database.ledger)
     ).one()
     entry = Entry(**row._mapping)
     connection.execute(sa.delete(database.champions).where(database.champions.c.model == model))
     retired = {"version": current.version, "ledger_id": entry.id, "actor": actor, "reason": reason}
+    retired |= {"at": entry.created_at}
     connection.execute(sa.insert(database.retired_models).values(model=model, **retired))
     return entry
 
@@ -373,8 +376,8 @@ def require_verdict(
 
 
 def _record(connection: sa.Connection, **values: object) -> Entry:
-    row = connection.execute(sa.insert(database.ledger).values(**values).returning(database.ledger)).one()
-    entry = Entry(**row._mapping)
+    statement = sa.insert(database.ledger).values(**values, created_at=database.CLOCK)
+    entry = Entry(**connection.execute(statement.returning(database.ledger)).one()._mapping)
     fields = {
         "version": entry.to_version,
         "content_hash": entry.content_hash,

@@ -218,7 +218,7 @@ def start(
                 model=model, kind=kind, version=version, content_hash=content_hash, url=url, bento=bento,
                 verdict_id=verdict_id, champion_version=champion.version, share=_first_share(kind, settings),
                 settings=settings.model_dump(mode="json"), salt=secrets.token_hex(8), status="running", actor=actor,
-                reason=reason, run_key=run_key,
+                reason=reason, run_key=run_key, started_at=database.CLOCK, changed_at=database.CLOCK,
             ).returning(table)
         ).one()  # fmt: skip
         rollout = Rollout(**row._mapping)
@@ -243,7 +243,7 @@ def step(
         row = connection.execute(
             sa.update(table)
             .where(table.c.id == rollout.id)
-            .values(step=following, share=steps[following] / 100, changed_at=sa.func.now())
+            .values(step=following, share=steps[following] / 100, changed_at=database.CLOCK)
             .returning(table)
         ).one()
         taken = Rollout(**row._mapping)
@@ -456,7 +456,7 @@ def _end(
     evidence: Mapping[str, Any],
 ) -> Rollout:
     table = database.rollouts
-    changes = sa.update(table).where(table.c.id == rollout.id).values(status=status, ended_at=sa.func.now())
+    changes = sa.update(table).where(table.c.id == rollout.id).values(status=status, ended_at=database.CLOCK)
     ended = Rollout(**connection.execute(changes.returning(table)).one()._mapping)
     _note(connection, ended, event, actor, reason, evidence)
     return ended
@@ -467,7 +467,7 @@ def _note(
 ) -> None:
     share = rollout.share if rollout.status == "running" else 1.0 if rollout.status == "promoted" else 0.0
     values = {"event": event, "share": share, "actor": actor, "reason": reason, "evidence": dict(evidence)}
-    connection.execute(sa.insert(database.rollout_events).values(rollout_id=rollout.id, **values))
+    connection.execute(sa.insert(database.rollout_events).values(rollout_id=rollout.id, at=database.CLOCK, **values))
 
 
 def _gone_back(connection: sa.Connection, model: str, actor: str) -> ledger.Entry | None:

@@ -13,9 +13,8 @@ form, and brought back by `FeatureSet.from_spec`, so that the service runs the v
 from __future__ import annotations
 
 import ast
-import difflib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,12 @@ import numpy as np
 from include.features.columns import ColumnType, family, unusable_name
 from include.features.declared import FitError, Fitted, Plan, Steps, UnknownCategory, codes_of, with_codes
 from include.formulas import Formula, FormulaError, date_part
+from include.text import did_you_mean, nearest, suggest
 
 if TYPE_CHECKING:
     from include import settings
 
-__all__ = ["FeatureError", "FeatureSet", "FitError", "UnknownCategory", "compile_features"]
+__all__ = ["FeatureError", "FeatureSet", "FitError", "UnknownCategory", "compile_features", "compile_model"]
 
 Columns = Mapping[str, np.ndarray]
 
@@ -238,9 +238,8 @@ def load_definition(text: str, name: str) -> tuple[dict[str, ColumnType], Callab
     types = ("float", "int", "string", "bool", "timestamp", "date")
     for column, kind in inputs.items():
         if kind not in types:
-            raise FeatureError(
-                f"{file}: INPUTS[{column!r}] is {kind!r}; expected one of {', '.join(types)}{_hint(str(kind), types)}"
-            )
+            hint = did_you_mean(str(kind), types)
+            raise FeatureError(f"{file}: INPUTS[{column!r}] is {kind!r}; expected one of {', '.join(types)}{hint}")
     return dict(inputs), features
 
 
@@ -299,6 +298,28 @@ def compile_features(
     return compiler.compile(root)
 
 
+def compile_model(
+    params: settings.Params,
+    model: str,
+    source_columns: Mapping[str, ColumnType],
+    *,
+    root: Path,
+    known: Collection[str] | None = None,
+) -> FeatureSet:
+    """Compile the features of a model of params.yaml; see `compile_features` for the arguments and errors."""
+    entry = params.models[model]
+    return compile_features(
+        entry.features,
+        source_columns=source_columns,
+        target=entry.target,
+        entity=entry.entity,
+        time_column=params.time_column(model),
+        root=root,
+        derive=params.sources[entry.source].derive,
+        known=known,
+    )
+
+
 class _Compiler:
     """The checks of `compile_features`, one method for each part of the entry."""
 
@@ -347,12 +368,12 @@ class _Compiler:
     def check_roles(self) -> None:
         for key, name in (("target", self.target), *(("entity or time_column", c) for c in self.apart - {self.target})):
             if name not in self.source:
-                raise FeatureError(f"{key}: the source has no column {name!r}{_hint(name, self.source)}")
+                raise FeatureError(f"{key}: the source has no column {name!r}{did_you_mean(name, self.source)}")
             self.check_name(name, key)
         for name in self.features.exclude:
             # One that the source does not have, or has no longer, is left out as it is; a misspelt one is not.
-            if name not in self.source and (close := _hint(name, self.source, cutoff=0.8)):
-                raise FeatureError(f"features.exclude: the source has no column {name!r}{close}")
+            if name not in self.source and (meant := nearest(name, self.source, cutoff=0.8)):
+                raise FeatureError(f"features.exclude: the source has no column {name!r}{suggest(meant)}")
 
     def check_name(self, name: str, key: str) -> None:
         """Refuse a column that the service could not take as a field of a request."""
@@ -368,7 +389,8 @@ class _Compiler:
         if name == self.target:
             raise FeatureError(f"{key}: {name!r} is the target; a feature made from it would know the answer")
         if name not in self.source:
-            raise FeatureError(f"{key}: the source has no column {name!r}{_hint(name, [*self.source, *self.made])}")
+            hint = did_you_mean(name, [*self.source, *self.made])
+            raise FeatureError(f"{key}: the source has no column {name!r}{hint}")
         if name in self.features.exclude:
             raise FeatureError(f"{key}: {name!r} is listed in features.exclude; take it out there, or here")
         self.check_name(name, key)
@@ -381,10 +403,8 @@ class _Compiler:
         folder = root / "include" / "features" / "definitions"
         path = folder / f"{name}.py"
         if not path.is_file():
-            known = [p.stem for p in folder.glob("[a-z]*.py")]
-            raise FeatureError(
-                f"features.definition: there is no file include/features/definitions/{name}.py{_hint(name, known)}"
-            )
+            hint = did_you_mean(name, [p.stem for p in folder.glob("[a-z]*.py")])
+            raise FeatureError(f"features.definition: there is no file include/features/definitions/{name}.py{hint}")
         text = path.read_text(encoding="utf-8")
         inputs, _ = load_definition(text, name)
         for column, kind in inputs.items():
@@ -502,7 +522,8 @@ class _Compiler:
         if column in self.made:
             return
         if column not in self.source:
-            raise FeatureError(f"{key}: there is no column {column!r}{_hint(column, [*self.made, *self.source])}")
+            hint = did_you_mean(column, [*self.made, *self.source])
+            raise FeatureError(f"{key}: there is no column {column!r}{hint}")
         if family(self.source[column]) == "time":
             raise FeatureError(
                 f"{key}: {column!r} is a timestamp; declare `date_parts: {{{column}: [hour, weekday]}}` and name those"
@@ -607,8 +628,3 @@ def example_columns(types: Mapping[str, ColumnType]) -> dict[str, np.ndarray]:
         else:
             values[name] = np.array(["a", None], dtype=object)
     return values
-
-
-def _hint(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean {close[0]!r}?" if close else ""

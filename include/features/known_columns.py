@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from include import database
 from include.features.columns import ColumnType
-from include.features.feature_set import FeatureError, compile_features
+from include.features.feature_set import FeatureError, compile_model
 from include.settings import Model, Params, Source
 
 
@@ -81,22 +81,11 @@ def left_out(
         types: the columns that its source has by now.
         root: the repository.
     """
-    entry = params.models[model]
-    source = params.sources[entry.source]
+    known = named(columns, params.sources[params.models[model].source])
     try:
-        made = compile_features(
-            entry.features,
-            source_columns=types,
-            target=entry.target,
-            entity=entry.entity,
-            time_column=params.time_column(model),
-            root=root,
-            derive=source.derive,
-            known=named(columns, source),
-        )
+        return compile_model(params, model, types, root=root, known=known).left_out
     except FeatureError:
         return {}  # what is wrong is the next check's to say
-    return made.left_out
 
 
 def record(connection: sa.Connection, model: str, source: str, columns: Sequence[str] | None) -> None:

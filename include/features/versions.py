@@ -35,7 +35,7 @@ from sqlalchemy.dialects import postgresql
 from include import database, schema_record, schemas, storage
 from include.features import columns as cols
 from include.features import known_columns, stage
-from include.features.feature_set import FeatureError, FeatureSet, compile_features
+from include.features.feature_set import FeatureError, FeatureSet, compile_model
 from include.home import Home
 from include.settings import ROOT, ColumnType, Model, Params, load_params
 
@@ -207,16 +207,8 @@ def _compile(
         if known_columns.takes_all(entry):
             known = known_columns.decide(engine, model, entry, types, shared)
             known_columns.require(known, types, source, entry, newest)
-        made = compile_features(
-            entry.features,
-            source_columns=types,
-            target=entry.target,
-            entity=entry.entity,
-            time_column=params.time_column(model),
-            root=ROOT,
-            derive=source.derive,
-            known=None if known is None else known_columns.named(known, source),
-        )
+        named = None if known is None else known_columns.named(known, source)
+        made = compile_model(params, model, types, root=ROOT, known=named)
     except FeatureError as error:
         raise FeatureError(f"models.{model}: {error}") from error
     return made, known

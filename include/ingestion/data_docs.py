@@ -112,7 +112,7 @@ def _delivery(detail: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, 
         "quarantined": facts["quarantined_rows"],
         "run_id": facts.get("run_id") or "",
         "reasons": detail.get("reasons") or {},
-        "columns": [*_schema_lines(detail.get("schema") or {}), *_type_changes(detail)],
+        "columns": [*_schema_lines(detail.get("schema") or {}), *_type_changes(detail), *_infinite_lines(detail)],
         "checks": checks,
         "passed": passed,
         "failed": len(checks) - passed,
@@ -129,6 +129,19 @@ def _schema_lines(schema: Mapping[str, Any]) -> list[str]:
 
 def _type_changes(detail: Mapping[str, Any]) -> list[str]:
     return [f"column {column} is {change}" for column, change in (detail.get("types_changed") or {}).items()]
+
+
+def _infinite_lines(detail: Mapping[str, Any]) -> list[str]:
+    infinite = (detail.get("infinite") or {}).items()
+    return [
+        f"column {column} is infinite in {_rows(found['rows'])}, first in row {found['first_row']}: no features are"
+        " built of such rows"
+        for column, found in infinite
+    ]
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _index_row(report: Mapping[str, Any]) -> dict[str, Any]:

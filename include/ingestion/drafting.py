@@ -7,6 +7,7 @@ what it was made from.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from include import schemas
 from include.ingestion import partitions, sources, suites, validation
 from include.ingestion.profile import nearly_typed
 from include.ingestion.proposal import Day, propose_suite
@@ -160,16 +162,22 @@ def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
     for name in sorted({n for part in parts for n in part.table.column_names} - set(names)):
         days = sum(name in part.table.column_names for part in parts)
         notes.append(f"{name}: in {days} of {len(parts)} days only; no rule.")
-    fields = []
+    columns: list[list[Any]] = []  # for each part those that are left
+    kept = []
     for name in names:
-        alone = [pa.schema([part.table.field(name)]) for part in parts]
+        alone = [(part.key, part.table.select([name])) for part in parts]
         try:
-            fields.append(pa.unify_schemas(alone, promote_options="permissive").field(0))
-        except (pa.ArrowTypeError, pa.ArrowInvalid):
-            found = " and ".join(sorted({str(part.table.field(name).type) for part in parts}))
-            notes.append(f"{name}: {found} on different days; no rule.")
-    schema = pa.schema(fields)
-    return [replace(part, table=part.table.select(schema.names).cast(schema)) for part in parts]
+            united = schemas.concat(alone)[name]
+        except schemas.SchemaError as error:
+            notes.append(f"{error}; no rule.")
+            continue
+        kept.append(name)
+        begins = np.cumsum([0, *(part.table.num_rows for part in parts)]).tolist()
+        columns.append([united.slice(low, high - low) for low, high in itertools.pairwise(begins)])
+    return [
+        replace(part, table=pa.table([column[place] for column in columns], names=kept))
+        for place, part in enumerate(parts)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ its judgement

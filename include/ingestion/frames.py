@@ -48,6 +48,12 @@ def of_types(table: pa.Table) -> pd.DataFrame:
     return _frame({name: _series(_example(_plain(table[name]))) for name in table.column_names})
 
 
+def of_shape(table: pa.Table) -> pd.DataFrame:
+    """For expectations about the names of the columns and the number of rows: its values say nothing."""
+    nothing = np.broadcast_to(np.bool_(False), (table.num_rows, table.num_columns))
+    return pd.DataFrame(nothing, columns=table.column_names, copy=False)
+
+
 def _frame(columns: dict[str, pd.Series[Any]]) -> pd.DataFrame:
     return pd.DataFrame(columns)  # columns of a kind in one block, once: else pandas makes it anew at every filter
 

@@ -16,7 +16,6 @@ Great Expectations takes seconds to import: only `load` does.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import uuid
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from include.ingestion.proposal import propose_suite
+from include.text import did_you_mean
 
 __all__ = ["Rule", "Suite", "SuiteError", "check", "load", "parse", "path_of", "propose_suite", "rules"]
 
@@ -158,8 +158,7 @@ def check(path: Path, columns: Collection[str]) -> list[str]:
     for index, rule in enumerate(found):
         named = (*rule.columns, *(rule.kwargs.get("column_set") or ()))
         for column in dict.fromkeys(name for name in named if name not in columns):
-            close = difflib.get_close_matches(column, columns, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(column, columns)
             mistakes.append(f"{path}: expectation {index + 1} ({rule.type}): the source has no column {column!r}{hint}")
     return mistakes
 
@@ -187,10 +186,7 @@ def _built(path: Path, found: tuple[Rule, ...]) -> Suite:
     for index, rule in enumerate(found):
         where = f"{path}: expectation {index + 1} ({rule.type})"
         if rule.type not in known:
-            close = difflib.get_close_matches(rule.type, known, n=1)
-            raise SuiteError(
-                f"{where}: Great Expectations does not know it" + (f"; did you mean {close[0]}?" if close else "")
-            )
+            raise SuiteError(f"{where}: Great Expectations does not know it{did_you_mean(rule.type, known)}")
         entry = {"type": rule.type, "kwargs": _understood(rule.kwargs), "severity": rule.severity, "id": rule.id}
         if rule.description:
             entry["description"] = rule.description

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import difflib
 import math
 import statistics
 import zoneinfo
@@ -43,8 +42,11 @@ from include.ingestion import data_docs, frames, partitions, run_schema, suites
 from include.ingestion.sources import REASON
 from include.schemas import United
 from include.settings import Source
+from include.text import nearest
 
 WEIGHTS = {"critical": 3.0, "warning": 2.0, "info": 1.0}
+LARGE = 100_000
+"""Rows from which on an expectation gets a frame of its own columns."""
 USUAL_OVER = 14
 """How many of the newest published partitions say what size is usual."""
 
@@ -66,6 +68,8 @@ class Validation:
     docs_url: str
     types_changed: dict[str, str] = field(default_factory=dict)
     """Column → what became of its type with these partitions: `int → float`."""
+    infinite: dict[str, str] = field(default_factory=dict)
+    """Column → where accepted rows have infinite numbers in it, of which no features are built."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,19 @@ def validate(
             if outcome.refused is None
             for column, change in outcome.report["types_changed"].items()
         },
+        infinite=_infinite_columns(outcomes),
     )
+
+
+def _infinite_columns(outcomes: Mapping[str, _Outcome]) -> dict[str, str]:
+    """Column → how many rows of the accepted partitions are infinite in it, and which is the first."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for key, outcome in outcomes.items():
+        for column, found in outcome.report.get("infinite", {}).items():
+            counts[column] += found["rows"]
+            first.setdefault(column, f"row {found['first_row']} of {key}")
+    return {column: f"{rows:,} of the rows, the first is {first[column]}" for column, rows in counts.items()}
 
 
 def parameters(key: str, usual_rows: float, today: dt.date, timezone: str = "UTC") -> dict[str, Any]:
@@ -190,8 +206,6 @@ class _Run:
         result_format: str,
     ) -> dict[str, Any]:
         """Results by rule id."""
-        if not rules:
-            return {}
         chosen = self._suite(name=suite.name)
         chosen.expectations = [suite.expectations[rule.id] for rule in rules]
         try:
@@ -210,11 +224,13 @@ class _Run:
 def _engine_room() -> Iterator[_Run]:
     """Great Expectations builds an expectation's configuration anew some 60 times per run; here, once per object.
 
-    Half of its time on a small partition goes there: with 30 expectations 88 ms become 45.
+    Half of its time on a small partition goes there: with 30 expectations 88 ms become 45. It also hashes every frame
+    of less than a gigabyte, for a mark that nothing reads; here, none.
     """
+    from great_expectations.execution_engine import pandas_execution_engine
     from great_expectations.expectations.expectation import Expectation
 
-    original = Expectation.configuration
+    original, hashed = Expectation.configuration, pandas_execution_engine.HASH_THRESHOLD
     kept: dict[int, tuple[Any, Any]] = {}
 
     def configuration(self: Any) -> Any:
@@ -226,10 +242,12 @@ def _engine_room() -> Iterator[_Run]:
         return seen[1]
 
     Expectation.configuration = property(configuration)
+    pandas_execution_engine.HASH_THRESHOLD = 0
     try:
         yield _Run()
     finally:
         Expectation.configuration = original
+        pandas_execution_engine.HASH_THRESHOLD = hashed
 
 
 def judge(table: pa.Table, suite: suites.Suite, *, quarantine_share: float, given: Mapping[str, Any]) -> Judgement:
@@ -333,17 +351,35 @@ _FRAME = {"records": frames.of_records, "distribution": frames.of_records, "type
 
 
 class _Frames:
-    """A table's frames for Great Expectations, each made when a rule first needs it."""
+    """A table's frames for Great Expectations, each made when a rule first needs it.
+
+    It filters whole frames, for every expectation anew. So those of a large table have only the columns of the rules
+    that are run on them; of a small one, a run costs more than the filters.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
-        self._made: dict[str, Any] = {}
+        self._made: dict[tuple[str, tuple[str, ...] | None], Any] = {}
 
-    def __getitem__(self, scope: suites.Scope | None) -> Any:
-        make = _FRAME.get(scope or "table", frames.of_values)
-        if make.__name__ not in self._made:
-            self._made[make.__name__] = make(self._table)
-        return self._made[make.__name__]
+    def groups(self, rules: Sequence[suites.Rule]) -> list[tuple[Any, list[suites.Rule]]]:
+        """Frames, each with the rules for which it is exact."""
+        found: dict[tuple[str, tuple[str, ...] | None], list[suites.Rule]] = {}
+        for rule in rules:
+            make = _FRAME.get(rule.scope or "table", frames.of_values)
+            columns = None
+            if self._table.num_rows >= LARGE and rule.scope != "types" and "row_condition" not in rule.kwargs:
+                columns = tuple(dict.fromkeys(rule.columns))
+            found.setdefault((make.__name__, columns), []).append(rule)
+        return [(self._frame(*which), chosen) for which, chosen in found.items()]
+
+    def _frame(self, make: str, columns: tuple[str, ...] | None) -> Any:
+        if (make, columns) not in self._made:
+            if columns == ():
+                self._made[make, columns] = frames.of_shape(self._table)
+            else:
+                table = self._table if columns is None else self._table.select(list(columns))
+                self._made[make, columns] = getattr(frames, make)(table)
+        return self._made[make, columns]
 
 
 def _evaluate(
@@ -356,10 +392,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Results by rule id, each rule on the frame that is exact for it."""
     found: dict[str, Any] = {}
-    for scopes in (("values", "table"), ("records", "distribution"), ("types",)):
-        chosen = [rule for rule in rules if rule.scope in scopes]
-        if chosen:
-            found |= run(of_table[chosen[0].scope], suite, chosen, given, result_format)
+    for frame, chosen in of_table.groups(rules):
+        found |= run(frame, suite, chosen, given, result_format)
     return found
 
 
@@ -414,8 +448,8 @@ def _schema_difference(table: pa.Table, suite: suites.Suite, retyped: Mapping[st
     if unknown:
         difference["unknown"] = unknown
     if missing and unknown:
-        pairs = {old: difflib.get_close_matches(old, unknown, n=1, cutoff=0.5) for old in missing}
-        if renamed := {old: close[0] for old, close in pairs.items() if close}:
+        pairs = {old: nearest(old, unknown, cutoff=0.5) for old in missing}
+        if renamed := {old: new for old, new in pairs.items() if new is not None}:
             difference["renamed"] = renamed
     if retyped:
         difference["retyped"] = {
@@ -679,7 +713,19 @@ def _store(name: str, key: str, judged: _Judged, *, data_url: str, run_id: str) 
         storage.delete(rows_url)
     accepted = table.filter(pc.invert(bad)) if count else table
     stored = storage.write_table(partitions.staging_url(data_url, name, run_id, f"{key}.accepted.parquet"), accepted)
+    report["infinite"] = _infinite(accepted)
     return _Outcome(None, accepted.num_rows, count + astray, judgement.quality, stored.sha256, report)
+
+
+def _infinite(table: pa.Table) -> dict[str, dict[str, int]]:
+    """Column → how many of the rows are infinite in it, and the first, counted from 1."""
+    found = {}
+    for name in table.column_names:
+        if pa.types.is_floating(table[name].type):
+            endless = pc.is_inf(table[name])
+            if rows := pc.sum(endless).as_py():
+                found[name] = {"rows": rows, "first_row": pc.index(endless, True).as_py() + 1}
+    return found
 
 
 def _with_reasons(table: pa.Table, texts: pa.Array, strays: pa.Table | None) -> pa.Table:

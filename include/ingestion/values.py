@@ -85,6 +85,13 @@ def read(column: Column, values: pa.ChunkedArray, known: ColumnType | None) -> p
     Raises:
         Unreadable: a value is not of the declared type, or can be read in more than one way.
     """
+    _refuse_outside_calendar(column, values, values)
+    found = _read(column, values, known)
+    _refuse_outside_calendar(column, found, values)
+    return found
+
+
+def _read(column: Column, values: pa.ChunkedArray, known: ColumnType | None) -> pa.ChunkedArray:
     declared = column.source.types.get(column.name)
     values = _plain(column, values, declared)
     if pa.types.is_string(values.type):
@@ -107,23 +114,27 @@ def read(column: Column, values: pa.ChunkedArray, known: ColumnType | None) -> p
 
 def _plain(column: Column, values: pa.ChunkedArray, declared: ColumnType | None) -> pa.ChunkedArray:
     """Arrow's many types, as one of the six."""
+    if isinstance(values.type, pa.BaseExtensionType):
+        values = pa.chunked_array([chunk.storage for chunk in values.chunks], values.type.storage_type)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
     kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = values.type
+    if declared == "string" and (pa.types.is_decimal(kind) or pa.types.is_integer(kind)):
+        return values.cast(pa.string())  # as it is written, whatever its size
     if pa.types.is_timestamp(kind):
         if kind.tz is None:
             return _to_utc(column, values.cast(pa.timestamp("us"), safe=False))
         return values.cast(pa.timestamp("us", tz=kind.tz), safe=False).cast(pa.timestamp("us", tz="UTC")).cast(
             pa.timestamp("us"))  # fmt: skip
+    if declared == "float" and (pa.types.is_decimal(kind) or pa.types.is_integer(kind)):
+        return values.cast(pa.float64(), safe=False)
     if pa.types.is_uint64(kind):
         _refuse_first(column, pc.greater(values, pa.scalar(2**63 - 1, pa.uint64())), values,
                       "is beyond 64 bits with a sign", _beyond(column))  # fmt: skip
     if pa.types.is_integer(kind):
         return values.cast(pa.int64())
     if pa.types.is_decimal(kind):
-        whole = kind.scale == 0 and kind.precision <= 18
-        return values.cast(pa.int64()) if whole else values.cast(pa.float64())
+        return values.cast(pa.float64()) if kind.scale > 0 else _whole_decimals(column, values)
     if pa.types.is_floating(kind):
         plain = values.cast(pa.float64())
         return pc.if_else(pc.is_nan(plain), pa.scalar(None, pa.float64()), plain)
@@ -141,6 +152,48 @@ def _plain(column: Column, values: pa.ChunkedArray, declared: ColumnType | None)
     if not (pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
         column.refuse(None, f"{kind} is a type that cannot be read", f"leave it out with `exclude: [{column.name}]`")
     return values
+
+
+def _whole_decimals(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whole numbers, as databases write them that know no other number: `NUMBER(38, 0)`."""
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        row = _first_bad(values, lambda part: part.cast(pa.int64()))
+        column.refuse(row, f"{values[row].as_py()} is beyond 64 bits", _beyond(column))
+
+
+_CALENDAR = (-62_135_596_800, 253_402_300_800)
+"""Seconds since 1970 at which the year 1 begins and the year 9999 ends."""
+
+
+def _refuse_outside_calendar(column: Column, values: pa.ChunkedArray, shown: pa.ChunkedArray) -> None:
+    """Refuse times that neither Python nor JSON can write; `shown` are the values as the file has them."""
+    kind = values.type
+    if pa.types.is_timestamp(kind):
+        unit, ticks = kind.unit, values.cast(pa.int64())
+        per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+        if unit == "ns":
+            return  # 64 bits of them end in 2262
+        low, high = (bound * per_second for bound in _CALENDAR)
+    elif pa.types.is_date32(kind):
+        unit, ticks = "days", values.cast(pa.int32())
+        low, high = (bound // 86_400 for bound in _CALENDAR)
+    elif pa.types.is_date64(kind):
+        unit, ticks = "ms", values.cast(pa.int64())
+        low, high = (bound * 1000 for bound in _CALENDAR)
+    else:
+        return
+    wrong = pc.or_(pc.less(ticks, low), pc.greater_equal(ticks, high))
+    row = pc.index(wrong, True).as_py()
+    if row >= 0:
+        text = pa.types.is_string(shown.type) or pa.types.is_large_string(shown.type)
+        what = repr(shown[row].as_py()) if text else f"{ticks[row].as_py()} {unit} since 1970"
+        column.refuse(
+            row, f"{what} lies outside of the years 1 to 9999 (in UTC)",
+            f"does it stand for a missing value? Then declare `null_values: [{what}]`" if text
+            else f"correct the file, or leave the column out with `exclude: [{column.name}]`",
+        )  # fmt: skip
 
 
 def _clock(column: Column, values: pa.ChunkedArray, declared: ColumnType | None) -> pa.ChunkedArray:

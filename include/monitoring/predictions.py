@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from include.database import labels, predictions, spool_positions
 from include.serving import spool
 from include.serving.drain import COLUMNS
-from include.settings import did_you_mean
+from include.text import did_you_mean
 
 DAYS_AHEAD = 7
 LOCK_SECONDS = 3

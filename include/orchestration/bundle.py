@@ -23,16 +23,17 @@ import logging
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import yaml
 from airflow.dag_processing.bundles.base import BaseDagBundle, BundleVersion
 
 from include import configuration, settings, storage
-from include.configuration import PARAMS
+from include.configuration import PARAMS, SECTIONS
 from include.home import Home
 from include.orchestration import alerts
 
@@ -40,6 +41,8 @@ REFUSED = "refused.py"
 SETTLE_SECONDS = 0.2
 """A file that is being written is another one after this."""
 LOAD_SECONDS = 120
+LOAD_PROCESSES = 2
+"""As many as parse in the DAG processor."""
 ENTRIES_TRIED = 60
 """How many changed entries of params.yaml are tried one by one for the one that a DAG file cannot bear."""
 
@@ -70,6 +73,8 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         self._seen = ""
         self._program = ""
         self._touch_again: list[float] = []
+        self.edited: frozenset[tuple[str, str]] | None = None
+        """The entries of params.yaml that the last refresh found changed; None where more has changed, or nothing."""
         self._versions: int | None = None
         self._offer_again: list[float] = []
 
@@ -101,13 +106,24 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
             self._take(found)
         self._let_changes_be_parsed(before)
 
+    def watched_folders(self) -> list[Path]:
+        """Where what this bundle is made of lies: the DAG files, params.yaml and the program."""
+        program = Path(settings.__file__).parent
+        below = [path for path in program.rglob("*") if path.is_dir() and path.name != "__pycache__"]
+        return list(dict.fromkeys([self._folder, settings.environment().params.parent, program, *below]))
+
+    def concerns(self, path: Path) -> bool:
+        """Whether a file in one of those folders belongs to the bundle."""
+        return path == settings.environment().params or path.suffix == ".py"
+
     def _let_changes_be_parsed(self, before: str | None) -> None:
         """Set the copy's modification times where something changed since `before`, or when it is time to once more."""
         program, now = _program(), time.monotonic()
         changed = before != self._current or program != self._program
         if changed and before is not None:  # who sees the bundle for the first time has parsed nothing yet
             self._touch_again = [now, *(now + seconds for seconds in TOUCHED_AGAIN)]
-        self._program = program
+        same_program, self._program = program == self._program, program
+        self.edited = _edited(self.path.with_name(before), self.path) if changed and same_program and before else None
         written = _written(settings.environment().home)
         if written != self._versions and before is not None:
             self._offer_again = [now, now + TOUCHED_AGAIN[0]]
@@ -205,6 +221,24 @@ def _read_once(folder: Path, params: Path) -> _Found:
     return _Found(files, problems)
 
 
+def _edited(before: Path, now: Path) -> frozenset[tuple[str, str]] | None:
+    """The entries of params.yaml in which two local copies differ, where nothing else does."""
+    names = {path.name for folder in (before, now) for path in folder.glob("*.py")}
+    texts = [(folder / PARAMS).read_text(encoding="utf-8") for folder in (before, now) if (folder / PARAMS).is_file()]
+    if len(texts) < 2 or any(_bytes(before / name) != _bytes(now / name) for name in names):
+        return None
+    read = [yaml.safe_load(text) for text in texts]
+    if not all(isinstance(data, dict) for data in read):
+        return None
+    rest = [{key: value for key, value in data.items() if key not in SECTIONS} for data in read]
+    entries = frozenset((key[0], key[1]) for key in configuration.changed(texts[1], texts[0]))
+    return entries or None if rest[0] == rest[1] else None
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
 # ---------------------------------------------------------------------------------------------- what of it loads
 
 
@@ -286,34 +320,47 @@ def load_errors(files: Files) -> dict[str, str]:
     Raises:
         TimeoutError: an import did not end.
     """
-    with tempfile.TemporaryDirectory(prefix="mlops-dags-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mlops-dags-") as folder, contextlib.ExitStack() as stack:
         for name, data in files.items():
             (Path(folder) / name).write_bytes(data)
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        child = multiprocessing.get_context("fork").Process(target=_import_all, args=(folder, theirs), daemon=True)
-        child.start()
-        theirs.close()
+        paths = sorted(Path(folder).glob("*.py"))
+        shares = [share for number in range(LOAD_PROCESSES) if (share := paths[number::LOAD_PROCESSES])]
+        answers = [stack.enter_context(_importing(share)) for share in shares]
+        deadline = time.monotonic() + LOAD_SECONDS
+        found: dict[str, str] = {}
         try:
-            if not ours.poll(LOAD_SECONDS):
-                raise TimeoutError(f"the DAG files were not imported within {LOAD_SECONDS} s; they are tried again")
-            found: dict[str, str] = ours.recv()
+            for answer in answers:
+                if not answer.poll(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(f"the DAG files were not imported within {LOAD_SECONDS} s; they are tried again")
+                found |= answer.recv()
         except EOFError:
             raise RuntimeError("the DAG files could not be tried: the process that imports them was killed") from None
-        finally:
-            child.kill()
-            child.join()
-            ours.close()
         return found
 
 
-def _import_all(folder: str, answer: Connection) -> None:
+@contextlib.contextmanager
+def _importing(paths: Sequence[Path]) -> Iterator[Connection]:
+    """A process that imports these files and sends its errors; it has gone afterwards."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=_import_all, args=(paths, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        yield ours
+    finally:
+        child.kill()
+        child.join()
+        ours.close()
+
+
+def _import_all(paths: Sequence[Path], answer: Connection) -> None:
     logging.disable()
     from airflow.dag_processing.dagbag import DagBag
 
     errors = {}
-    for path in sorted(Path(folder).glob("*.py")):
+    for path in paths:
         for text in DagBag(str(path)).import_errors.values():
-            errors[path.name] = text.strip().splitlines()[-1].replace(f"{folder}/", "")
+            errors[path.name] = text.strip().splitlines()[-1].replace(f"{path.parent}/", "")
     answer.send(errors)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import functools
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_parsing_context
 
-from include import settings
+from include import configuration, settings
 from include.configuration import PARAMS
 from include.orchestration import before, ending, versions
 
@@ -27,6 +29,8 @@ class Tag(enum.StrEnum):
     MONITORING = "monitoring"
     MAINTENANCE = "maintenance"
 
+
+ADDRESSES = ("MLOPS_AIRFLOW_URL", "MLOPS_MLFLOW_URL", "MLOPS_SERVING_URL")
 
 EPOCH = dt.datetime(2009, 1, 1, tzinfo=dt.UTC)
 """A start before any data: a logical date before a DAG's start would never run. It schedules nothing by itself."""
@@ -158,20 +162,26 @@ def manual(doc: str | None, about: str = "", *, model: str = "", source: str = "
         model: The model, where the DAG is one model's.
         source: The source it takes its data from.
     """
-    env = settings.environment()
-    airflow = urlsplit(env.airflow_url).path.rstrip("/")
+    airflow, mlflow, serving = _addresses(*(os.environ.get(name) for name in ADDRESSES))
     steps = ["features", "train", "deploy", "monitor", "rollout", "rollback"] if model else []
     dags = [f"ingest_{source}"] * bool(source) + [f"{step}_{model}" for step in steps]
     links = [f"[{dag}]({airflow}/dags/{dag})" for dag in dags]
     links += [f"[ML platform]({airflow}/ml-platform/)"]
     if model:
-        links += [f"[versions in MLflow]({env.mlflow_url.rstrip('/')}/#/models/{model})"]
-        links += [f"[prediction service]({env.serving_url.rstrip('/')}/docs)"]
+        links += [f"[versions in MLflow]({mlflow}/#/models/{model})"]
+        links += [f"[prediction service]({serving}/docs)"]
     text = doc or ""
     for word, name in (("model", model), ("source", source)):
         if name:
             text = text.replace(f"<{word}>", name).replace(f"({word})", f"({name})")
     return "\n\n".join(part for part in (about, " · ".join(links), text) if part)
+
+
+@functools.cache
+def _addresses(*_: str | None) -> tuple[str, str, str]:
+    """The path below which Airflow answers, MLflow's address and the service's; read once, since each DAG asks."""
+    env = settings.environment()
+    return urlsplit(env.airflow_url).path.rstrip("/"), env.mlflow_url.rstrip("/"), env.serving_url.rstrip("/")
 
 
 def document_tasks(dag: Any) -> None:
@@ -201,6 +211,29 @@ def read_params(path: Path) -> settings.Params:
         return settings.load_params(path)
     except settings.ParamsError as error:
         raise settings.ParamsError(f"no DAG can be made from params.yaml:\n{error}") from None
+
+
+def models(params: settings.Params) -> list[tuple[str, settings.Model]]:
+    """The models whose DAGs a file makes: all of them; in a task, which loads the file for one DAG, that one's.
+
+    Right after an edit the DAG processor makes those first that it concerns, and then all (dag_processor.py).
+    """
+    return [
+        (name, entry)
+        for name, entry in params.models.items()
+        if _is_made(name, ("models", name), ("sources", entry.source))
+    ]
+
+
+def sources(params: settings.Params) -> list[tuple[str, settings.Source]]:
+    """The sources whose DAGs a file makes; see `models`."""
+    return [(name, entry) for name, entry in params.sources.items() if _is_made(name, ("sources", name))]
+
+
+def _is_made(name: str, *entries: tuple[str, str]) -> bool:
+    if dag := get_parsing_context().dag_id:
+        return bool(dag.endswith(f"_{name}"))
+    return configuration.edited is None or not configuration.edited.isdisjoint(entries)
 
 
 # ---------------------------------------------------------------------------------------------- forms

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from include.settings import did_you_mean
+from include.text import did_you_mean
 
 
 def refusal(dag_id: str, conf: object, fields: Iterable[str]) -> str | None:

@@ -135,6 +135,12 @@ def validated(validation: Any, ti: Any, data_url: str) -> dict[str, Any]:
     if validation.types_changed:
         changes = ", ".join(f"{column} ({change})" for column, change in validation.types_changed.items())
         text += f"; columns of another type from now on, for all partitions: {changes}"
+    if validation.infinite:
+        where = ", ".join(f"{column} ({rows})" for column, rows in validation.infinite.items())
+        text += (
+            f"; infinite numbers, which stop the features of a model that takes the column: {where}: bound it by an"
+            " expectation, or declare null_values"
+        )
     answer = result(validation, text) | {"docs": page(validation.docs_url, data_url)}
     ti.xcom_push(key="return_value", value=answer)
     if refused:

@@ -84,7 +84,9 @@ class AccessLog:
             self._moment = time.strftime('{"time":"%Y-%m-%dT%H:%M:%S.', time.gmtime(second))
         beginning = self._beginnings.get((method, path, caller, model, version))
         if beginning is None:
-            beginning = self._beginning(method, path, caller, model, version, known=status != 404)
+            beginning = self._beginning(
+                method, path, caller, model, version, known=status != 404 and len(path) <= LONGEST_PATH
+            )
         if len(self._lines) >= MOST_LINES:
             self._lost += 1
             return

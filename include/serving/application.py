@@ -35,7 +35,7 @@ import numpy as np
 
 from include.serving import feedback, inference_protocol, openapi
 from include.serving.access import Access
-from include.serving.access_log import AccessLog
+from include.serving.access_log import LONGEST_PATH, AccessLog
 from include.serving.admission import Admission, overloaded
 from include.serving.answering import (
     CONTENT_TYPE,
@@ -56,10 +56,11 @@ from include.serving.answering import (
 from include.serving.batching import Batch, Committed, Recorder, Shadows, Turns
 from include.serving.bodies import Bodies
 from include.serving.direct import Reply
-from include.serving.headers import refuse_missing_host, refuse_repeated, refuse_transfer_coding
+from include.serving.headers import refuse_repeated, refuse_transfer_coding, refuse_version
 from include.serving.inner import replayed
 from include.serving.metrics import Metrics
 from include.serving.models import Models
+from include.serving.refusals import cut
 from include.serving.requests import JSON, Refused
 from include.serving.router import Arm, Route
 from include.serving.scoring import is_the_arms_fault, refusal, score
@@ -178,7 +179,7 @@ class Application:
             if len(request.headers) != len(scope["headers"]):
                 refuse_repeated(scope["headers"])
             refuse_transfer_coding(request.headers)
-            refuse_missing_host(scope.get("http_version", ""), request.headers)
+            refuse_version(scope.get("http_version", "1.0"), request.headers)
             if request.method == "OPTIONS" and await self._preflight(request, send):
                 return
             endpoint = self._endpoint(request.path)
@@ -296,7 +297,7 @@ class Application:
             if len(request.headers) != len(headers):
                 refuse_repeated(headers)
             if b"host" not in request.headers:
-                refuse_missing_host("1.1", request.headers)
+                refuse_version("1.1", request.headers)
             request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), endpoint.scope).name
             if not self._admission.admits(client):
                 return lambda scope, receive, send: self._turn_away(request, scope, send)
@@ -522,7 +523,7 @@ class Application:
             return Refused(
                 404, "no_default_model", f"name a model: /models/{{model}}/predict, one of {', '.join(known)}"
             )
-        return Refused(404, "unknown_model", f"there is no model {model!r}; loaded are {', '.join(known)}")
+        return Refused(404, "unknown_model", f"there is no model {cut(model)!r}; loaded are {', '.join(known)}")
 
     async def _get(
         self, endpoint: Endpoint | None, request: Request, scope: Scope, receive: Receive, send: Send
@@ -535,10 +536,10 @@ class Application:
             await self._inner(scope, receive, send)
             return None
         if endpoint is not None:
-            raise Refused(405, "method_not_allowed", f"{path} takes POST")
+            raise Refused(405, "method_not_allowed", f"{cut(path, LONGEST_PATH)} takes POST")
         answer = self._page(path, request)
         if request.method not in ("GET", "HEAD"):
-            raise Refused(405, "method_not_allowed", f"{path} takes GET")
+            raise Refused(405, "method_not_allowed", f"{cut(path, LONGEST_PATH)} takes GET")
         return answer
 
     def _page(self, path: str, request: Request) -> tuple[int, bytes, bytes]:
@@ -567,7 +568,7 @@ class Application:
         if path == "/models":
             return 200, {"status": models.status, "default": models.default, "models": models.describe()}
         if path != "/health":
-            raise Refused(404, "not_found", f"there is nothing at {path}; see /docs")
+            raise Refused(404, "not_found", f"there is nothing at {cut(path, LONGEST_PATH)}; see /docs")
         health: dict[str, Any] = {"status": models.status}
         if self._access.allows(
             request.headers.get(_AUTHORIZATION), "admin"
@@ -660,13 +661,16 @@ def _explains(query: bytes) -> bool:
     """Whether the query asks for an explanation; it may ask for nothing else."""
     if not query:
         return False
-    options = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-    for name, value in options.items():
+    options = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    for name, value in options:
         if name != "explain":
-            raise Refused(400, "unknown_parameter", f"there is no parameter {name!r}; there is explain=true", name)
+            shown = cut(name)
+            raise Refused(400, "unknown_parameter", f"there is no parameter {shown!r}; there is explain=true", shown)
         if value not in ("true", "false"):
             raise Refused(400, "bad_parameter", "explain must be true or false", name)
-    return options.get("explain") == "true"
+    if len(options) > 1:
+        raise Refused(400, "duplicate_parameter", "explain is given twice; send it once", "explain")
+    return options == [("explain", "true")]
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

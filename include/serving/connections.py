@@ -30,6 +30,9 @@ GRACE_SECONDS = 2.0
 FETCH_SECONDS = 30.0
 """How long an answer may lie without a byte of it being fetched."""
 LARGEST_HEADERS = 64 * 1024
+"""Bytes, and as many around a body: trailers, and what a chunk says beside its length."""
+CHUNK_BYTES = 32
+"""What may stand around each chunk: its length, line ends, a short extension."""
 SPARE_FILES = 256
 """Open files that are not connections."""
 LOOK_SECONDS = 1.0
@@ -70,7 +73,7 @@ class Connection(Direct):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        self._in_body, self._header_bytes = False, 0
+        self._in_body, self._header_bytes, self._wire = False, 0, 0
         self._began: float | None = None
         self._since = monotonic()
         self._unfetched, self._fetched_at = 0, self._since
@@ -90,16 +93,37 @@ class Connection(Direct):
         """Some bytes of a request, or of none."""
         if self._began is None:
             self._began, self._header_bytes = monotonic(), 0
+        self._wire += len(data)
         _received(self, data)
-        if self._began is not None and not self._in_body:  # the headers did not come at once
-            self._header_bytes += len(data)
-            if self._header_bytes > LARGEST_HEADERS:
+        if self._began is not None:  # the request did not come at once
+            if not self._in_body:
+                self._header_bytes += len(data)
+            if self._header_bytes > LARGEST_HEADERS or self._around() > LARGEST_HEADERS:
                 self._cut("headers too large", _TOO_LARGE)
+
+    def _around(self) -> int:
+        """Bytes that came with a body, since its headers were whole, and are none of it."""
+        return (self._wire - self.body_bytes - CHUNK_BYTES * self.chunks) * self._in_body
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more (asyncio): it may be waiting for the answer to what it has asked, and gets it.
+
+        One that has gone altogether looks the same until something is written to it.
+        """
+        if not self.ended:
+            if self._in_body and self.pipeline:
+                self._leave_out_the_last()
+            elif self._in_body or self.waits() or self.scheme == "https":  # TLS ends both ways at once
+                return False
+            self.ended, self._since = True, monotonic()
+        return True
 
     def on_headers_complete(self) -> None:
         """The headers are whole (httptools)."""
-        self._in_body = True
         _headers_complete(self)
+        self._in_body, self._wire = True, 0
+        if self._began is None:  # it came together with the end of another one
+            self._began, self._header_bytes = monotonic(), 0
 
     def on_message_complete(self) -> None:
         """The request is whole (httptools)."""
@@ -108,8 +132,7 @@ class Connection(Direct):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in the form of every other refusal (uvicorn)."""
-        self.transport.write(_refusal("400 Bad Request", "bad_request", msg))
-        self.transport.close()
+        self._end_with(_refusal("400 Bad Request", "bad_request", msg))
 
     def shutdown(self) -> None:
         """The server ends, and listens no more (uvicorn): who has connected and not asked yet may still do so."""
@@ -135,7 +158,9 @@ class Connection(Direct):
         if not unfetched or unfetched < self._unfetched:
             self._fetched_at = now
         self._unfetched = unfetched
-        if now - self._fetched_at > FETCH_SECONDS:
+        if self.ended and now - max(self._since, self.answered_at) > FETCH_SECONDS:
+            transport.abort()
+        elif now - self._fetched_at > FETCH_SECONDS:
             log.warning("connection cut", extra={"fields": {"reason": "answer not fetched"}})
             transport.abort()
         elif transport.is_closing():
@@ -159,9 +184,39 @@ class Connection(Direct):
 
     def _cut(self, reason: str, refusal: bytes) -> None:
         log.warning("connection cut", extra={"fields": {"reason": reason}})
-        if self.waits() or not self.cycle.response_started:  # else there is an answer, or half of one
+        self._end_with(refusal)
+
+    def _end_with(self, refusal: bytes) -> None:
+        """Refuse what comes in, after what was asked before it has been answered; nothing more is read."""
+        begun = self._in_body and self._whole is None  # so it has a cycle
+        self._whole = None
+        if begun and not self.pipeline:
+            if not self.cycle.response_started:  # else there is an answer, or half of one
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+                self.transport.write(refusal)
+            self.transport.close()
+            return
+        if begun:
+            self._leave_out_the_last()
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.write(refusal)
-        self.transport.close()
+            self.transport.close()
+        else:
+            self.ended, self.last_words, self._since = True, refusal, monotonic()
+            self.parser = _Deaf()  # type: ignore[assignment]
+
+    def _leave_out_the_last(self) -> None:
+        """Forget the newest of the requests that wait for others: its end never comes."""
+        self.pipeline.popleft()
+        self.cycle = self.pipeline[0][0] if self.pipeline else self.answering
+
+
+class _Deaf:
+    """Reads nothing any more."""
+
+    def feed_data(self, data: bytes) -> None:
+        """Pass it over."""
 
 
 def _look() -> None:

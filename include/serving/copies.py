@@ -63,7 +63,7 @@ def remembered(folder: Path | None) -> Iterator[Champion]:
 def remember(folder: Path, champions: Iterable[Champion]) -> None:
     """Replace the list of the champions that answer."""
     text = json.dumps([asdict(champion) for champion in champions], indent=1)
-    storage.write_bytes(str(folder / CHAMPIONS), text.encode())
+    storage.write_bytes(str(folder / CHAMPIONS), text.encode(), reserve=0)
 
 
 def drop_old(folder: Path, model: str, used: Collection[str]) -> None:

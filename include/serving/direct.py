@@ -52,6 +52,13 @@ class Answering(Protocol):
         """Begin to answer, by the reply. Or an application that refuses."""
 
 
+class _Passed(list[tuple[bytes, bytes]]):
+    """Where a request's trailers go: nothing reads them, so they take no memory."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        """Pass it over."""
+
+
 class _Nobody:
     """Nobody waits for more of a request that is whole."""
 
@@ -115,6 +122,12 @@ class Direct(HttpToolsProtocol):
         """The body of a request that may be answered directly, as far as it has come."""
         self._head: Headers = []
         """The headers of the request whose body comes. What follows a body in chunks is none of them."""
+        self.body_bytes = self.chunks = 0
+        """What has come of a body that is not answered directly."""
+        self.ended, self.last_words = False, b""
+        """Whether nothing more is read, but answers are still to come; and what is said after them."""
+        self.answering: Any = None
+        """The request that is being answered, or was: `cycle` is the newest, which may stand behind it."""
         self.answered_at = 0.0
         """When the last direct answer was sent: its idle time counts from here, without a timer."""
 
@@ -124,24 +137,58 @@ class Direct(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(data[upgrade.args[0] :])
+            self._go_on(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse_malformed()
         if self._whole is not None:  # the rest of it is still to come
             self._undo(self._whole)
 
-    def _go_on(self, rest: bytes) -> None:
-        """Answer a request that wants another protocol by this one: a server may pass an Upgrade over.
+    def _go_on(self, rest: memoryview) -> None:
+        """Answer requests that want another protocol by this one: a server may pass an Upgrade over.
 
         The parser takes what follows such a head for the other protocol's; another one reads the request without it.
         """
-        method, version = self.parser.get_method(), self.parser.get_http_version()
-        if method == b"CONNECT":
-            self.send_400_response("this is no proxy")
+        while True:
+            method, version = self.parser.get_method(), self.parser.get_http_version()
+            if method == b"CONNECT":
+                self.send_400_response("this is no proxy")
+                return
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            try:
+                self.parser.feed_data(without_upgrade(method, self.url, version, self.headers))
+                if rest:
+                    self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+                continue
+            except httptools.HttpParserError:
+                self._refuse_malformed()
             return
-        self.parser = httptools.HttpRequestParser(self)
-        self.data_received(without_upgrade(method, self.url, version, self.headers) + rest)
+
+    def _refuse_malformed(self) -> None:
+        self.logger.warning("Invalid HTTP request received.")
+        self.send_400_response("Invalid HTTP request received.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone: also where requests that it sent ahead stand behind the one in progress."""
+        if self.answering is not None:
+            self.answering.disconnected = True
+            self.answering.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Something was answered (uvicorn)."""
+        super().on_response_complete()
+        if self.ended and not self.transport.is_closing():
+            self.answered_at = monotonic()
+            if self.cycle.response_complete:
+                self.transport.write(self.last_words)
+                self.transport.close()
 
     def on_headers_complete(self) -> None:
         """The headers are whole (httptools)."""
@@ -163,17 +210,23 @@ class Direct(HttpToolsProtocol):
         elif parser.should_upgrade():
             return
         else:
+            self.body_bytes = self.chunks = 0
             _headers_complete(self)
-        self._head, self.headers = self.headers, []
+        self._head, self.headers = self.headers, _Passed()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body (httptools)."""
         if self._whole is None:
+            self.body_bytes += len(body)
             _body(self, body)
         elif len(self._whole) + len(body) > LARGEST:
             self._undo(self._whole + body)
         else:
             self._whole += body
+
+    def on_chunk_complete(self) -> None:
+        """A chunk of a body is whole (httptools)."""
+        self.chunks += 1
 
     def on_message_complete(self) -> None:
         """The request is whole (httptools)."""
@@ -183,7 +236,7 @@ class Direct(HttpToolsProtocol):
                 _message_complete(self)
             return
         self._whole = None
-        self.cycle = cycle = Cycle(self)  # type: ignore[assignment]
+        self.cycle = self.answering = cycle = Cycle(self)  # type: ignore[assignment]
         refusing = self.application.ask(self.url, self._head, body, self.client, cycle)
         if refusing is not None:
             self.cycle, self._whole = before, body
@@ -195,6 +248,7 @@ class Direct(HttpToolsProtocol):
     def _undo(self, body: bytes) -> None:
         """Go on by ASGI with a request of which so much has come."""
         self._whole = None
+        self.body_bytes, self.chunks = len(body), 0
         _headers_complete(self)
         if body:
             _body(self, body)
@@ -205,7 +259,7 @@ class Direct(HttpToolsProtocol):
         self.answered_at = monotonic()
         if closing:
             self.transport.close()
-        if self.pipeline or self.transport.is_closing():
+        if self.pipeline or self.ended or self.transport.is_closing():
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1

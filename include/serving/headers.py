@@ -43,14 +43,21 @@ def refuse_transfer_coding(headers: Mapping[bytes, bytes]) -> None:
         raise Refused(501, "unsupported_transfer_coding", text)
 
 
-def refuse_missing_host(http_version: str, headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a request of HTTP 1.1 without a Host, as RFC 9112 says.
+def refuse_version(http_version: str, headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a request of another version of HTTP than 1.0 and 1.1, or one that has not what its version demands.
+
+    A body in chunks is read otherwise by those who know HTTP/1.0 only; 1.1 demands a Host (RFC 9112).
 
     Raises:
-        Refused: 400.
+        Refused: 400, 505.
     """
-    if http_version == "1.1" and b"host" not in headers:
-        raise Refused(400, "missing_header", "the header Host is missing, which HTTP/1.1 demands")
+    if http_version == "1.1":
+        if b"host" not in headers:
+            raise Refused(400, "missing_header", "the header Host is missing, which HTTP/1.1 demands")
+    elif http_version != "1.0":
+        raise Refused(505, "unsupported_version", "this service speaks HTTP/1.1 and HTTP/1.0")
+    elif b"transfer-encoding" in headers:
+        raise Refused(400, "bad_request", "HTTP/1.0 has no Transfer-Encoding; send Content-Length, or HTTP/1.1")
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:

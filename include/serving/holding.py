@@ -185,10 +185,7 @@ class Holding:
     def tell(self, event: str, message: str, **details: object) -> None:
         """Raise an alert; that it cannot be written holds nothing up."""
         if self._home is not None:
-            try:
-                alerts.send(self._home, event, message, **details)
-            except OSError:
-                log.exception("alert not written")
+            alerts.send(self._home, event, message, **details)
 
 
 def key(version: Version) -> Key:

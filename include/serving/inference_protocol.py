@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from include.serving import refusals
 from include.serving.duplicates import refuse_duplicates
 from include.serving.requests import JSON, Checked, Refused
 
@@ -124,11 +125,14 @@ def response(asked: Asked, loaded: Loaded, scored: Scored) -> tuple[bytes, str, 
     """
     tensors = _outputs(loaded, scored)
     wanted = asked.wanted if asked.wanted is not None else [(name, asked.binary) for name in tensors]
-    outputs, chunks = [], []
+    outputs: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
     for name, binary in wanted:
         if name not in tensors:
             known = ", ".join(tensors)
             raise Refused(422, "unknown_output", f"there is no output {name!r}; there are {known}", f"outputs.{name}")
+        if any(output["name"] == name for output in outputs):  # else an answer is as long as somebody can write names
+            raise Refused(422, "duplicate_output", f"outputs.{name} is given twice", f"outputs.{name}")
         datatype, shape, values = tensors[name]
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if binary:
@@ -216,6 +220,8 @@ def _values(tensor: _Tensor, data: memoryview) -> tuple[list[Any], memoryview]:
     if size is None:
         values = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in tensor.data or []]
     else:
+        if tensor.data:
+            raise Refused(400, "bad_inference_request", f"{where} has both data and binary_data_size", where)
         if not isinstance(size, int) or not 0 <= size <= len(data):
             raise Refused(
                 400, "bad_inference_request", f"{where}: binary_data_size {size!r} is not what was sent", where
@@ -231,7 +237,10 @@ def _unpacked(datatype: str, data: memoryview, where: str) -> list[Any]:
         dtype = np.dtype(_FIXED[datatype])
         if len(data) % dtype.itemsize:
             raise Refused(400, "bad_inference_request", f"{where}: its bytes are no whole number of {datatype}", where)
-        return [None if v != v else v for v in np.frombuffer(data, dtype).tolist()]  # NaN stands for missing
+        numbers = np.frombuffer(data, dtype)
+        if dtype.kind == "f" and (infinite := np.isinf(numbers)).any():  # JSON, by way of which it goes on, has none
+            raise refusals.not_finite(f"{where}[{int(infinite.argmax())}]")
+        return [None if v != v else v for v in numbers.tolist()]  # NaN stands for missing
     values, position = [], 0
     try:
         while position < len(data):

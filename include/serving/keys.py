@@ -18,8 +18,8 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
-from include.settings import did_you_mean
 from include.storage import write_private
+from include.text import did_you_mean
 
 Scope = Literal["predict", "feedback", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

@@ -61,6 +61,12 @@ BIND_SECONDS = 5.0
 
 _SERVICE = re.compile(rb"^[^#\n]*\bservice[\"']?\s*:", re.MULTILINE).search
 """Whether params.yaml may have that section at all."""
+_ASK = """
+import os, pathlib, sys
+from include.serving import declared
+print(declared.read(os.environ, pathlib.Path(sys.argv[1])).service.workers)
+"""
+"""How many are in force: a value that is wrong in params.yaml does not change it. The workers say what is wrong."""
 
 log = logging.getLogger("mlops.serving")
 
@@ -393,21 +399,28 @@ def _number(text: str | None) -> int | None:
 def _ask_params(
     inherited: Mapping[str, str], root: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes] | None:
-    """A process that prints `service.workers`: reading params.yaml takes libraries that this process does without."""
+    """A process that prints `service.workers`: reading params.yaml takes libraries that this process does without.
+
+    Where its data lies in object storage, what was in force before is not known to the service.
+    """
     params = Path(inherited.get("MLOPS_PARAMS") or root / "params.yaml")
-    if not params.is_file() or not _SERVICE(params.read_bytes()):
+    data = inherited.get("MLOPS_DATA_URL") or str(_home(inherited, root).data)
+    earlier = Path(data, home.IN_FORCE).exists()  # it may have what is lost from the file
+    if not earlier and not (params.is_file() and _SERVICE(params.read_bytes())):
         return None
-    code = "import sys; from include.settings import load_params; print(load_params(sys.argv[1]).service.workers)"
-    asked = subprocess.Popen(
-        [sys.executable, "-c", code, str(params)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
+    asked = subprocess.Popen([sys.executable, "-c", _ASK, str(root)], stdout=subprocess.PIPE, env=environment)
     os.setpriority(os.PRIO_PROCESS, asked.pid, 10)  # the first worker's start comes first
     return asked
 
 
 def _printed_number(asked: subprocess.Popen[bytes]) -> int:
     said = asked.communicate()[0].strip()
-    return int(said) if said.isdigit() else 1  # `mlops check` says what is wrong with params.yaml
+    if said.isdigit():
+        return int(said)
+    log.error(
+        "nobody knows how many workers there should be; one serves", extra={"fields": {"status": asked.returncode}}
+    )
+    return 1
 
 
 if __name__ == "__main__":

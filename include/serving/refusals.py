@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -13,10 +12,12 @@ from typing import Any
 import msgspec
 
 from include.serving.fields import DECODED, EXPECTED, Field, Fields
-from include.text import trim
+from include.text import did_you_mean, nearest, suggest, trim
 
 LOOKED_AT = 256 * 1024
 """Bytes up to which a body is taken apart to be explained: as Python objects it takes thirty times its size."""
+LONGEST_MESSAGE, LONGEST_FIELD = 2000, 500
+"""Characters of a refusal, whatever it repeats of what a client sent."""
 _SHOWN = 60
 """Characters of a client's value that are repeated to it."""
 _COMPARED = 200
@@ -35,8 +36,10 @@ class Refused(Exception):
     def __init__(
         self, status: int, code: str, message: str, field: str | None = None, *, retry_after: float | None = None
     ) -> None:
+        message = cut(message, LONGEST_MESSAGE)
         super().__init__(message)
-        self.status, self.code, self.message, self.field = status, code, message, field
+        self.status, self.code, self.message = status, code, message
+        self.field = None if field is None else cut(field, LONGEST_FIELD)
         self.retry_after = retry_after
 
 
@@ -64,15 +67,14 @@ def of_column(body: bytes, error: Exception, field: Field) -> Refused:
 
 def extra_field(name: str, where: str, fields: Fields) -> Refused:
     """A field that the model does not know."""
-    close = difflib.get_close_matches(name, fields.inputs, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, fields.inputs)
     return Refused(422, "unknown_field", f"{cut(where)} is not an input of this model{hint}", cut(where))
 
 
 def missing(field: Field, where: str, sent: Iterable[str] = ()) -> Refused:
     """A field that must be there."""
-    close = difflib.get_close_matches(field.name, list(sent)[:_COMPARED], n=1)
-    hint = f" (you sent {close[0]!r})" if close else f"; it must be {EXPECTED[field.kind]}"
+    close = nearest(field.name, list(sent)[:_COMPARED])
+    hint = f" (you sent {close!r})" if close else f"; it must be {EXPECTED[field.kind]}"
     return Refused(422, "missing", f"{where} is missing{hint}", where)
 
 
@@ -107,7 +109,7 @@ def new_category(value: str, where: str, meant: str | None) -> str:
 
 
 def _unknown(value: Any, where: str, meant: str | None) -> str:
-    hint = f"; did you mean {cut(meant)!r}?" if meant is not None else ""
+    hint = suggest(cut(meant) if meant is not None else None)
     shown = repr(cut(value)) if isinstance(value, str) else f"{value:.15g}"
     return f"{where} is {shown}, which the model was not trained on{hint}"
 
@@ -123,7 +125,7 @@ def suggestion(value: Any, known: Collection[Any]) -> str | None:
     names = sorted(str(name) for name in known if name is not None)
     plain = trim(value).casefold()
     same = next((name for name in names if trim(name).casefold() == plain), None)
-    return same or next(iter(difflib.get_close_matches(value[:_SHOWN], names[:_COMPARED], n=1)), None)
+    return same or nearest(value[:_SHOWN], names[:_COMPARED])
 
 
 def _parsed(body: bytes, error: Exception) -> tuple[Any, Refused | None]:

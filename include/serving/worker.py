@@ -13,9 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from include import configuration, storage
 from include import home as homes
-from include.serving import beat, connections
+from include.serving import beat, connections, declared
 from include.serving.access import Access
 from include.serving.access_log import AccessLog
 from include.serving.admission import Admission
@@ -28,7 +27,6 @@ from include.serving.models import Models
 from include.serving.prediction_log import PredictionLog
 from include.serving.shadow import Shadow
 from include.serving.site import Site
-from include.settings import ParamsError, Service
 
 BUNDLED = "served"
 """The folder of a Bento's own model, below its root."""
@@ -43,7 +41,9 @@ class Worker:
     """
 
     def __init__(self, environment: Mapping[str, str], root: Path) -> None:
-        settings, default = _params(environment, root)
+        found = declared.read(environment, root)
+        settings = found.service
+        self._mistakes = found.mistakes
         if settings.pin_workers:
             _pin(int(environment.get("MLOPS_SERVING_WORKER") or 1))
         paths, database_url = homes.Home(homes.of(environment, root)), environment.get("MLOPS_DATABASE_URL", "")
@@ -55,7 +55,7 @@ class Worker:
             database_url=database_url,
             copies=paths.serving if database_url else None,
             bundled=bundled if bundled.is_dir() else None,
-            default=default,
+            default=found.default_model,
             memory_megabytes=settings.memory_megabytes,
             home=paths.path if database_url else None,
         )
@@ -94,6 +94,7 @@ class Worker:
     async def start(self) -> None:
         """Load what is at hand, begin to follow the ledger, and leave the garbage collector nothing to walk over."""
         log_as_json()
+        declared.say(self._mistakes)
         _silence("uvicorn.access")
         self._ending.hear()
         self._ending.with_parent()
@@ -123,21 +124,6 @@ class Worker:
 
     def _announce(self) -> None:
         self.application.draining = True
-
-
-def _params(environment: Mapping[str, str], root: Path) -> tuple[Service, str]:
-    """What params.yaml says of the service, and its default model; a Bento of one model needs neither.
-
-    A mistake in one model's entry changes neither. The last version that loaded is read from a disk only:
-    answering does not wait for object storage.
-    """
-    try:
-        path = Path(environment.get("MLOPS_PARAMS") or root / "params.yaml")
-        data = environment.get("MLOPS_DATA_URL") or str(homes.Home(homes.of(environment, root)).data)
-        params = configuration.load(path, data if storage.is_local(data) else "").params
-    except ParamsError:  # no file, or `mlops check` says what is wrong with it; answering does not wait for that
-        return Service(), ""
-    return params.service, params.default_model or ""
 
 
 def _pin(number: int) -> None:

@@ -9,8 +9,8 @@ import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from include.settings import did_you_mean
 from include.storage import write_private
+from include.text import did_you_mean
 
 SHORT_NAMES = {
     "airflow": "airflow_admin_password",

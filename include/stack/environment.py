@@ -63,6 +63,20 @@ PRELOADED = (
 
 CHATTY = ("alembic", "dvc", "dvc_data", "dvc_objects", "great_expectations", "mlflow", "evidently", "matplotlib")
 """Libraries whose news are not an operator's: their warnings and errors are shown in a task's log, and no more."""
+SHARED = (
+    "airflow.__main__",
+    "airflow.cli.commands.scheduler_command",
+    "airflow.cli.commands.dag_processor_command",
+    "airflow.cli.commands.triggerer_command",
+    "airflow.cli.commands.api_server_command",
+    "airflow.cli.commands.db_command",
+    "airflow.executors.local_executor",
+    "airflow.api_fastapi.app",
+    "airflow.api_fastapi.execution_api.app",
+    "psycopg2",
+    "alembic.command",
+)
+"""What more than one of Airflow's processes import: it is imported once, and they are forked; no module of ours."""
 
 
 def database_url(user: str, password: str, host: str, port: int, database: str, driver: str = "psycopg2") -> str:
@@ -157,7 +171,8 @@ def airflow_environment(
             "hostname_callable": "socket.gethostname",
             "simple_auth_manager_users": "admin:admin",
             "simple_auth_manager_passwords_file": str(passwords_file),
-            "min_serialized_dag_update_interval": "5",
+            # A file is parsed when it has changed: what is new must be written, however soon after the last edit.
+            "min_serialized_dag_update_interval": "0",
         },
         "api": {
             "host": host,

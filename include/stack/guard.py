@@ -1,10 +1,12 @@
 """Watches the supervisor and its parts: restarts it when it dies, and what it has given up; alerts; rotates the logs.
 
-    python -m include.stack.guard
+    python -m include.stack.guard               # run by the supervisor
+    python -m include.stack.guard --revive      # start a supervisor if there is none, and end
 
 The supervisor restarts every part, and this is the one that restarts it: it runs below the supervisor, which starts it
 again when it dies, and hears of each part's state through a pipe. The pipe's end means that the supervisor has died;
-then another one is started, which adopts the parts that live (include/stack/part.py). `down` ends both.
+then another one is started, which adopts the parts that live (include/stack/part.py). `down` ends both. Where both
+were killed at once, a part's first process sees to the same within seconds.
 
 Nothing here depends on the disk. An alert that cannot be written waits until it can be; so does a supervisor that
 cannot be started.
@@ -103,7 +105,7 @@ class Alerts:
         with contextlib.suppress(OSError):
             while self.waiting:
                 alert = self.waiting[0]
-                alerts.send(self.home, alert.event, alert.message, part=alert.part)
+                alerts.write(self.home, alert.event, alert.message, part=alert.part)
                 self.waiting.popleft()
 
 
@@ -190,11 +192,14 @@ def _plain_environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """Watch until the supervisor has gone, and start another one then."""
+    """Watch until the supervisor has gone, and start another one then; with --revive that at once."""
     home = Home(Path(os.environ["MLOPS_HOME"]))
     os.umask(0o077)
     _log_to(home.log("guard"))
     watch, sent = Watch(), Alerts(home.path)
+    if sys.argv[1:] == ["--revive"]:
+        revive(home, sent)
+        return
 
     def handle(event: str, payload: dict[str, str]) -> None:
         now = time.monotonic()

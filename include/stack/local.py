@@ -21,7 +21,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,11 +33,14 @@ from include import settings, storage
 from include.home import Home
 from include.serving import keys as serving_keys
 from include.serving.command import STOP_SECONDS, CannotStart, certificate, serve_command
-from include.stack import credentials, environment, ports, postgres, processes, supervisor
+from include.stack import credentials, environment, part, ports, postgres, processes, supervisor
 from include.stack.progress import Progress
 
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-PARTS = ("postgres", "mlflow", "prediction", "rollouts", *AIRFLOW_PARTS)
+FORKSERVER = "airflow"
+"""The process that Airflow's parts are forked from (include/stack/forkserver.py)."""
+FORKS = (FORKSERVER,) if sys.platform == "linux" else ()
+PARTS = (*FORKS, "postgres", "mlflow", "prediction", "rollouts", *AIRFLOW_PARTS)
 MINIMUM_FREE_BYTES = 2 * 1024**3
 STILL_SECONDS = 120.0
 """A part that lives, is not ready, and for so long neither wrote to its log nor used the processor, is given up."""
@@ -48,10 +51,13 @@ LOCK_SECONDS = 10.0
 
 
 MLFLOW_SERVER = (
-    "import os; from mlflow import server; from mlflow.cli import cli; server._exec_cmd = lambda command, *, extra_env,"
-    " **_: os.execvpe(command[0], command, {**os.environ, **extra_env}); cli(prog_name='mlflow')"
+    "import os, runpy, sys, uvicorn; from mlflow import server; from mlflow.cli import cli;"
+    " server._exec_cmd = lambda command, *, extra_env, **_: (os.environ.update(extra_env),"
+    " sys.__setattr__('argv', command[2:]), runpy.run_module(command[2], run_name='__main__', alter_sys=True));"
+    " cli(prog_name='mlflow')"
 )
-"""`mlflow server` turns into the server that it would start: else 150 MB wait for it to end, and an orphan may be left.
+"""`mlflow server` becomes the server that it would start, `python -m uvicorn ...`: else 150 MB wait for it to end, all
+is imported twice, and an orphan may be left. uvicorn is imported first, since MLflow's Flask app looks for it.
 
 Should MLflow start it in another way one day, the line has no effect.
 """
@@ -273,7 +279,16 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         "triggerer": ("triggerer", "--skip-serve-logs"),
     }
     modules = {"dag-processor": "include.orchestration.dag_processor"}
+    forkserver = _forkserver_socket(stack.run) if FORKS else None
     return [
+        *(
+            supervisor.Program(
+                name,
+                (python, "-m", "include.stack.forkserver", "--socket", str(forkserver), *environment.SHARED),
+                airflow | FEW_ARENAS,  # of the forks; what they execute, such as tasks, has the environment of its part
+            )
+            for name in FORKS
+        ),
         supervisor.Program(
             "postgres",
             postgres.command(stack.paths.postgres, stack.ports["postgres"]),
@@ -307,11 +322,16 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
                 (python, "-m", modules.get(name, "airflow"), *commands[name]),
                 airflow if name == "scheduler" else airflow | FEW_ARENAS,  # its tasks train
                 alone=name == "api-server",
+                forkserver=forkserver,
                 stop_seconds=4 if name == "api-server" else 10,
             )
             for name in AIRFLOW_PARTS
         ),
     ]
+
+
+def _forkserver_socket(run: Path) -> Path:
+    return supervisor.socket_path(run).with_name("airflow.sock")
 
 
 def _base_environment(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -452,7 +472,6 @@ def _control(stack: Stack) -> supervisor.Control | None:
 
 def _start_supervisor(stack: Stack, inherited: Mapping[str, str]) -> supervisor.Control:
     keys = stack.credentials()
-    postgres.prepare(stack.paths.postgres, keys.postgres_password)
     storage.write_private(stack.paths.airflow_passwords, environment.simple_auth_passwords(keys.airflow_admin_password))
     storage.write_private(stack.paths.airflow_secrets, airflow_secrets(stack))
     mlflow_url = postgres.url("mlflow", keys.mlflow_database_password, stack.ports["postgres"])
@@ -494,9 +513,12 @@ def _bring_up(stack: Stack, control: supervisor.Control, inherited: Mapping[str,
                 started_at[name] = time.time()
                 control.start(name)
 
+    if FORKSERVER in control.states():  # a supervisor of before has none
+        start(FORKSERVER)
+    postgres.prepare(stack.paths.postgres, keys.postgres_password)
     start("postgres")
-    _wait(stack, control, started_at, {}, progress)
-    started_at.clear()
+    _wait(stack, control, {"postgres": started_at["postgres"]} if "postgres" in started_at else {}, {}, progress)
+    started_at.pop("postgres", None)
     roles = (*postgres.DATABASES, postgres.SERVICE_ROLE)
     passwords = {name: str(getattr(keys, f"{name}_database_password")) for name in roles}
     migrated = postgres.ensure_databases(port, keys.postgres_password, passwords)
@@ -546,9 +568,14 @@ def _start_migrations(
         variables["PGPASSWORD"] = stack.credentials().mlflow_database_password
     jobs = {}
     for name, command in commands.items():
-        with stack.paths.log(f"{name}-migration").open("wb") as log:
+        file = stack.paths.log(f"{name}-migration")
+        with file.open("wb") as log:
+            whole: Sequence[str] = [sys.executable, "-m", *command]
+            if name == "airflow" and FORKS:
+                socket = _forkserver_socket(stack.run)
+                whole = part.through(whole, name, file, directory=stack.root, forkserver=socket, job=True)
             jobs[name] = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                whole,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -680,6 +707,8 @@ def _died(stack: Stack, name: str) -> StackError:
 def _is_ready(stack: Stack, name: str, airflow_health: Mapping[str, Any], since: float) -> bool:
     if name == "postgres":
         return postgres.answers(stack.ports["postgres"], stack.credentials().postgres_password)
+    if name == FORKSERVER:
+        return part.forks(_forkserver_socket(stack.run))
     if name == "mlflow":
         return _answers(f"{stack.address('mlflow')}/health")
     if name == "prediction":

@@ -1,13 +1,19 @@
 """Starts one part of the stack, or waits for the one that lives: the command that the supervisor runs for each part.
 
-    python -I part.py --name mlflow --log LOG [--directory DIR] [--user NAME] [--data DIR] [--alone] -- ...
+    python -I part.py --name mlflow --log LOG [--directory DIR] [--user NAME] [--data DIR] [--alone]
+                      [--forkserver SOCKET] -- ...
 
 A supervisor that was killed leaves its parts at work, and its successor cannot be their parent. So each part is started
 through this file, which first searches for one that lives:
 
-- It finds none: it turns into the part (`exec`), at no cost.
+- It finds none: it turns into the part (`exec`), at no cost. With --forkserver the part is forked from a process that
+  has imported what it needs (include/stack/forkserver.py), and this one waits for its end; where there is no such
+  process, it turns into the part after all.
 - It finds one: it waits until that one has ended, and ends too, so that the supervisor starts the next one; what the
   supervisor sends to stop it is passed on. What serves is never started a second time, and never stopped for that.
+
+One that waits notices the supervisor's end too, and sees to it that there is another one: the guard, which does so at
+once, may have been killed in the same moment.
 
 Output goes straight to the log: a pipe to the supervisor would break with it. Run as a file, with the standard library
 and psutil only: it starts before anything else, and PostgreSQL's account need not be able to read the checkout.
@@ -17,11 +23,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -30,6 +38,12 @@ MARKER = "MLOPS_STACK"
 """The environment variable, unique to one stack, that each of its processes inherits."""
 PART, PART_PID = "MLOPS_PART", "MLOPS_PART_PID"
 """Which part a process belongs to, and the part's first process: its descendants inherit both."""
+GUARD = "guard"
+FORK_BYTES = 100_000
+"""The longest request for a fork: it has the part's environment."""
+FORKSERVER_SECONDS = 10.0
+"""For so long a forkserver that does not listen is waited for; one that listens answers when it has imported."""
+PING = b"?"
 SUPERVISOR_SECONDS = 5.0
 """Within this, one that waits for an adopted part notices that its supervisor has died, and ends: others wait now."""
 
@@ -43,13 +57,22 @@ def through(
     user: str | None = None,
     data: Path | None = None,
     alone: bool = False,
+    forkserver: Path | None = None,
+    job: bool = False,
 ) -> tuple[str, ...]:
-    """A part's command as it is run through this file; the options are those of the command line above."""
+    """A command as it is run through this file; the options are those of the command line above.
+
+    Args:
+        command: the part's; with `forkserver`, `python -m MODULE ...`.
+        job: it is no part, but ends, and with it this process, with the same exit code.
+    """
     options = ["--name", name, "--log", str(log)]
     options += ["--directory", str(directory)] if directory else []
     options += ["--user", user] if user else []
     options += ["--data", str(data)] if data else []
     options += ["--alone"] if alone else []
+    options += ["--forkserver", str(forkserver)] if forkserver else []
+    options += ["--job"] if job else []
     return (sys.executable, "-I", __file__, *options, "--", *command)
 
 
@@ -71,6 +94,16 @@ def postmaster(data: Path) -> psutil.Process | None:
     return None
 
 
+def forks(path: Path) -> bool:
+    """Whether a forkserver listens at the socket and has imported what it shares."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection, contextlib.suppress(OSError):
+        connection.settimeout(0.2)
+        connection.connect(str(path))
+        connection.send(PING)
+        return connection.recv(100) == PING
+    return False
+
+
 def _marked(stack_id: str) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -85,6 +118,7 @@ def _alive(process: psutil.Process) -> bool:
 
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
+    parent = _parent()  # before it may have died
     parser = argparse.ArgumentParser(prog="part")
     parser.add_argument("--name", required=True)
     parser.add_argument("--log", type=Path, required=True)
@@ -92,21 +126,30 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--user", help="the account that it runs as")
     parser.add_argument("--data", type=Path, help="PostgreSQL's data: how a living server is found")
     parser.add_argument("--alone", action="store_true", help="end what its killed predecessor left: it holds the port")
+    parser.add_argument("--forkserver", type=Path, help="the socket of a process that forks it")
+    parser.add_argument("--job", action="store_true", help="no part: it ends by itself")
     parser.add_argument("command", nargs="+")
     asked = parser.parse_args(arguments)
     _write_to(asked.log)
     stack_id = os.environ.get(MARKER, "")
-    living = postmaster(asked.data) if asked.data else roots(stack_id).get(asked.name)
+    living = postmaster(asked.data) if asked.data else None if asked.job else roots(stack_id).get(asked.name)
     if living is not None:
         with contextlib.suppress(OSError):
             os.write(1, f"{asked.name} lives as process {living.pid}: adopted\n".encode())
-        _wait_for(living)
+        _wait_for(living, *parent)
         raise SystemExit(f"{asked.name}, process {living.pid}, has ended")
     if asked.alone:
         _end_orphans(stack_id, asked.name)
     if asked.data is not None:
         _forget_the_dead_server(asked.data)
-    os.environ |= {PART: asked.name, PART_PID: str(os.getpid())}
+    if not asked.job:
+        os.environ[PART] = asked.name
+    if asked.forkserver:
+        code = _forked(asked.forkserver, asked.command, asked.directory, asked.job, parent)
+        if code is not None:
+            raise SystemExit(code)
+    if not asked.job:
+        os.environ[PART_PID] = str(os.getpid())
     os.chdir(asked.data or asked.directory)
     if asked.user:
         _become(asked.user)
@@ -125,23 +168,83 @@ def _write_to(log: Path) -> None:
     os.close(file)
 
 
-def _wait_for(living: psutil.Process) -> None:
-    """Return when the process has ended, or this one's own supervisor; what asks this one to end is passed on to it."""
+def _forked(
+    path: Path, command: Sequence[str], directory: Path, job: bool, parent: tuple[int, dict[str, str]]
+) -> int | None:
+    """Let the command be forked, and wait for its end; returns its exit code, or None where nothing forks it."""
+    connection = _connect(path)
+    if connection is None:
+        return None
+    request = {
+        "module": command[2],
+        "arguments": command[3:],
+        "environment": dict(os.environ),
+        "directory": str(directory),
+        "group": os.getpgrp(),
+        "job": job,
+    }
+    try:
+        socket.send_fds(connection, [json.dumps(request).encode()], [1])
+        answers = [connection.recv(100), connection.recv(100)]
+    except OSError:
+        return None
+    if not all(answers):
+        return None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        _wait_for(psutil.Process(int(answers[1])), *parent)
+    connection.settimeout(1)
+    with contextlib.suppress(OSError, ValueError):
+        return abs(int(connection.recv(100)))
+    return 1
+
+
+def _connect(path: Path) -> socket.socket | None:
+    deadline = time.monotonic() + FORKSERVER_SECONDS
+    while time.monotonic() < deadline:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.suppress(OSError):
+            connection.connect(str(path))
+            return connection
+        connection.close()
+        time.sleep(0.05)
+    return None
+
+
+def _parent() -> tuple[int, dict[str, str]]:
+    """The process that started this one, and its environment."""
+    pid = os.getppid()
+    with contextlib.suppress(psutil.Error, OSError):
+        return pid, psutil.Process(pid).environ()
+    return pid, {}
+
+
+def _wait_for(living: psutil.Process, parent: int, inherited: Mapping[str, str]) -> None:
+    """Wait until the process has ended, and pass on what is to stop it.
+
+    When this one's `parent` has ended, and it was the stack's supervisor, another one is started in the environment
+    that it had, `inherited`.
+    """
 
     def pass_on(number: int, _: object) -> None:
         with contextlib.suppress(OSError):
-            if os.getpgid(living.pid) == living.pid:
+            group = os.getpgid(living.pid)
+            if group == os.getpgrp() == os.getpid():
+                return  # the supervisor sends it to the whole group
+            if group == living.pid:
                 os.killpg(living.pid, number)
             else:
                 os.kill(living.pid, number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
-    parent = os.getppid()
     while os.getppid() == parent:
         with contextlib.suppress(psutil.TimeoutExpired):
             living.wait(SUPERVISOR_SECONDS)
             return
+    if inherited.get(MARKER) == os.environ.get(MARKER) and "MLOPS_HOME" in os.environ:
+        own = {name: os.environ[name] for name in ("MLOPS_HOME", "PYTHONPATH") if name in os.environ}
+        command = [sys.executable, "-m", "include.stack.guard", "--revive"]
+        os.execve(sys.executable, command, {**inherited, **own, PART: GUARD})  # noqa: S606
 
 
 def _end_orphans(stack_id: str, name: str) -> None:

@@ -30,7 +30,7 @@ from include.storage import write_private
 LONGEST_SOCKET_PATH = 95
 """Of the 107 bytes that a socket's path may have; supervisord adds its process id while it makes the file."""
 LONGEST_START = 60.0
-GUARD = "guard"
+GUARD = part.GUARD
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEAD = frozenset({"BACKOFF", "FATAL", "EXITED", "STOPPED", "STOPPING", "UNKNOWN"})
 
@@ -51,6 +51,8 @@ class Program:
     """PostgreSQL's: it works there, and a living server is found by it."""
     alone: bool = False
     """Whether descendants of a killed predecessor are ended first, since they hold its port."""
+    forkserver: Path | None = None
+    """The socket of the process that forks it."""
     stop_signal: str = "TERM"
     stop_group: bool = True
     stop_seconds: int = 10
@@ -132,6 +134,7 @@ def _command(program: Program, logs: Path, directory: Path) -> tuple[str, ...]:
         user=program.user,
         data=program.data,
         alone=program.alone,
+        forkserver=program.forkserver,
     )
 
 
@@ -279,12 +282,12 @@ class Control:
                 raise SupervisorError(f"{name}: {fault.faultString}") from fault
 
     def stop(self, names: Sequence[str]) -> None:
-        """Stop parts at the same time, and wait until all have ended."""
+        """Stop parts at the same time, and wait until all have ended; one that it does not know has ended."""
         for name in names:
             with contextlib.suppress(xmlrpc.client.Fault):  # NOT_RUNNING is what is wanted
                 self._remote.stopProcess(name, False)
         ended = {"STOPPED", "EXITED", "FATAL", "BACKOFF"}
-        while any(self.states()[name].state not in ended for name in names):
+        while any(state.state not in ended for name, state in self.states().items() if name in names):
             time.sleep(0.1)
 
     def shutdown(self) -> None:

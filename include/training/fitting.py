@@ -11,7 +11,7 @@ import datetime as dt
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -228,10 +228,15 @@ def _fit(
 def records(study: str, *, optuna_url: str) -> list[tuple[tracking.Trial, dict[str, Any]]]:
     """Every finished trial of the study with its user attributes; those put back into the queue are left out."""
     import optuna
-    from optuna.trial import TrialState
 
     loaded = optuna.load_study(study_name=study, storage=tuning.open_storage(optuna_url))
-    trials = loaded.get_trials(deepcopy=False)
+    return records_of(loaded.get_trials(deepcopy=False))
+
+
+def records_of(trials: Sequence[Any]) -> list[tuple[tracking.Trial, dict[str, Any]]]:
+    """The same of Optuna's trials."""
+    from optuna.trial import TrialState
+
     requeued = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
     return [
@@ -241,7 +246,7 @@ def records(study: str, *, optuna_url: str) -> list[tuple[tracking.Trial, dict[s
                 state=names[t.state],
                 value=t.value if t.value is not None and np.isfinite(t.value) else None,
                 params=dict(t.params),
-                curve={step: v for step, v in t.intermediate_values.items() if np.isfinite(v)},
+                curve={step: v for step, v in tuning.curve_of(t).items() if np.isfinite(v)},
                 began=(t.datetime_start or t.datetime_complete).timestamp(),
                 ended=(t.datetime_complete or t.datetime_start).timestamp(),
                 error=t.user_attrs.get("error"),

@@ -31,7 +31,7 @@ GRACE = 30
 """Seconds without a sign of life after which a trial is given to another worker."""
 RETRIES = 3
 """How often a trial whose worker died is begun again, before it counts as failed."""
-CLAIMED, KIND = "claimed_by", "kind"
+CLAIMED, KIND, CURVE = "claimed_by", "kind", "curve"
 LAYOUTS: tuple[estimators.Layout, ...] = ("one_hot", "codes")
 STARTUP = 10
 """Trials before the sampler learns from them."""
@@ -227,6 +227,7 @@ def _run(
     except (ValueError, ArithmeticError, MemoryError) as error:  # the point is bad, the study goes on
         LOG.warning("trial %d failed: %s", trial.number, error)
         trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
+    progress.record()
     done = study.tell(trial, value if state == TrialState.COMPLETE else None, state=state, skip_if_finished=True)
     LOG.info("trial %d: %s %s → %s %s", trial.number, name, data.metric, done.value, done.state.name.lower())
     return int(done.state == state)
@@ -267,29 +268,49 @@ class _Progress:
         self._study, self._trial, self._entry, self._deadline = study, trial, entry, deadline
         self._kind = pruning.kind(estimator, params)
         self._curve: pruning.Curve = {}
+        self._finished: list[Any] = []
+        self._read = -np.inf
 
     def report(self, step: int, value: float) -> None:
-        """Record the study's metric at a step.
+        """Note the study's metric at a step.
 
         Raises:
             TrialPruned: the trial will not become the best.
         """
         import optuna
 
-        self._trial.report(value, step)
         self._curve[step] = value
         if not self._entry.tuning.pruning:
             return
         sign = 1.0 if self._entry.direction == "minimize" else -1.0
-        finished = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        alike = [(t.intermediate_values, t.value) for t in finished if t.user_attrs.get(KIND) == self._kind]
+        finished = self._complete()
+        alike = [(curve_of(t), t.value) for t in finished if t.user_attrs.get(KIND) == self._kind]
         best = min((sign * t.value for t in finished), default=np.inf)
         if pruning.hopeless(self._curve, alike, best, sign=sign):
             raise optuna.TrialPruned
 
+    def record(self) -> None:
+        """Write the whole curve at once: a write for each step cost more than the step's trees on a small table."""
+        if self._curve:
+            self._trial.set_user_attr(CURVE, sorted(self._curve.items()))
+
+    def _complete(self) -> list[Any]:
+        """The study's complete trials, read again after a heartbeat's time: other workers finish some meanwhile."""
+        from optuna.trial import TrialState
+
+        if time.monotonic() > self._read + HEARTBEAT:
+            self._finished = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            self._read = time.monotonic()
+        return self._finished
+
     def time_is_up(self) -> bool:
         """Whether the study's time is over."""
         return time.time() > self._deadline
+
+
+def curve_of(trial: Any) -> pruning.Curve:
+    """What a trial reported: step → the study's metric on the validation part."""
+    return dict(trial.user_attrs.get(CURVE, ()))
 
 
 def _deadline(study: Any, prepared: Mapping[str, Any]) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +89,87 @@ def test_while_postgresql_is_away_the_file_is_read(tmp_path: Path) -> None:
     for number in range(3):
         alerts.send(tmp_path, "task_failed", f"number {number}")
     assert [each.message for each in alert_table.read_file(tmp_path, 2)] == ["number 2", "number 1"]
+
+
+NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+
+
+def said(home: Path, days_ago: int, event: str) -> None:
+    """An alert of some days ago, as the file has it."""
+    alerts.send(home, event, "message")
+    file = Home(home).alerts
+    *earlier, last = file.read_text().splitlines()
+    entry = json.loads(last) | {"time": (NOW - dt.timedelta(days_ago)).isoformat()}
+    file.write_text("\n".join([*earlier, json.dumps(entry), ""]))
+
+
+def test_acknowledged_alerts_are_deleted_after_their_time_and_others_never(engine: sa.Engine, tmp_path: Path) -> None:
+    for days_ago, event in ((200, "old_and_seen"), (199, "old"), (10, "young_and_seen"), (9, "young")):
+        said(tmp_path, days_ago, event)
+    alert_table.copy(engine, tmp_path)
+    for each in alert_table.listed(engine):
+        if each.event.endswith("_seen"):
+            alert_table.acknowledge(engine, each.id, actor="me")
+    assert alert_table.retain(engine, tmp_path, 90, NOW, dry_run=True) == 1
+    assert len(alert_table.listed(engine, acknowledged=True)) == 4
+    said(tmp_path, 8, "not_copied_yet")
+    for expected in (1, 0):
+        assert alert_table.retain(engine, tmp_path, 90, NOW) == expected
+        alert_table.copy(engine, tmp_path)
+        found = [each.event for each in alert_table.listed(engine, acknowledged=True)]
+        assert found == ["not_copied_yet", "young", "young_and_seen", "old"]
+        kept = [json.loads(line)["event"] for line in Home(tmp_path).alerts.read_text().splitlines()]
+        assert kept == ["young_and_seen", "young", "not_copied_yet"]
+
+
+@pytest.mark.parametrize("killed_at", ["the position is taken back", "the file is replaced", "the position is noted"])
+def test_a_kill_while_the_file_is_shortened_loses_no_alert_and_brings_none_back(
+    engine: sa.Engine, tmp_path: Path, killed_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(tmp_path, 200, "old_and_seen")
+    alert_table.copy(engine, tmp_path)
+    alert_table.acknowledge(engine, "all", actor="me")
+    for days_ago in (2, 1):
+        said(tmp_path, days_ago, "young")
+    steps = iter(["the position is taken back", "the file is replaced", "the position is noted"])
+    really = alert_table.storage.write_bytes
+
+    class Killed(BaseException):
+        pass
+
+    def write(url: str, data: bytes, **how: int) -> object:
+        if url.endswith(("alerts.jsonl", "position")) and shortening and next(steps) == killed_at:
+            raise Killed
+        return really(url, data, **how)
+
+    shortening = False
+    alert_table.copy(engine, tmp_path)
+    monkeypatch.setattr(alert_table.storage, "write_bytes", write)
+    shortening = True
+    with pytest.raises(Killed):
+        alert_table.retain(engine, tmp_path, 90, NOW)
+    monkeypatch.undo()
+    said(tmp_path, 0, "afterwards")
+    alert_table.retain(engine, tmp_path, 90, NOW)
+    alert_table.copy(engine, tmp_path)
+    assert [each.event for each in alert_table.listed(engine, acknowledged=True)] == ["afterwards", "young", "young"]
+
+
+def test_alerts_that_come_while_the_file_is_shortened_are_all_there(engine: sa.Engine, tmp_path: Path) -> None:
+    said(tmp_path, 200, "old")
+
+    def flood() -> None:
+        for _ in range(100):
+            alerts.send(tmp_path, "flood", "another")
+
+    floods = [threading.Thread(target=flood) for _ in range(2)]
+    for each in floods:
+        each.start()
+    while any(each.is_alive() for each in floods):
+        said_before = Home(tmp_path).alerts.stat().st_size
+        alert_table.retain(engine, tmp_path, 90, dt.datetime.now(dt.UTC) + dt.timedelta(days=91))
+        assert said_before
+    for each in floods:
+        each.join()
+    alert_table.copy(engine, tmp_path)
+    assert len(alert_table.listed(engine, event="flood", limit=1000)) == 200

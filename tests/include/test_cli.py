@@ -317,6 +317,43 @@ def test_an_empty_database_is_told_apart_from_one_that_is_away(
     assert "tables" in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "keys add a --days nan",
+        "keys add a --days inf",
+        "keys add a --days 1e300",
+        "keys add a --days -1",
+        "keys add a --quota nan",
+        "keys add a --quota inf",
+        "keys rotate a --overlap nan",
+        "keys rotate a --overlap 1e300",
+        "rollout tumour start --version 1 --reason r --share nan",
+        "rollout tumour start --version 1 --reason r --steps 1,x",
+        "rollout tumour start --version 1 --reason r --steps ,",
+    ],
+)
+def test_a_number_that_counts_nothing_is_refused_with_its_option(
+    command: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, out, err = run(*command.split())
+    assert (status, out) == (2, "")
+    assert command.split()[-2] in err
+    assert "keys" not in command or not run("keys", "list")[1].splitlines()[1:]
+
+
+def test_an_argument_that_is_no_text_and_a_home_that_is_no_folder_are_told_in_one_line(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    status, _, err = run("champion", "tumour\udcff")
+    assert (status, err) == (1, "mlops: the argument 'tumour\\udcff' is not UTF-8 text\n")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLOPS_HOME", str(tmp_path / "file"))
+    status, _, err = run("status")
+    assert (status, len(err.splitlines())) == (1, 1)
+    assert f"MLOPS_HOME ({tmp_path / 'file'}) must be a folder that you can write to" in err
+
+
 def test_names_of_parts_and_passwords_are_refused_with_the_nearest(tmp_path: Path) -> None:
     from include.stack import credentials
 

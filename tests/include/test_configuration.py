@@ -154,3 +154,17 @@ def test_a_reader_that_must_go_on_reads_what_is_in_force(tmp_path: Path) -> None
     )
     path.unlink()
     assert "No such file" in configuration.load(path, data).mistakes[0]
+
+
+@pytest.mark.parametrize("wrong", ["{alert_days: 0}", "{alert_day: 30}", "[30]", "{run_days: 1}"])
+def test_a_mistake_in_how_long_things_are_kept_concerns_nothing_else(wrong: str) -> None:
+    """What was to be kept for a year is not deleted because of a misspelt line."""
+    text = "sources:\n  cells: {type: sample, dataset: breast_cancer}\nkeep: {alert_days: 365}\n"
+    edited = text.replace("{alert_days: 365}", wrong).replace("cells", "tissues")
+    found = configuration.in_force(edited, text)
+    assert found.params.keep.alert_days == 365
+    assert list(found.params.sources) == ["tissues"]
+    assert found.mistakes[0].endswith("keep is in force as it last was right")
+    never = configuration.in_force(edited, None)
+    assert never.params.keep.alert_days == 90
+    assert never.mistakes[0].endswith("keep has its defaults")

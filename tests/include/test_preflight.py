@@ -369,7 +369,7 @@ def test_a_column_that_is_there_twice_or_has_no_name_is_found(folder):
 def test_an_expectation_that_great_expectations_does_not_know_is_found(folder):
     suite = SUITE.replace("to_not_be_null", "to_not_be_nul")
     (found,) = examine(folder, {"x": numbers(400), "y": flags(400)}, suite=suite)
-    assert "did you mean expect_column_values_to_not_be_null?" in found
+    assert "did you mean 'expect_column_values_to_not_be_null'?" in found
 
 
 @pytest.mark.parametrize(

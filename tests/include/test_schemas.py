@@ -140,6 +140,12 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b if isinstance(a, bool) or isinstance(b, bool) else a == b
 
 
+def test_a_column_whose_name_has_a_colon_is_named_as_any_other() -> None:
+    parts = [("a", pa.table({"x: y": [2**53 + 1]})), ("b", pa.table({"x: y": [0.5]}))]
+    with pytest.raises(SchemaError, match=r"^a: column x: y: 9007199254740993 cannot be held.*, which b needs$"):
+        concat(parts)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(_PARTITION, min_size=1, max_size=4))
 def test_partitions_of_any_types_are_read_in_one_type_with_their_very_values_or_refused(parts: list[pa.Table]) -> None:

@@ -299,11 +299,12 @@ def test_the_environment_can_name_object_storage(monkeypatch):
     assert settings.environment().data_url == "s3://bucket/data"
 
 
-def test_reading_settings_imports_nothing_of_ours_but_the_home_and_nothing_heavy():
+def test_reading_settings_imports_of_ours_home_and_text_only_and_nothing_heavy():
     code = (
         "import sys, include.settings as s; s.load_params('params.yaml');"
         "heavy = {'numpy', 'pandas', 'sqlalchemy', 'sklearn', 'mlflow', 'airflow', 'pyarrow'} & set(sys.modules);"
-        "ours = {m for m in sys.modules if m.startswith('include.')} - {'include.settings', 'include.home'};"
+        "ours = {m for m in sys.modules if m.startswith('include.')};"
+        "ours -= {'include.settings', 'include.home', 'include.text'};"
         "assert not heavy | ours, (heavy, ours)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -364,3 +365,53 @@ def test_a_sources_settings_are_checked(line, message):
 def test_texts_that_yaml_reads_as_numbers_stand_for_a_missing_value_too():
     params = settings.parse_params(FILES.format(line="null_values: ['?', -999, 9.5]"))
     assert params.sources["s"].null_values == ("?", "-999", "9.5")
+
+
+def test_anchors_may_stand_for_entries_that_have_anchors_themselves():
+    merged = (
+        "    features: {<<: &f {standard_scaler: [a]}, columns: [a]}\n  n:\n    <<: &n {source: trips, target: y}\n"
+        "    task: binary\n  o:\n    <<: *n\n    task: regression\n    features: {<<: *f, columns: [a, b]}"
+    )
+    models = params("", merged).models
+    assert (models["n"].task, models["o"].task) == ("binary", "regression")
+    assert models["o"].features.standard_scaler == ("a",)
+    again = (
+        "    features: &f {columns: [a], <<: {columns: [b]}}\n"
+        "  n: {source: trips, target: y, task: binary, features: {<<: *f}}"
+    )
+    assert params("", again).models["n"].features.columns == ("a",)
+
+
+BOMB = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x, x, x]\n" + BOMB + "sources: *j\nmodels: *j\n", "sources: expected a mapping"),
+        ("sources: &a\n  x: *a\n", "sources"),
+        ("&a [*a]\n", "expected a mapping"),
+        ("? [a, b]\n: 1\nsources: {}\n", "p.yaml:1"),
+        ("sources: {a: 1, ? {b: c} : 2}\n", "p.yaml:1"),
+        ("sources: " + "9" * 5000, "p.yaml:1"),
+        ("a: " + "[" * 5000, "not valid YAML"),
+        ("sources: !!python/object/apply:os.system ['true']\n", "p.yaml:1"),
+        ("sources:\n  <<: 7\n", "p.yaml:2"),
+        ("sources:\n\ttrips: 1\n", "p.yaml:2"),
+        ("sources: {}\x00", "not valid YAML"),
+    ],
+)
+def test_yaml_that_is_no_params_is_refused_in_a_few_words(text, message):
+    with pytest.raises(ParamsError) as error:
+        parse_params(text, name="p.yaml")
+    assert message in str(error.value)
+    assert len(str(error.value)) < 3000
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(b"#" * (settings.LARGEST_PARAMS + 1))
+    with pytest.raises(ParamsError, match="larger than 1024 kB"):
+        load_params(file)
+    with pytest.raises(ParamsError, match="larger than 1024 kB"):
+        load_params("/dev/zero")

@@ -139,7 +139,9 @@ def test_a_mistake_in_params_yaml_is_shown_beside_the_models_that_it_does_not_co
 
 def test_it_answers_while_mlflow_and_the_service_are_down(server: Server, token: str) -> None:
     """The fixture starts neither."""
-    assert server.get("/ml-platform/", token).elapsed.total_seconds() < 5
+    page = server.get("/ml-platform/", token)
+    assert page.status_code == 200
+    assert "champion v7" in page.text
 
 
 def test_what_comes_from_data_is_escaped(server: Server, token: str) -> None:

@@ -26,6 +26,7 @@ import pyarrow as pa
 from include.schemas import Types
 from include.schemas import type_of as column_type
 from include.settings import ColumnType, Source
+from include.text import did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -183,12 +184,8 @@ def _evaluate(name: str, text: str, columns: dict[str, NDArray[Any]], rows: int 
 
     formula = Formula(text)
     if missing := formula.columns - set(columns):
-        import difflib
-
         wrong = sorted(missing)[0]
-        close = difflib.get_close_matches(wrong, columns, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise FormulaError(f"derive.{name}: the source has no column {wrong!r}{hint}")
+        raise FormulaError(f"derive.{name}: the source has no column {wrong!r}{did_you_mean(wrong, columns)}")
     with np.errstate(all="ignore"):
         values = np.asarray(formula.evaluate(columns))
     if values.dtype == bool or np.issubdtype(values.dtype, np.integer):

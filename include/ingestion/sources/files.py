@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ from include.ingestion.sources import (
 from include.ingestion.values import Column, Unreadable
 from include.schemas import Types
 from include.settings import ROOT, ColumnType, FilesSource
+from include.text import did_you_mean, nearest
 
 ATTEMPTS = 4
 FIRST_WAIT = 0.5
@@ -200,8 +200,8 @@ def _files_of(source: FilesSource, period: _Period) -> list[str]:
 
 def _nearest(source: FilesSource, pattern: str) -> str:
     names = _all_files(source)
-    close = difflib.get_close_matches(pattern, names, n=1, cutoff=0)
-    return f"; the nearest of {len(names)} files there is {close[0]}" if close else "; no file is there at all"
+    close = nearest(pattern, names, cutoff=0)
+    return f"; the nearest of {len(names)} files there is {close}" if close else "; no file is there at all"
 
 
 def _glob(source: FilesSource, pattern: str) -> list[str]:
@@ -209,13 +209,22 @@ def _glob(source: FilesSource, pattern: str) -> list[str]:
 
     def look() -> list[str]:
         filesystem.invalidate_cache()
-        if re.search(r"[*?\[]", path):
-            return sorted(str(found) for found in filesystem.glob(path))
+        if "*" in path:  # nothing else is a pattern: a folder may be called [new]
+            listed = filesystem.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
+            return sorted(str(found) for found, facts in listed.items() if _is_data(found, path, facts))
+        if "://" not in pattern and filesystem.isdir(path):
+            raise SourceError(f"path: {path} is a folder; name the files in it, as in {path.rstrip('/')}/*.csv")
         return [path] if filesystem.exists(path) else []
 
     found = _reach(look, pattern)
     protocol = "" if "://" not in pattern else pattern.split("://", 1)[0] + "://"
     return [name if "://" in name else protocol + name for name in found]
+
+
+def _is_data(found: str, pattern: str, facts: dict[str, Any]) -> bool:
+    """Whether what a pattern found is a file, and none that a program hides (`._a.csv`, `.~lock.a.csv#`)."""
+    hidden = Path(found).name.startswith(".") and not Path(pattern).name.startswith(".")
+    return facts.get("type") != "directory" and not hidden
 
 
 def _days_of_name(source: FilesSource, file: str) -> list[dt.date]:
@@ -265,7 +274,8 @@ def _reach(action: Callable[[], _T], url: str) -> _T:
     except FileNotFoundError as error:
         raise NothingFound(f"{url}: there is no such file or bucket ({error})", []) from error
     except PermissionError as error:
-        raise SourceError(f"{url}: access was refused ({error}); check the credentials in the environment") from error
+        who = "the credentials in the environment" if "://" in url else "who may read the file and its folders"
+        raise SourceError(f"{url}: access was refused ({error}); check {who}") from error
     except Exception as error:
         if not _may_pass(error):
             raise
@@ -350,11 +360,8 @@ def _refuse_unknown(source: FilesSource, names: Sequence[str], file: str) -> Non
             wrong = sorted(unknown)[0]
             new = f" to call {wrong!r}" if key == "rename" else ""
             wrong = next(old for old, name in source.rename.items() if name == wrong) if key == "rename" else wrong
-            close = difflib.get_close_matches(wrong, names, n=1)
-            raise SourceError(
-                f"{key}: {file} has no column {wrong!r}{new}"
-                + (f"; did you mean {close[0]!r}?" if close else f"; it has {list(names)}")
-            )
+            hint = did_you_mean(wrong, names) or f"; it has {list(names)}"
+            raise SourceError(f"{key}: {file} has no column {wrong!r}{new}{hint}")
 
 
 def _head(source: FilesSource, file: str, size: int) -> bytes:
@@ -392,8 +399,8 @@ def _split(source: FilesSource, table: pa.Table, period: _Period, files: str) ->
     if source.time_column is None:
         return [(key, table) for key in period.keys]
     if source.time_column not in table.column_names:
-        close = difflib.get_close_matches(source.time_column, table.column_names, n=1)
-        hint = f"; did {close[0]!r} take its place?" if close else ""
+        close = nearest(source.time_column, table.column_names)
+        hint = f"; did {close!r} take its place?" if close else "."
         raise Unreadable(
             f"{files}: the time column {source.time_column!r} is missing{hint} It has {table.column_names}"
         )

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from include.settings import Choices, Dimension, Range, Task, did_you_mean, estimator_names
+from include.settings import Choices, Dimension, Range, Task, estimator_names
+from include.text import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -173,6 +176,107 @@ def test_of_two_that_go_back_at_once_one_does_and_the_other_is_told(engine: sa.E
     assert found is not None
     assert found.version == 2
     assert back(engine, seen_at=now() + SOON).version == 1, "who has seen version 2 goes back from it"
+
+
+def test_who_goes_back_while_another_waits_to_do_so_is_told_too(engine: sa.Engine, database_url: str) -> None:
+    """Of one who began first the change counts from when it was made: nobody has seen it before."""
+    trials.crown(engine, 2, 1)
+    trials.crown(engine, 3, 2)
+    outcomes: list[int | str] = []
+
+    def click(who: str, seen_at: dt.datetime) -> None:
+        own = database.connect(database_url)
+        try:
+            outcomes.append(rollouts.withdraw(own, "m", actor=who, reason="bad", seen_at=seen_at).version)
+        except ledger.Superseded as error:
+            outcomes.append(str(error))
+        finally:
+            own.dispose()
+
+    threads = []
+    waiting = sa.text("select count(*) from pg_locks where locktype = 'advisory' and not granted")
+    with engine.begin() as holder:
+        ledger.lock(holder, "m")
+        for number, who in enumerate(("ann", "bob"), 1):
+            threads.append(threading.Thread(target=click, args=(who, now())))
+            threads[-1].start()
+            while holder.execute(waiting).scalar_one() < number:
+                time.sleep(0.01)
+    [thread.join() for thread in threads]
+    assert outcomes[0] == 2
+    assert "nothing was changed: version 3 of m" in str(outcomes[1])
+
+
+def test_whatever_is_done_at_once_the_ledger_stays_a_chain_and_every_refusal_says_why(
+    engine: sa.Engine, database_url: str
+) -> None:
+    trials.crown(engine, 2, 1)
+    started, errors = threading.Barrier(3), []
+
+    def champion() -> int:
+        found = ledger.champion(engine, "m")
+        return found.version if found else 0
+
+    def deploy(own: sa.Engine) -> None:
+        before, version = champion(), 10 + int(rounds)
+        ledger.promote(
+            own, model="m", to_version=version, expected_from=before or None, **trials.served(version),
+            verdict_id=trials.judge(own, version, before or None), actor="run", reason="better",
+        )  # fmt: skip
+
+    def canary(own: sa.Engine) -> None:
+        trials.start(own, 100 + int(rounds), against=champion())
+
+    def carry_on(own: sa.Engine) -> None:
+        for each in rollouts.running(own, "m"):
+            rollouts.promote(own, each, actor=decisions.CONTROLLER, reason="baked", evidence={})
+
+    def stop(own: sa.Engine) -> None:
+        for each in rollouts.running(own, "m"):
+            rollouts.stop(own, each, actor="ann", reason="enough")
+
+    def go_back(own: sa.Engine) -> None:
+        rollouts.withdraw(own, "m", actor="ann", reason="bad", seen_at=now())
+
+    def bring_back(own: sa.Engine) -> None:
+        rollouts.withdraw(own, "m", 1, actor="ann", reason="bad")
+
+    def retire(own: sa.Engine) -> None:
+        rollouts.retire(own, "m", actor="ann", reason="closed")
+
+    acts = [deploy, canary, carry_on, stop, go_back, bring_back, retire]
+
+    def work(own: sa.Engine, chosen: list[Callable[[sa.Engine], None]]) -> None:
+        for act in chosen:
+            started.wait(30)
+            try:
+                act(own)
+            except (ValueError, rollouts.Underway, rollouts.Ended, ledger.Superseded) as error:
+                errors.extend([str(error)] if "\n" in str(error) else [])
+            except Exception as error:  # noqa: BLE001  that is what is looked for
+                errors.append(f"{act.__name__}: {error!r}")
+            started.wait(30)
+
+    chance, rounds = random.Random(7), 0.0
+    plans = [[chance.choice(acts) for _ in range(40)] for _ in range(2)]
+    engines = [database.connect(database_url) for _ in plans]
+    threads = [threading.Thread(target=work, args=(own, plan)) for own, plan in zip(engines, plans, strict=True)]
+    [thread.start() for thread in threads]
+    for _ in plans[0]:
+        rounds += 1
+        started.wait(30)
+        started.wait(30)
+        entries = ledger.history(engine, "m")[::-1]
+        found = ledger.champion(engine, "m")
+        for before, after in itertools.pairwise(entries):
+            assert after.from_version == (None if before.action == "retire" else before.to_version), (before, after)
+            assert before.created_at < after.created_at
+        assert (found and found.ledger_id) == (None if entries[-1].action == "retire" else entries[-1].id)
+        running = rollouts.running(engine, "m")
+        assert len(running) <= 1
+    [thread.join() for thread in threads]
+    [own.dispose() for own in engines]
+    assert not errors
 
 
 def test_a_champion_that_is_not_the_one_that_was_seen_stays(engine: sa.Engine) -> None:

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from include.deployment import verification
 from include.deployment.verification import NotServed, verify
 from include.serving.loading import Loaded
 from include.serving.metrics import Metrics
@@ -47,7 +48,6 @@ def test_a_served_version_answers_its_golden_rows(tmp_path: Path, task: str) -> 
         golden = crafted.form.json("golden.json")
         verified = verify("trips", 7, serving_url=url, serving_key="secret", golden=golden, timeout=1)
         assert verified.rows == 12
-        assert verified.seconds < 5
 
 
 def test_another_version_is_reported_with_what_the_service_says(tmp_path: Path) -> None:
@@ -83,12 +83,11 @@ def test_other_answers_than_the_golden_ones_are_an_error(tmp_path: Path) -> None
         verify("trips", 7, serving_url=url, serving_key="secret", golden=golden, timeout=1)
 
 
-def test_a_wrong_key_is_said_at_once(tmp_path: Path) -> None:
+def test_a_wrong_key_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(None) as (url, _):
-        started = time.monotonic()
+        monkeypatch.setattr(verification, "POLL_SECONDS", -1)  # a pause is an error
         with pytest.raises(NotServed, match="refuses our key"):
             verify("trips", 7, serving_url=url, serving_key="other", golden={}, timeout=30)
-        assert time.monotonic() - started < 5
 
 
 def test_a_service_that_is_not_there_or_holds_no_model_is_said(tmp_path: Path) -> None:

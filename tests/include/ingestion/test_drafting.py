@@ -105,8 +105,22 @@ def test_what_only_some_days_have_gets_no_rule_and_is_named(tmp_path: Path) -> N
     source = files(tmp_path / "s_{yyyy}-{mm}-{dd}.parquet", time_column="at")
     draft = _draft(source, tmp_path)
     assert "fee: in 1 of 3 days only; no rule." in draft.suite["notes"]
-    assert "code: int64 and string on different days; no rule." in draft.suite["notes"]
+    assert "column code is int in 2025-01-01 and string in 2025-01-02; no rule." in draft.suite["notes"]
     _accepted(draft, source, tmp_path, [dt.date(2025, 1, day) for day in (1, 2, 3)], rows=24)
+
+
+def test_columns_are_united_as_ingestion_does_and_what_it_would_refuse_gets_no_rule(tmp_path: Path) -> None:
+    """Whole numbers that no float holds beside fractions ended the proposal; dates beside times got no rule."""
+    at = [dt.datetime(2025, 1, 1, hour) for hour in range(24)]
+    columns = {"big": [2**53 + 1] * 24, "due": [dt.date(2025, 2, 1)] * 24}
+    pq.write_table(pa.table({"at": at, **columns}), tmp_path / "s_2025-01-01.parquet")
+    columns = {"big": [0.5] * 24, "due": [dt.datetime(2025, 2, 1, 12)] * 24}
+    later = [moment + dt.timedelta(1) for moment in at]
+    pq.write_table(pa.table({"at": later, **columns}), tmp_path / "s_2025-01-02.parquet")
+    draft = _draft(files(tmp_path / "s_{yyyy}-{mm}-{dd}.parquet", time_column="at"), tmp_path)
+    [note] = [note for note in draft.suite["notes"] if note.endswith("no rule.") and "freshness" not in note]
+    assert "2025-01-01: column big: 9007199254740993 cannot be held exactly as float" in note
+    assert {rule["kwargs"].get("column") for rule in draft.suite["expectations"]} >= {"at", "due"}
 
 
 def test_a_days_last_hours_are_those_of_its_zone(tmp_path: Path) -> None:

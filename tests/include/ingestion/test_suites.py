@@ -50,7 +50,7 @@ def test_broken_json_is_named_with_its_line(tmp_path: Path) -> None:
     [
         (
             {"type": "expect_column_values_to_be_betwen", "kwargs": {}},
-            "did you mean expect_column_values_to_be_between",
+            "did you mean 'expect_column_values_to_be_between'?",
         ),
         ({**FIRST, "severity": "fatal"}, "severity is one of critical, warning, info, not 'fatal'"),
         ({**FIRST, "severty": "info"}, "unknown key 'severty'"),

@@ -41,6 +41,44 @@ def _csv(folder: Path, rows: str) -> Path:
 # ------------------------------------------------------------------------------------------- accepted and not
 
 
+def test_infinite_numbers_that_no_rule_bounds_are_named_with_their_row(ingest: Ingest, tmp_path: Path) -> None:
+    rows = "".join(f"2018-01-05 10:00:00,{price},a\n" for price in ("1.5", "999", "inf", "2.5", "-inf"))
+    source = files(_csv(tmp_path, rows), time_column="at", quarantine_share=0.5)
+    suite = _suite(tmp_path, {**_between("price", 0, 100), "kwargs": {"column": "price", "max_value": 100}})
+    found = ingest(source, [DAY], suite=suite)
+    assert found.quarantined == 2
+    assert found.infinite == {"price": "1 of the rows, the first is row 3 of 2018-01-05"}
+    page = ingest.path("docs", "trips", f"{DAY}.html").read_text()
+    assert "column price is infinite in 1 row, first in row 3" in page
+
+
+def test_a_large_table_is_judged_as_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rule on a frame of its own columns, so that Great Expectations does not filter all of them for each."""
+    table = pa.table({"n": [1, None, 2**53 + 1, 4], "x": [0.5, 2.0, None, float("inf")], "s": ["a", "b", None, "a"],
+                      "at": pa.array([dt.datetime(2018, 1, 5, hour) for hour in range(4)])})  # fmt: skip
+    kinds = [
+        ("column_values_to_be_between", {"column": "x", "max_value": 1}),
+        ("column_values_to_be_between", {"column": "x", "max_value": 0, "row_condition": 's=="b"',
+                                         "condition_parser": "pandas"}),
+        ("column_values_to_not_be_null", {"column": "n"}),
+        ("column_values_to_be_unique", {"column": "s"}),
+        ("column_pair_values_to_be_equal", {"column_A": "n", "column_B": "x"}),
+        ("compound_columns_to_be_unique", {"column_list": ["n", "s"]}),
+        ("column_values_to_be_of_type", {"column": "n", "type_": "int64"}),
+        ("column_max_to_be_between", {"column": "at", "min_value": {"$PARAMETER": "day_start"}}),
+        ("table_columns_to_match_set", {"column_set": ["n", "x", "s", "at"]}),
+        ("table_row_count_to_be_between", {"min_value": 5}),
+    ]  # fmt: skip
+    rules = [{"type": f"expect_{kind}", "kwargs": given, "severity": "warning"} for kind, given in kinds]
+    suite = suites.load(_suite(tmp_path, *rules))
+    given = validation.parameters(DAY, 4, dt.date(2018, 2, 1))
+    small = validation.judge(table, suite, quarantine_share=1, given=given)
+    monkeypatch.setattr(validation, "LARGE", 1)
+    large = validation.judge(table, suite, quarantine_share=1, given=given)
+    assert large.row_reasons.to_pylist() == small.row_reasons.to_pylist()
+    assert (large.refused, large.quality, large.report) == (small.refused, small.quality, small.report)
+
+
 def test_generated_trips_are_accepted_without_their_dirt(ingest: Ingest, days: Days) -> None:
     found = ingest(generated(rows_per_day=2000), days(3))
     assert found.accepted == days(3)

@@ -29,6 +29,62 @@ def _found(cells: list[str | None], **given: Any) -> tuple[pa.DataType, list[Any
     return column.type, column.to_pylist()
 
 
+def _typed(cells: pa.Array, **given: Any) -> pa.ChunkedArray:
+    """As from a parquet file."""
+    source = FilesSource(type="files", path="x.parquet", **given)
+    return values.read(Column(source, "x.parquet", "x", 1, False), pa.chunked_array([cells]), None)
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 0), pa.decimal256(60, 0), pa.decimal128(9, 0)])
+def test_whole_numbers_of_a_database_that_knows_decimals_only_are_whole_numbers(kind: pa.DataType) -> None:
+    cells = pa.array([7, 10**9 - 1, None] if kind.precision == 9 else [7, 2**53 + 1, None]).cast(pa.int64())
+    found = _typed(cells.cast(pa.string()).cast(kind))
+    assert (found.type, found.to_pylist()) == (pa.int64(), cells.to_pylist())
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 0), pa.uint64()])
+def test_a_whole_number_beyond_64_bits_is_refused_and_the_remedy_is_one(kind: pa.DataType) -> None:
+    cells = pa.array(["5", str(2**64 - 1)]).cast(kind)
+    with pytest.raises(Unreadable, match=r"row 2, column x: 18446744073709551615 is beyond 64 bits.*{x: string}"):
+        _typed(cells)
+    assert _typed(cells, types={"x": "string"}).to_pylist() == ["5", "18446744073709551615"]
+    assert _typed(cells, types={"x": "float"}).to_pylist() == [5.0, 2.0**64]
+
+
+def test_a_decimal_that_is_declared_text_is_as_it_is_written() -> None:
+    cells = pa.array(["1.10", "12345678901234567.89"]).cast(pa.decimal128(21, 2))
+    assert _typed(cells, types={"x": "string"}).to_pylist() == ["1.10", "12345678901234567.89"]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pa.array([0, 10**13], pa.timestamp("s")),  # in microseconds it would wrap around
+        pa.array([0, 2**62], pa.timestamp("ms", "UTC")),
+        pa.array([0, -(2**62)], pa.timestamp("us")),
+        pa.array([0, 2**31 - 1], pa.date32()),
+        pa.array([0, 86_400_000 * 2**31], pa.date64()),
+    ],
+)
+def test_a_time_that_no_calendar_has_is_refused_with_its_row(cells: pa.Array) -> None:
+    with pytest.raises(Unreadable, match=r"row 2, column x: .* since 1970 lies outside of the years.*exclude"):
+        _typed(cells)
+    assert _typed(cells.slice(0, 1)).null_count == 0
+
+
+def test_the_smallest_date_of_a_program_that_a_zone_puts_before_year_1_is_refused_and_can_be_declared_missing() -> None:
+    cells = ["2020-02-29 00:00:00", "0001-01-01 00:00:00"]
+    with pytest.raises(Unreadable, match=r"row 3, column x: '0001-01-01 00:00:00' lies outside.*null_values"):
+        _read(cells, timezone="Europe/Berlin")
+    assert _read(cells).to_pylist() == [dt.datetime(2020, 2, 29), dt.datetime(1, 1, 1)]
+    found = _read(cells, timezone="Europe/Berlin", null_values=["0001-01-01 00:00:00"])
+    assert found.to_pylist() == [dt.datetime(2020, 2, 28, 23), None]
+
+
+def test_an_extension_type_is_what_it_is_stored_as() -> None:
+    assert _typed(pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": 1}']))).to_pylist() == ['{"a": 1}']
+
+
 @pytest.mark.parametrize(
     ("cells", "kind", "expected"),
     [

@@ -319,3 +319,23 @@ def test_a_parse_that_ran_during_the_edit_is_followed_by_another(
         age(processor, yesterday)
         processor.refresh()
         assert changed_since(processor, yesterday) == expected
+
+
+def test_the_entries_that_an_edit_changed_are_known_where_nothing_else_did(folder: Path) -> None:
+    file = folder.parent / "params.yaml"
+    text = "sources: {trips: {rows: 1}}\nmodels: {a: {owner: x}, b: {owner: y}}\nservice: {workers: 1}\n"
+    file.write_text(text)
+    processor = bundle(folder)
+    for edit, expected in (
+        (text.replace("owner: y", "owner: z"), {("models", "b")}),
+        (text.replace("rows: 1", "rows: 2"), {("sources", "trips"), ("models", "b")}),
+        (text.replace("workers: 1", "workers: 2"), None),  # concerns all
+        (text.replace("workers: 1", "workers: 2") + "# a comment", None),
+    ):
+        file.write_text(edit)
+        processor.refresh()
+        assert processor.edited == expected
+    (folder / "train.py").write_text("second = True\n")
+    file.write_text(text)
+    processor.refresh()
+    assert processor.edited is None

@@ -134,3 +134,25 @@ def test_a_broken_params_yaml_is_one_clear_message(tmp_path: Path, monkeypatch: 
         dag_defaults.read_params(tmp_path / "params.yaml")
     assert found.value.__cause__ is None
     assert found.value.__suppress_context__
+
+
+def test_a_file_makes_all_dags_a_task_loads_its_own_and_an_edit_those_it_concerns_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from include import configuration, settings
+
+    params = settings.load_params(settings.ROOT / "params.yaml")
+
+    def made() -> tuple[list[str], list[str]]:
+        return [name for name, _ in dag_defaults.models(params)], [name for name, _ in dag_defaults.sources(params)]
+
+    assert made() == (list(params.models), list(params.sources))
+    monkeypatch.setattr(configuration, "edited", frozenset({("models", "tumour")}))
+    assert made() == (["tumour"], [])
+    monkeypatch.setattr(configuration, "edited", frozenset({("sources", "cells")}))
+    assert made() == (["tumour"], ["cells"])
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "train_trip_duration")
+    monkeypatch.setattr(configuration, "edited", None)
+    assert made() == (["trip_duration"], [])
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "ingest_trips")
+    assert made() == ([], ["trips"])

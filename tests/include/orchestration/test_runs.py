@@ -113,6 +113,7 @@ class FakeValidation:
     quarantined: int = 2
     docs_url: str = "/d/docs/trips/index.html"
     types_changed: dict[str, str] = field(default_factory=dict)
+    infinite: dict[str, str] = field(default_factory=dict)
 
 
 def test_a_refused_partition_ends_the_task_red_and_publish_still_knows_the_good_ones() -> None:
@@ -123,6 +124,12 @@ def test_a_refused_partition_ends_the_task_red_and_publish_still_knows_the_good_
     assert runs.unpublished(pushed["return_value"]) is None
     assert pushed["return_value"]["accepted"] == ["2026-03-01"]
     assert pushed["return_value"]["docs"] == "/ml-platform/files/docs/trips/index.html"
+
+
+def test_infinite_numbers_are_in_the_line_of_validate_with_the_remedy() -> None:
+    ti = SimpleNamespace(xcom_push=lambda key, value: None)
+    made = FakeValidation(["2026-03-01"], {}, infinite={"fare": "2 rows, first row 7 of 2026-03-01"})
+    assert "fare (2 rows, first row 7 of 2026-03-01): bound it" in runs.validated(made, ti, "/d")["summary"]
 
 
 def test_a_run_ends_as_red_as_its_tasks() -> None:

@@ -135,13 +135,9 @@ def test_a_reader_that_is_stuck_holds_nobody_up_and_what_is_lost_is_counted(
     reading, writing = os.pipe()
     log = AccessLog("all", Metrics(registry), writing)
     log.start()
-    slowest = 0.0
-    for _ in range(10_000):  # the pipe holds 64 kB of 2 MB
-        began = time.perf_counter()
+    for _ in range(10_000):  # the pipe holds 64 kB of 2 MB: nothing reads it before all are noted
         note(log)
-        slowest = max(slowest, time.perf_counter() - began)
         time.sleep(0)
-    assert slowest < 1
     os.set_blocking(reading, False)
     received = b""
     deadline = time.monotonic() + 5

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -91,6 +93,21 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "a name with a path in it": (asking(target=b"/models/%2e%2e%2ftrips/predict"), 404, "not_found"),
     "a name that is no UTF-8": (asking(target=b"/models/%ff%00/predict"), 404, "unknown_model"),
     "a path without percent": (asking(target=b"/models/\xff/predict"), 400, "bad_request"),
+    "HTTP 2 on one line": (asking(version=b"2.0"), 505, "unsupported_version"),
+    "HTTP 0.9 with headers": (asking(version=b"0.9"), 505, "unsupported_version"),
+    "chunks in HTTP 1.0": (chunked(ROW).replace(b"HTTP/1.1", b"HTTP/1.0"), 400, "bad_request"),
+    "a parameter twice": (
+        asking(target=b"/predict?explain=false&explain=true"),
+        400,
+        "duplicate_parameter",
+    ),
+    "endless trailers": (chunked(ROW, trailers=b"x: y\r\n" * 50_000), 431, "headers_too_large"),
+    "an endless trailer": (chunked(ROW, trailers=b"x: " + b"y" * 400_000), 431, "headers_too_large"),
+    "an endless chunk extension": (
+        chunked(ROW).replace(b"\r\n" + ROW, b";a=" + b"b" * 400_000 + b"\r\n" + ROW),
+        431,
+        "headers_too_large",
+    ),
     "a proxy's request": (b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n", 400, "bad_request"),
     "no HTTP": (b"\x16\x03\x01\x02\r\n\r\n", 400, "bad_request"),
 }
@@ -143,6 +160,69 @@ def test_the_body_of_an_upgrade_may_come_later_and_other_requests_after_it(port:
                 head, body, left = answer(client, left)
                 assert head.startswith(b"HTTP/1.1 200"), (head, body)
             assert not left
+
+
+def until_closed(client: socket.socket) -> bytes:
+    received = b""
+    while some := client.recv(1 << 16):
+        received += some
+    return received
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("rest", [b"", asking()[:-3], b"GET /mod"], ids=["", "half a body", "half a head"])
+def test_who_has_said_all_is_answered_before_the_connection_closes(port: int, count: int, rest: bytes) -> None:
+    with connect(port) as client:
+        client.sendall(asking() * count + rest)
+        client.shutdown(socket.SHUT_WR)
+        received = until_closed(client)
+    assert received.count(b"HTTP/1.1 200") == received.count(b"HTTP/1.1") == count
+
+
+def test_who_says_half_and_leaves_is_not_waited_for(port: int) -> None:
+    for cut in (5, -3):
+        with connect(port) as client:
+            client.sendall(asking()[:cut])
+            client.shutdown(socket.SHUT_WR)
+            assert until_closed(client) == b""
+
+
+def test_many_wishes_for_another_protocol_are_answered_one_by_one(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    wish = b"GET /livez HTTP/1.1\r\nHost:x\r\nConnection:upgrade\r\nUpgrade:x\r\n\r\n"
+    with connect(port) as client:
+        client.sendall(wish * 400 + asking(more=KEY + JSON + H2C))
+        client.shutdown(socket.SHUT_WR)
+        received = until_closed(client)
+    assert received.count(b"HTTP/1.1 404") == 400  # there is no BentoML behind it
+    assert received.count(b"HTTP/1.1 200") == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_clients_that_reset_the_connection_leave_no_error_behind(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    for count in (1, 2, 5) * 5:
+        with connect(port) as client:
+            client.sendall(asking() * count)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with connect(port) as client:
+        client.sendall(asking())
+        assert answer(client)[0].startswith(b"HTTP/1.1 200")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_body_in_the_smallest_chunks_is_taken(port: int) -> None:
+    with connect(port) as client:
+        client.sendall(chunked(*[b" "] * 12_000, ROW))
+        assert answer(client)[0].startswith(b"HTTP/1.1 200")
+
+
+def test_a_refusal_repeats_little_of_what_was_sent(port: int) -> None:
+    name = b"a" * 30_000
+    for target in (b"/" + name, b"/models/%b/predict" % name, b"/v2/models/" + name, b"/predict?" + name):
+        with connect(port) as client:
+            client.sendall(asking(target=target))
+            head, body, _ = answer(client)
+            assert head.startswith(b"HTTP/1.1 4")
+            assert len(body) < 3000
 
 
 def test_who_waits_for_a_word_before_sending_gets_it_or_a_refusal(port: int) -> None:

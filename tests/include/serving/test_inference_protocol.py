@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -135,6 +136,16 @@ def tensors_of(row: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
     return [{"name": n, "datatype": d, "shape": [1], "data": [row[n]], **more} for n, d in datatypes.items()]
 
 
+def test_an_output_is_given_once(regression: Application) -> None:
+    outputs = [{"name": "prediction"}, {"name": "prediction_id"}] + [{"name": "prediction"}] * 50_000
+    document = {"inputs": tensors_of(ROWS[0]), "outputs": outputs}
+    answer = call(regression, "POST", "/v2/models/trips/infer", json=document)
+    assert answer.status_code == 422
+    assert answer.json()["error"] == {
+        "code": "duplicate_output", "message": "outputs.prediction is given twice", "field": "outputs.prediction",
+    }  # fmt: skip
+
+
 def test_what_may_be_left_out_may_be_null(regression: Application) -> None:
     body = {"id": None, "parameters": None, "inputs": tensors_of(ROWS[0], parameters=None), "outputs": None}
     assert call(regression, "POST", "/v2/models/trips/infer", json=body).status_code == 200
@@ -178,6 +189,18 @@ def test_a_number_that_no_computer_computes_with_is_refused_wherever_it_stands(
             body = good.replace(place, sent, 1).encode()
             answer = call(regression, "POST", "/v2/models/trips/infer", content=body)
             assert answer.status_code in (400, 422), (answer.status_code, answer.text, sent[:60])
+
+
+@pytest.mark.parametrize(("datatype", "infinite"), [("FP64", "<d"), ("FP32", "<f"), ("FP16", "<e")])
+def test_infinity_in_bytes_is_refused_as_what_it_is(regression: Application, datatype: str, infinite: str) -> None:
+    tensors, packed = tensors_of(ROWS[0]), struct.pack(infinite, float("-inf"))
+    binary = {"datatype": datatype, "parameters": {"binary_data_size": len(packed)}}
+    for change, code in (({}, "bad_inference_request"), ({"data": None}, "not_finite")):  # both data and bytes; bytes
+        head = json.dumps({"inputs": [tensors[0] | binary | change, *tensors[1:]]}).encode()
+        headers = {**KEY, "Inference-Header-Content-Length": str(len(head))}
+        answer = call(regression, "POST", "/v2/models/trips/infer", headers=headers, content=head + packed)
+        assert answer.json()["error"]["code"] == code, answer.text
+        assert answer.json()["error"]["field"].startswith("inputs.trip_distance")
 
 
 @pytest.mark.parametrize("length", [b"x", b"99999", b"-1", b"3"])

@@ -129,7 +129,6 @@ def test_a_killed_worker_is_replaced_while_its_connections_wait(tmp_path: Path) 
         metrics = tmp_path / "serving" / "run" / str(tiny.port) / "metrics"
         assert list(metrics.glob(f"gauge_liveall_{first}.db"))
         os.kill(first, signal.SIGKILL)
-        killed = time.monotonic()
         answered: list[int | None] = []
         askers = [threading.Thread(target=lambda: answered.append(answer(tiny.url))) for _ in range(20)]
         for asker in askers:
@@ -137,11 +136,9 @@ def test_a_killed_worker_is_replaced_while_its_connections_wait(tmp_path: Path) 
             time.sleep(0.02)
         for asker in askers:
             asker.join()
-        took = time.monotonic() - killed
         [second] = tiny.workers()
         assert answered == [second] * 20
         assert second != first
-        assert took < 10, took  # 3 s on a machine that has nothing else to do
         assert not list(metrics.glob(f"gauge_live*_{first}.db"))
         assert re.findall(r"^tiny_alive\{.*", httpx.get(f"{tiny.url}/metrics").text, re.M) == [
             f'tiny_alive{{pid="{second}"}} 1.0'

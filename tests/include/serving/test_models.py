@@ -63,10 +63,8 @@ def test_it_follows_the_champion_by_itself(database_url: str, tmp_path: Path) ->
         promote(database_url, champion_of(first, 1))
         wait_for(lambda: version_of(models) == 1)
         assert models.status == "ok"
-        started = time.monotonic()
         promote(database_url, champion_of(second, 2))
         wait_for(lambda: version_of(models) == 2)
-        assert time.monotonic() - started < 5
         [entry] = models.describe()
         assert (entry["version"], entry["content_hash"], entry["refused"]) == (2, second.form.content_hash, None)
 

@@ -181,9 +181,9 @@ def test_a_missing_field_is_named(name: str) -> None:
 def test_a_misspelt_field_gets_a_hint() -> None:
     with pytest.raises(Refused, match=r"vendor is missing.*'vendro'"):
         row_of(SCHEMA, {"vendro" if k == "vendor" else k: v for k, v in ROW.items()})
-    with pytest.raises(Refused, match="did you mean note"):
+    with pytest.raises(Refused, match="did you mean 'note'"):
         row_of(SCHEMA, {**ROW, "notes": "x"})
-    with pytest.raises(Refused, match=r"columns\.notes is not an input of this model; did you mean note\?"):
+    with pytest.raises(Refused, match=r"columns\.notes is not an input of this model; did you mean 'note'\?"):
         columns_of(SCHEMA, [{**ROW, "notes": "x"}])
 
 

@@ -146,12 +146,9 @@ def test_its_predictions_stand_beside_the_answers_in_the_prediction_log(
 def test_handing_rows_on_waits_for_nothing(shadow: Shadow, tmp_path: Path) -> None:
     arm = arm_of(craft(tmp_path / "2", graph=slow_graph(craft(tmp_path / "1").weights, turns=10**5)))
     columns, ids, written = columns_of(arm, ROWS), prediction_ids(len(ROWS)), Written()
-    took = []
     for _ in range(2000):
-        began = time.perf_counter()
         shadow.score(arm, columns, ids, written)
-        took.append(time.perf_counter() - began)
-    assert float(np.median(took)) < 5e-3  # the model takes some hundred times as long
+    assert written.rows < 2000 * len(ROWS) / 10  # the model takes many times as long as they did
 
 
 def slow(tmp_path: Path, turns: int) -> Crafted:

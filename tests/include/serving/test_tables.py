@@ -228,7 +228,7 @@ def test_the_names_of_a_table_are_checked_as_those_of_a_row(content_type: str, w
     extra = TABLE.append_column("notes.text", pa.array([[1]] * 3))
     found = refused(write(extra), content_type)
     assert (found.status, found.code, found.field) == (422, "unknown_field", "columns.notes.text")
-    assert str(found).endswith("did you mean note.text?")
+    assert str(found).endswith("did you mean 'note.text'?")
     lenient = Schema(INPUTS, max_batch=5000, extra_field="ignore", entity="rider")
     assert same(lenient.many(write(extra), content_type), SCHEMA.many(write(TABLE), content_type))
     found = refused(write(TABLE.rename_columns({"vendor": "vendro"})), content_type, lenient)

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from include.stack import local, postgres, processes, supervisor
+from include.stack import local, part, postgres, processes, supervisor
 from include.stack.airflow_api import Airflow, AirflowError
 from include.stack.progress import Progress
 from tests.conftest import ROOT, free_port
@@ -58,6 +58,11 @@ def watchers(stack: local.Stack) -> list[psutil.Process]:
         for process in processes.marked(stack.stack_id)
         if processes.part_of(process) == supervisor.GUARD or "supervisor.supervisord" in " ".join(process.cmdline())
     ]
+
+
+def waiting(stack: local.Stack) -> list[psutil.Process]:
+    """What waits for a part, and starts a supervisor when there is none."""
+    return [process for process in processes.marked(stack.stack_id) if part.__file__ in process.cmdline()]
 
 
 class Load:
@@ -203,9 +208,10 @@ class TestAStack:
             assert time.monotonic() < deadline
             time.sleep(0.5)
 
-    def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(self, stack: local.Stack) -> None:
-        before = {line.part: line.pid for line in local.status(ROOT, stack.home)}
-        killed = [p for p in watchers(stack) if processes.part_of(p) != supervisor.GUARD]
+    @pytest.mark.parametrize("alone", [True, False], ids=["its-guard-lives", "with-its-guard"])
+    def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(self, stack: local.Stack, alone: bool) -> None:
+        before = ready(stack, supervised=True)
+        killed = [p for p in watchers(stack) if not alone or processes.part_of(p) != supervisor.GUARD]
         with Load(stack) as load:
             kill_9(killed)
             deadline = time.monotonic() + 60
@@ -222,7 +228,7 @@ class TestAStack:
     ) -> None:
         before = ready(stack, supervised=True)
         with Load(stack) as load:
-            kill_9(watchers(stack))
+            kill_9([*watchers(stack), *waiting(stack)])
             assert ready(stack, supervised=False) == before
             scheduler = psutil.Process(before["scheduler"])
             scheduler.kill()  # one part that does not live is started, the others are adopted

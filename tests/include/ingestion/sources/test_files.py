@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,6 +46,19 @@ def test_rows_outside_the_files_period_come_with_a_reason_on_its_first_day(tmp_p
     outside = "at lies outside the file's period 2018-01"
     assert reasons == [None, outside, "at is missing", outside]
     assert sources.REASON not in parts["2018-01-02"].column_names
+
+
+def test_only_a_star_is_a_pattern_and_what_is_no_data_file_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "new [1]?"
+    (folder / "old.csv").mkdir(parents=True)
+    for name in ("a.csv", "._a.csv"):
+        (folder / name).write_bytes(b"x\n1\n" if name == "a.csv" else b"\0\5\x16\7")
+    for path in (folder / "a.csv", folder / "*.csv"):
+        assert sources.columns_of(files(path)) == {"x": "int"}
+        ((_, table),) = sources.read_partitions(files(path), ["all"])
+        assert table["x"].to_pylist() == [1]
+    with pytest.raises(SourceError, match=r"is a folder; name the files in it, as in .*/\*\.csv"):
+        sources.columns_of(files(folder))
 
 
 def test_daily_files_in_folders_by_date_and_globs_are_joined_in_order(tmp_path: Path) -> None:
@@ -158,10 +170,8 @@ def test_a_store_that_does_not_answer_is_given_up_after_bounded_retries(monkeypa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     source = files("s3://bucket/x.csv", time_column="at", endpoint_url="http://127.0.0.1:9")
-    begin = time.monotonic()
     with pytest.raises(SourceUnavailable, match=r"s3://bucket/x\.csv: no answer after 4 attempts"):
         _read(source, "2018-01-01")
-    assert time.monotonic() - begin < 60
 
 
 @pytest.mark.slow

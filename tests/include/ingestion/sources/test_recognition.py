@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include.ingestion import sources
+from include.ingestion import formats, sources
 from include.ingestion.sources import SourceError, UnreadablePartitions
 from tests.include.ingestion.conftest import files
+
+RANDOM = np.random.default_rng(5)
 
 
 def _read(path: Path, **given: Any) -> pa.Table:
@@ -57,8 +62,12 @@ def _zip(name: str) -> bytes:
         ("a,b\n1,2\n".encode("utf-16-be"), "declare `encoding: utf-16-be`"),
         (b"PAR1" + bytes(20), "a Parquet file; name it .parquet"),
         (b"<!DOCTYPE html><html>404</html>", "a web page or XML, not data"),
-        (b"BZh91AY&SY", "packed with bzip2"),
-        (b"\x28\xb5\x2f\xfd" + bytes(9), "packed with zstd"),
+        (b"BZh91AY&SY", "the bzip2 is truncated"),
+        (b"\x28\xb5\x2f\xfd" + bytes(9), "the zstd is"),
+        (b"\xfd7zXZ\0" + bytes(9), "the xz is corrupt"),
+        (gzip.compress(bz2.compress(b"a,b\n1,2\n"), mtime=0), "packed twice, with gzip and inside with bzip2"),
+        (gzip.compress("a,b\n1,2\n".encode("utf-16"), mtime=0), "declare `encoding: utf-16`"),
+        (b"ORC\n\x0b\0\x12" + bytes(9), "an ORC file"),
         (b"%PDF-1.7", "a PDF document"),
         (b"SQLite format 3\0", "a SQLite database"),
         (b"ARROW1\0\0", "write it as Parquet"),
@@ -73,6 +82,15 @@ def _zip(name: str) -> bytes:
             r"the column '' has no name, at place 1 \(pandas writes its index.*index=False.*.*rename: {\"\": name}",
         ),
         (b"a,,b\n0,2,3\n", "the column '' has no name, at place 2"),
+        (b"a,b,\n0,2,\n", r"at place 3 and no value \(each line ends with a delimiter.*exclude: .spare."),
+        (b"sep=;\na;b\n1;2\n", r"an instruction to Excel.*skip_lines: 1` and `delimiter: ';'`"),
+        (b"# made by X\n# in May\na,b\n1,2\n1,2\n1,2\n", "row 3 is the first .*`skip_lines: 2`"),
+        (b"Prices\na,b\n1,2\n1,2\n1,2\n", "row 2 is the first .*`skip_lines: 1`"),
+        (b"a,b\nx,1,2\ny,1,2\nz,1,2\nw,1,2\n", "row 2 has 3 fields, the header 2"),
+        (b"a,b\n1,2\na,b\n3,4\n", "row 3 is the header line again"),
+        (b'"a,b\n' + b"1,2\n" * 50_000, "a quotation mark in it not closed"),
+        (b"_reason,b\n1,2\n", "the name under which quarantine.*rename"),
+        (b"Bob,1,2,3\nAnn,4,5,6\n", r"is data, not a header.*under `types`: `{\"Bob\": string}`"),
         (b"5.1,3.5,setosa\n4.9,3.0,setosa\n", r"the first line \(5.1, 3.5, setosa\) is data, not a header.*columns"),
         (b"1,0,3,male\n0,1,2,female\n", "is data, not a header"),
         (b"1949-01,112\n1949-02,118\n", "is data, not a header"),
@@ -87,9 +105,69 @@ def test_a_csv_that_is_something_else_is_told_with_what_to_do(tmp_path: Path, co
     _refused(tmp_path / "rows.csv", content, message)
 
 
+@pytest.mark.parametrize("header", ["ORCID,b", "PAR1,b", "ARROW1,b", "BZh9,b", "country,2019", "PKZ,b"])
+def test_a_header_that_begins_as_another_format_does_is_a_header(tmp_path: Path, header: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"{header}\nx,y\n")
+    assert _read(tmp_path / "rows.csv").column_names == header.split(",")
+
+
+@pytest.mark.parametrize("header", ["country,2019,2020,2021", "country,code,2000,2010", "shop,2020-01,2020-02"])
+def test_periods_beside_words_are_a_header(tmp_path: Path, header: str) -> None:
+    row = ",".join("ab" if name.isalpha() else "1" for name in header.split(","))
+    (tmp_path / "rows.csv").write_text(f"{header}\n{row}\n")
+    assert _read(tmp_path / "rows.csv").column_names == header.split(",")
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl"])
+def test_packed_text_is_read_whole_and_by_its_head(
+    tmp_path: Path, packing: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack: dict[str, Any] = {
+        "gz": gzip.compress, "bz2": lambda raw: bz2.compress(raw, 1), "xz": lzma.compress,
+        "zst": lambda raw: pa.compress(raw, "zstd", asbytes=True),
+    }  # fmt: skip
+    separator = "\t" if name.endswith("tsv") else ","
+    noise = RANDOM.bytes(160_000).hex()  # packs to half of it
+    rows = [(n, noise[n * 80 : n * 80 + 80]) for n in range(4000)]
+    text = "\n".join([f"a{separator}b", *(f"{n}{separator}x{word}" for n, word in rows)])
+    if name.endswith("jsonl"):
+        text = "\n".join(f'{{"a": {n}, "b": "x{word}"}}' for n, word in rows)
+    path = tmp_path / f"{name}.{packing}"
+    path.write_bytes(pack[packing](text.encode()))
+    monkeypatch.setattr(formats, "HEAD", 120_000)
+    assert path.stat().st_size > formats.HEAD
+    assert _read(path)["a"].to_pylist() == list(range(4000))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UnreadablePartitions, match=r"truncated.*fetch it again"):
+        list(sources.read_partitions(files(path), ["all"]))
+
+
+def test_lines_before_the_header_are_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("Prices, of May\n\nday;n\nmon;1\ntue;x\n")
+    given = {"skip_lines": 2, "delimiter": ";"}
+    assert _read(tmp_path / "rows.csv", **given).to_pydict() == {"day": ["mon", "tue"], "n": ["1", "x"]}
+    content = (tmp_path / "rows.csv").read_bytes()
+    _refused(tmp_path / "rows.csv", content, "row 5, column n: 'x' is not a int", types={"n": "int"}, **given)
+    _refused(tmp_path / "rows.csv", "a\n", "no more than the 2 lines that `skip_lines` leaves out", **given)
+
+
+def test_a_nested_value_is_its_own_text_whatever_others_hold(tmp_path: Path) -> None:
+    """A key that another row has was added to it; and dates beside it became text."""
+    rows = [{"n": {"a": 1}, "at": "2020-01-01 10:00:00"}, {"n": {"b": [1, "x"]}, "at": "2020-01-02 10:00:00"}]
+    for chosen in (rows[:1], rows):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+        table = _read(tmp_path / "rows.jsonl")
+        assert table["n"].to_pylist() == [json.dumps(row["n"]) for row in chosen]
+        assert pa.types.is_timestamp(table["at"].type)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("rows.jsonl", '{"a": "\\ud800"}\n', "row 1, column a: half of a surrogate pair"),
+        ("rows.jsonl", '{"a": ' + "[" * 5_000 + "\n", "row 1 is not JSON"),
+        ("rows.parquet", b"", "the file is empty"),
         ("rows.parquet", b"a,b\n1,2\n", "not a Parquet file"),
         ("rows.parquet", gzip.compress(b"PAR1", mtime=0), "gzip: unpack it, Parquet is packed inside"),
         ("rows.xlsx", _zip("xl/workbook.xml"), "a spreadsheet; save the sheet as CSV"),
