@@ -607,6 +607,8 @@ def forget(
             f"{model}: {done}, but more may come: the service's local log is not all in PostgreSQL. See that PostgreSQL"
             " and the service run (`mlops status`), then repeat this"
         )
+    if gone.remains:
+        raise NotAllForgotten(f"{model}: {done}, but text of them may remain: {'; '.join(gone.remains)}; repeat this")
     if gone.nothing:
         raise NothingLogged(f"nothing of {_subject(engine, model, entity, prediction)} is logged for {model}")
     typer.echo(f"{model}: {done}")

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import re
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 import sqlalchemy as sa
 
+from include import storage
 from include.database import labels, predictions, spool_positions
 from include.serving import spool
 from include.serving.drain import COLUMNS
@@ -33,6 +35,9 @@ CLOCKS = dt.timedelta(days=1)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r"}
 _PARTITION = re.compile(r"predictions_(\d{4})(\d\d)(\d\d)")
+_TABLE = re.compile(r"predictions_\d+|labels")
+UNFINISHED = "unfinished.json"
+"""In the spool: PostgreSQL's tables whose files may have rows that were deleted to be forgotten."""
 _SCANS = (
     "set local jit = off; set local enable_seqscan = off; set local random_page_cost = 1.1;"
     " set local parallel_setup_cost = 0; set local parallel_tuple_cost = 0;"
@@ -280,11 +285,15 @@ class Forgotten:
     labels: int
     refused: int = 0
     """Lines on the service's disk that PostgreSQL had refused."""
+    remains: tuple[str, ...] = field(default=(), compare=False)
+    """Where text of such rows may be yet, and why."""
+    tables: tuple[str, ...] = field(default=(), compare=False)
+    """PostgreSQL's tables that were written anew, since a deleted row stays in their files."""
 
     @property
     def nothing(self) -> bool:
         """Whether there was nothing to delete."""
-        return not (self.predictions or self.labels or self.refused)
+        return not (self.predictions or self.labels or self.refused or self.tables)
 
 
 class NoSubject(ValueError):
@@ -292,12 +301,20 @@ class NoSubject(ValueError):
 
 
 def forget(
-    engine: sa.Engine, model: str, *, entity: str | None = None, prediction_id: str | None = None, folder: Path
+    engine: sa.Engine,
+    model: str,
+    *,
+    entity: str | None = None,
+    prediction_id: str | None = None,
+    folder: Path,
+    seconds: float = 30,
 ) -> Forgotten:
-    """Delete a subject's predictions of a model, and the labels that belong to them, in one transaction.
+    """Delete a subject's predictions of a model, and the labels that belong to them, and their text on the disk.
 
-    Nothing is left in PostgreSQL, nor in what the spool keeps after PostgreSQL has the rows or has refused them: see
-    `spool.erase`. Rows that the service has not copied yet come after: see `wait_until_copied`. It may be run again.
+    What queries find is deleted in one transaction. Then the text goes: what the spool keeps (refused lines, drained
+    segments, the segments that are being written: see `spool.erase` and `spool.let_go`), and what PostgreSQL's files
+    keep of deleted rows. Rows that the service has not copied yet come after: see `wait_until_copied`. It may be run
+    again, and goes on where it was stopped.
 
     Args:
         engine: the platform's database.
@@ -305,6 +322,7 @@ def forget(
         entity: whom the rows are about.
         prediction_id: or which answer: 32 hexadecimal digits, as the service gave it.
         folder: the spool of this machine's service.
+        seconds: how long to wait for the service, and for whoever reads PostgreSQL's tables.
 
     Raises:
         NoSubject: neither or both of entity and prediction id are given, or the id is not one.
@@ -321,11 +339,89 @@ def forget(
         told.c.prediction_id.in_(refused),
         *([told.c.entity == entity] if entity is not None else []),
     )
+    table: sa.ColumnElement[str] = sa.literal_column("predictions.tableoid::regclass::text")
     with engine.begin() as connection:
         labels_gone = connection.execute(told.delete().where(told.c.model == model, mine).returning(told.c.id)).all()
-        deletion = p.delete().where(p.c.model == model, p.c.id.in_(ids)).returning(p.c.id)
-        gone = [str(each) for each in connection.execute(deletion).scalars()]
-    return Forgotten(len(gone), len(labels_gone), _erase(engine, folder, model, entity, refused | set(gone)))
+        deletion = p.delete().where(p.c.model == model, p.c.id.in_(ids)).returning(p.c.id, table)
+        deleted = [
+            (str(found), str(where)) for found, where in connection.execute(deletion)
+        ]  # a shadow's id comes twice
+        gone = {found for found, _ in deleted}
+        tables = {*(where for _, where in deleted), *(["labels"] if labels_gone else []), *_unfinished(folder)}
+        _note_unfinished(folder, tables)  # before it is committed: a repeated call finds no row to say where
+        last = connection.execute(sa.text("select pg_current_xact_id()::xid::text")).scalar_one()
+    lines = _erase(engine, folder, model, entity, refused | gone)
+    waiting = spool.let_go(folder, seconds)
+    remains = [
+        f"the service still writes to what has the text ({slot}): see that it runs and reaches PostgreSQL (`mlops"
+        " status`), or stop it"
+        for slot in waiting
+    ]
+    if tables and (why := _write_anew(engine, tables, last, seconds)):
+        remains.append(why)
+    else:
+        _note_unfinished(folder, set())
+    return Forgotten(len(deleted), len(labels_gone), lines, tuple(remains), tuple(sorted(tables)))
+
+
+def _unfinished(folder: Path) -> list[str]:
+    """The tables whose files an earlier call could not write anew."""
+    try:
+        return [name for name in json.loads((folder / UNFINISHED).read_bytes()) if _TABLE.fullmatch(name)]
+    except FileNotFoundError:
+        return []
+
+
+def _note_unfinished(folder: Path, tables: Collection[str]) -> None:
+    if tables:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        storage.write_bytes(str(folder / UNFINISHED), json.dumps(sorted(tables)).encode(), reserve=0)
+    else:
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _write_anew(engine: sa.Engine, tables: Collection[str], deleted: str, seconds: float) -> str:
+    """Write tables' files anew, without what was deleted, and let PostgreSQL's log of changes (WAL) go.
+
+    Args:
+        engine: the platform's database.
+        tables: their names.
+        deleted: the transaction that deleted the rows: who began before it may still read them.
+        seconds: how long to wait for those, and for each table.
+
+    Returns:
+        Why it could not be done; empty: it was.
+    """
+    older = sa.text(
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and backend_xmin is not null and age(backend_xmin) >= age(cast(:deleted as xid))"
+    )
+    deadline = time.monotonic() + seconds
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.execute(older, {"deleted": deleted}).scalar_one():
+            if time.monotonic() > deadline:
+                return "a transaction in PostgreSQL that began before still sees the rows (pg_stat_activity): end it"
+            time.sleep(0.1)
+        try:
+            connection.execute(sa.text(f"set lock_timeout = '{max(1, int(seconds * 1000))}ms'"))
+            there = sa.text("select to_regclass(:table) is not null")
+            for table in sorted(tables):
+                if connection.execute(there, {"table": table}).scalar_one():  # else its day has ended meanwhile
+                    connection.execute(sa.text(f"vacuum (full, analyze) {table}"))
+            connection.execute(sa.text("select pg_switch_wal()"))
+            connection.execute(sa.text("checkpoint"))
+        except sa.exc.DBAPIError as error:
+            if (code := getattr(error.orig, "pgcode", None)) not in ("55P03", "42501"):
+                raise
+            return (
+                "a table is read at this moment (pg_stat_activity), so that its file could not be written anew"
+                if code == "55P03"
+                else "PostgreSQL does not let this role write a checkpoint, so that its log of changes (WAL) may have"
+                " the rows: grant it pg_checkpoint and pg_switch_wal() (`make up` does), or have it done"
+            )
+        finally:
+            connection.execute(sa.text("reset lock_timeout"))
+    return ""
 
 
 def _id(text: str) -> str:

@@ -309,7 +309,10 @@ class Drain:
     def _copy_table(
         self, table: str, lines: Sequence[memoryview | bytes], made: frozenset[str] = frozenset()
     ) -> Iterator[tuple[bytes, str]]:
-        """Copy lines of one table, without those that PostgreSQL refuses; yields these with the reason."""
+        """Copy lines of one table, without those that PostgreSQL refuses; yields these with the reason.
+
+        Of what PostgreSQL says only the first line is told: the others repeat the row, which would stay in alerts.
+        """
         import psycopg
 
         try:
@@ -317,7 +320,7 @@ class Drain:
         except psycopg.errors.DatabaseError as error:
             if not _is_about_rows(error):
                 raise
-            why, day = " ".join(str(error).split()), _missing_day(error)
+            why, day = error.diag.message_primary or type(error).__name__, _missing_day(error)
         else:
             return
         if day and day not in made and self._make_partition(day):

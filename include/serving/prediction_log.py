@@ -220,6 +220,8 @@ class PredictionLog:
         self._afterwards: list[Callable[[], object]] = []
         self._idle: asyncio.Future[None] | None = None
         self._full: str | None = None
+        self._rolls = False
+        """Whether the segment is to be changed though it is not full."""
         self._closed = False
         self._alarmed = -ALARM_SECONDS
         # the keeper's own
@@ -307,6 +309,8 @@ class PredictionLog:
 
     def _write(self) -> None:
         """Begin to write what is pending, as much of it as fits."""
+        if self._rolls:
+            self._roll_if_ready()
         if not self._pending:
             return
         segment, end, fitting = self._segment, self._at.position.offset, 0
@@ -374,11 +378,28 @@ class PredictionLog:
             if self._full is not None:
                 self._give_up(self._take_pending(), self._full)
             return
-        self._retire()
-        self._segment, self._next = self._next, None
-        self._at = Written(Position(self._segment.number, 0), self._at.rows)
-        self._order(needed if needed > self._segment.size else 0)
+        self._take_over(self._next, needed)
         self._write()
+
+    def _roll(self) -> None:
+        """Go on in the next segment as soon as it is there: what this one has is to be deleted once it is copied."""
+        self._rolls = True
+        if self._flying is None:
+            self._write()
+
+    def _roll_if_ready(self) -> None:
+        if self._segment is not None and not self._at.position.offset:
+            self._rolls = False  # nothing was written there yet
+        elif self._next is not None:
+            self._take_over(self._next)
+        elif self._segment is not None:
+            self._order(0)
+
+    def _take_over(self, segment: _Segment, needed: int = 0) -> None:
+        self._retire()
+        self._segment, self._next, self._rolls = segment, None, False
+        self._at = Written(Position(segment.number, 0), self._at.rows)
+        self._order(needed if needed > segment.size else 0)
 
     def _retire(self) -> None:
         if self._segment is not None:
@@ -437,6 +458,8 @@ class PredictionLog:
             try:
                 order, ended = self._next_order(order)
                 self._close_retired()
+                if self._slot is not None and self._slot.asked_to_roll():
+                    self._tell_loop(self._roll)
                 if order is not None and not ended:
                     self._make_segment(order)
                     order = None
@@ -465,8 +488,12 @@ class PredictionLog:
 
     def _take_slot(self) -> Slot:
         slot = spool.take_slot(self._folder)
-        self._number, rows = slot.seal()
-        self._opener = writer(slot.folder, self._fsync, self._written)
+        try:
+            self._number, rows = slot.seal()
+            self._opener = writer(slot.folder, self._fsync, self._written)
+        except OSError:
+            slot.release()  # the next attempt takes it again, and not one more
+            raise
         self._at = Written(Position(self._number, 0), rows)  # nobody writes before there is a segment
         self._tell_loop(self._begin, self._opener, self._number, rows)
         own = Source(slot, lambda: self._at, cached=self._opener.cached)
@@ -490,6 +517,7 @@ class PredictionLog:
         return position
 
     def _measure(self) -> None:
+        alerts.write_waiting()
         self._backlog = backlog = self._drain.backlog() if self._drain else Backlog(0, 0, 0.0)
         self.metrics.backlog_rows.set(backlog.rows)
         self.metrics.backlog_bytes.set(backlog.bytes)

@@ -3,7 +3,8 @@
     <folder>/id                          names this folder in PostgreSQL, for good
     <folder>/slot-<n>/lock               flock'ed by the worker that writes here, or by whoever drains what it left
     <folder>/slot-<n>/<number>.seg       frames, then zeros to its end; the numbers only grow
-    <folder>/slot-<n>/spare              a drained segment, to be used again
+    <folder>/slot-<n>/spare              a drained segment, to be used again; `new` while it becomes one
+    <folder>/slot-<n>/roll               asks the worker to go on in its next segment: what it wrote can be deleted then
     <folder>/slot-<n>/rejected-<table>   lines that PostgreSQL refused
 
 A frame is a header and whole lines of COPY text for one table. Its checksum covers the segment's number, so that what
@@ -20,6 +21,7 @@ import mmap
 import os
 import re
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -218,6 +220,14 @@ class Slot:
             else:
                 self.path(number).rename(self.folder / "spare")
 
+    def asked_to_roll(self) -> bool:
+        """Whether `let_go` asked for another segment since this was called last."""
+        try:
+            (self.folder / "roll").unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
     def clear(self) -> None:
         """Leave nothing of an abandoned slot that was drained but its last number, which must not come again."""
         (self.folder / "spare").unlink(missing_ok=True)
@@ -262,13 +272,15 @@ def folder_id(folder: Path) -> str:
     file = folder / "id"
     if not file.exists():
         temporary = folder / f".id-{uuid.uuid4().hex}"
-        with temporary.open("x") as made:
-            made.write(uuid.uuid4().hex)
-            made.flush()
-            os.fsync(made.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, file)
-        temporary.unlink()
+        try:
+            with temporary.open("x") as made:
+                made.write(uuid.uuid4().hex)
+                made.flush()
+                os.fsync(made.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_folder(folder)
     return file.read_text().strip()
 
@@ -296,10 +308,15 @@ def used_bytes(folder: Path) -> int:
 
 def keep_rejected(slot_folder: Path, table: str, lines: Iterable[bytes]) -> None:
     """Add lines that PostgreSQL refused to the slot's file of them."""
-    with _rejected(slot_folder / f"rejected-{table}", "ab") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
+    with _rejected(slot_folder / f"rejected-{table}", "ab", buffering=0) as file:
+        size, data = os.fstat(file.fileno()).st_size, memoryview(b"".join(lines))
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)  # half a line would spoil the next one
+            raise
 
 
 def rejected(folder: Path) -> Iterator[tuple[Path, str, list[bytes]]]:
@@ -309,10 +326,10 @@ def rejected(folder: Path) -> Iterator[tuple[Path, str, list[bytes]]]:
 
 
 @contextlib.contextmanager
-def _rejected(path: Path, mode: str) -> Iterator[Any]:
+def _rejected(path: Path, mode: str, buffering: int = -1) -> Iterator[Any]:
     """The file, open and locked; one that was replaced before the lock was had is opened anew."""
     while True:
-        with path.open(mode) as file:
+        with path.open(mode, buffering) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
@@ -330,8 +347,7 @@ def erase(folder: Path, copied: Mapping[str, Position], is_subject: Callable[[st
     """Delete what the spool still has of a subject whose rows are no longer in PostgreSQL.
 
     Refused lines of the subject are deleted, drained segments that wait to be used again, and all that is in slots
-    that no process writes. The newest segment of a worker that runs is left alone: what it holds of copied rows is
-    deleted when the worker changes segments.
+    that no process writes. What a worker that runs is writing is left alone: see `let_go`.
 
     Args:
         folder: The spool.
@@ -361,14 +377,55 @@ def erase(folder: Path, copied: Mapping[str, Position], is_subject: Callable[[st
     return erased
 
 
+def let_go(folder: Path, seconds: float) -> list[str]:
+    """Have the text of all rows that are in the spool now leave the disk, by the workers that write it.
+
+    Each worker is asked to go on in its next segment; what it wrote until then is copied to PostgreSQL and deleted.
+
+    Args:
+        folder: The spool.
+        seconds: How long to wait for it.
+
+    Returns:
+        The slots that have not let go of it.
+    """
+    newest = {}
+    for path in folder.glob("slot-*"):
+        number = next((number for number, file in reversed(_segments(path)) if read(file, number)), None)
+        if number is not None:
+            newest[path] = number
+            (path / "roll").touch(mode=0o600)
+    deadline = time.monotonic() + seconds
+    while left := [path for path, number in newest.items() if _has_text(path, number)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    for path in newest:
+        (path / "roll").unlink(missing_ok=True)
+    return sorted(path.name for path in left)
+
+
+def _has_text(path: Path, number: int) -> bool:
+    """Whether a slot has anything of its segments up to this one."""
+    (path / "spare").unlink(missing_ok=True)  # a segment that is made of it at this moment is `new`
+    sizes = []
+    for each, file in _segments(path):
+        with contextlib.suppress(FileNotFoundError):
+            sizes += [file.stat().st_size] if each <= number else []
+    return any(sizes) or (path / "new").exists() or (path / "spare").exists()
+
+
 def _replace(path: Path, lines: list[bytes]) -> None:
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, path.stat().st_mode & 0o777)
-    with os.fdopen(descriptor, "wb") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
@@ -390,10 +447,13 @@ def _locked(folder: Path, path: Path) -> Slot | None:
     lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return Slot(path, f"{folder_id(folder)}/{path.name}", lock)
     except BlockingIOError:
         os.close(lock)
         return None
-    return Slot(path, f"{folder_id(folder)}/{path.name}", lock)
+    except OSError:
+        os.close(lock)
+        raise
 
 
 # ------------------------------------------------------------------------------------------------ segments

@@ -142,6 +142,10 @@ def command(data: Path, port: int) -> tuple[str, ...]:
         "wal_level": "minimal",
         "jit": "off",
         "log_min_messages": "warning",
+        # What is to be forgotten stands in no log: no rows beside errors, no old changes in files that are used again.
+        "log_error_verbosity": "terse",
+        "log_min_error_statement": "panic",
+        "wal_recycle": "off",
     }
     options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
     return (str(binaries() / "postgres"), "-D", _as_seen_from(data), *options)
@@ -238,7 +242,20 @@ def ensure_databases(port: int, password: str, role_passwords: Mapping[str, str]
                     cursor.execute(f"create database {name} owner {name}")
                     cursor.execute(f"revoke connect on database {name} from public")
             cursor.execute(f"grant connect on database platform to {SERVICE_ROLE}")
+            cursor.execute("grant pg_checkpoint, pg_read_all_stats to platform")  # for `mlops forget`
+            _let_platform_switch_wal(port, password)
             return {name: found.get(name, "") for name in DATABASES}
+    finally:
+        connection.close()
+
+
+def _let_platform_switch_wal(port: int, password: str) -> None:
+    """A right on a function is given in each database apart."""
+    connection = _connect(port, password, "platform")
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("grant execute on function pg_switch_wal() to platform")
     finally:
         connection.close()
 

@@ -17,9 +17,12 @@ import pytest
 from include import alert_table, alerts, configuration, database, served_form, storage
 from include.features import versions
 from include.home import Home
-from include.serving import copies
+from include.serving import copies, spool
+from include.serving.answers import prediction_ids
+from include.serving.prediction_log import LogFull
 from include.serving.wanted import Champion
 from tests.dags import airflow_home
+from tests.include.serving.test_prediction_log import commit, copied, lines, on_a_loop, running, until
 
 airflow_home.for_this_process()
 
@@ -187,3 +190,89 @@ def test_alerts_reach_postgresql_from_a_full_disk(disk: Disk, database_url: str)
     alert_table.copy(engine, disk.folder)
     assert sorted(each.event for each in alert_table.listed(engine)) == ["first", "second"]
     engine.dispose()
+
+
+# ------------------------------------------------------------------------------------------------ the prediction log
+
+
+@pytest.mark.parametrize("when_full", ["count", "refuse"])
+@on_a_loop
+async def test_the_prediction_log_keeps_to_its_policy_and_goes_on_by_itself(
+    disk: Disk, database_url: str, when_full: str
+) -> None:
+    """Full when the service starts: nothing can be made, not even the slot."""
+    disk.fill()
+    folder = Home(disk.folder).spool
+    async with running(folder, database_url, when_full=when_full, home=disk.folder) as log:
+        await until(lambda: bool(log.state()["problem"]))
+        for _ in range(2):
+            answer = await commit(log, lines(prediction_ids(2)))
+            assert isinstance(answer, LogFull) is (when_full == "refuse")
+        assert "No space left" in log.state()["problem"]
+        counter = log.metrics.refused if when_full == "refuse" else log.metrics.dropped
+        assert counter._value.get() == 4
+        disk.free()
+        await until(lambda: log.state()["problem"] is None)
+        kept = prediction_ids(2)
+        assert await commit(log, lines(kept)) is None
+        await until(lambda: copied(database_url) == kept)
+        await until(Home(disk.folder).alerts.exists)
+    assert [path.name for path in folder.glob("slot-*")] == ["slot-0"]
+    assert not list(folder.glob(".id-*"))
+    [told] = [json.loads(line) for line in Home(disk.folder).alerts.read_text().splitlines()]
+    assert told["event"] == "prediction_log_full"
+
+
+@on_a_loop
+async def test_the_prediction_log_loses_nothing_that_it_acknowledged_when_the_disk_fills(
+    disk: Disk, database_url: str
+) -> None:
+    """Full while it runs, with PostgreSQL away: segments that are there are used to their end."""
+    folder, acknowledged = Home(disk.folder).spool, []
+    nowhere = "postgresql://127.0.0.1:1/nowhere"
+    async with running(folder, nowhere, when_full="refuse", spool_megabytes=16) as log:
+        acknowledged += (ids := prediction_ids(1))
+        assert await commit(log, lines(ids)) is None
+        await until(lambda: log._next is not None)
+        disk.fill()
+        refused = 0
+        while not refused:
+            content = lines(ids := prediction_ids(2000))
+            if await commit(log, content) is None:
+                acknowledged += ids
+            else:
+                refused += 1
+        disk.free()
+        await until(lambda: log.state()["problem"] is None or log._full is None)
+        acknowledged += (ids := prediction_ids(1))
+        assert await commit(log, lines(ids)) is None
+    async with running(folder, database_url) as log:
+        await until(lambda: len(copied(database_url)) >= len(acknowledged), 60)
+    assert copied(database_url) == acknowledged
+
+
+def test_lines_that_postgresql_refused_are_kept_whole(disk: Disk) -> None:
+    spool.keep_rejected(disk.folder, "labels", [b"first\n"])
+    disk.fill()
+    many = [b"%05d of many\n" % number for number in range(1000)]
+    with pytest.raises(OSError, match="No space left"):
+        spool.keep_rejected(disk.folder, "labels", many)
+    assert (disk.folder / "rejected-labels").read_bytes() == b"first\n"
+    disk.free()
+    spool.keep_rejected(disk.folder, "labels", many)
+    assert (disk.folder / "rejected-labels").read_bytes() == b"first\n" + b"".join(many)
+
+
+def test_a_subject_is_not_half_forgotten_on_a_full_disk(disk: Disk) -> None:
+    (slot := disk.folder / "slot-0").mkdir()
+    spool.folder_id(disk.folder)
+    spool.keep_rejected(slot, "labels", [b"mine\n", *[b"%05d other\n" % number for number in range(1000)]])
+    before = (slot / "rejected-labels").read_bytes()
+    disk.fill()
+    with pytest.raises(OSError, match="No space left"):
+        spool.erase(disk.folder, {}, lambda table, line: line == b"mine\n")
+    assert (slot / "rejected-labels").read_bytes() == before
+    disk.free()
+    assert spool.erase(disk.folder, {}, lambda table, line: line == b"mine\n") == 1
+    assert b"mine" not in (slot / "rejected-labels").read_bytes()
+    assert not [name for name in disk.files() if Path(name).name.startswith(".rejected")]

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -357,11 +358,62 @@ def test_a_slot_that_nobody_writes_is_emptied_once_it_is_copied_and_not_before(e
         connection.execute(
             sa.insert(database.spool_positions).values(slot=slot.name, segment=1, position=end if copied else 0)
         )
-    predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path)
+    told = predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path, seconds=0.2)
     assert b"a-subject" in slot.path(1).read_bytes(), "a worker that runs writes this one"
+    assert "the service still writes to what has the text (slot-0)" in told.remains[0]
     slot.release()
-    predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path)
+    told = predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path, seconds=0.2)
     assert (b"a-subject" in slot.path(1).read_bytes()) is not copied
+    assert bool(told.remains) is not copied
+
+
+def in_files_of(engine, marker):
+    """PostgreSQL's files of this database that have the marker, once all is written to them."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("checkpoint"))
+        query = "select current_setting('data_directory'), oid from pg_database where datname = current_database()"
+        data, oid = connection.execute(sa.text(query)).one()
+    return [file.name for file in (Path(data) / "base" / str(oid)).iterdir() if marker in file.read_bytes()]
+
+
+def test_a_deleted_row_leaves_the_files_of_postgresql_too_or_it_is_said_why_not(engine, tmp_path):
+    """A deleted row stays in its page until somebody needs the room, and for as long as an old reader may see it."""
+    answered(engine, entity="a-marked-subject")
+    answered(engine, entity="b")
+    told(engine, 1, entity="a-marked-subject")
+    assert len(in_files_of(engine, b"a-marked-subject")) >= 2
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
+        reader.execute(sa.text("select count(*) from labels"))
+        first = predictions.forget(engine, "trips", entity="a-marked-subject", folder=tmp_path, seconds=0.2)
+    assert (first.predictions, first.labels) == (1, 1)
+    assert "a transaction in PostgreSQL that began before still sees the rows" in first.remains[0]
+    with engine.connect() as reader:
+        reader.execute(sa.text("lock table labels in access share mode"))
+        locked = predictions.forget(engine, "trips", entity="a-marked-subject", folder=tmp_path, seconds=0.2)
+        assert "a table is read at this moment" in locked.remains[0]
+    again = predictions.forget(engine, "trips", entity="a-marked-subject", folder=tmp_path)
+    assert (again.predictions, again.labels, again.remains, again.nothing) == (0, 0, (), False)
+    assert in_files_of(engine, b"a-marked-subject") == []
+    assert not (tmp_path / predictions.UNFINISHED).exists()
+    assert predictions.forget(engine, "trips", entity="a-marked-subject", folder=tmp_path).nothing
+    assert predictions.counts(engine, "trips")[0].rows == 1
+
+
+def test_a_role_that_may_write_no_checkpoint_says_that_the_log_of_changes_may_have_the_rows(engine, tmp_path):
+    role = f"owner_{uuid.uuid4().hex[:8]}"
+    answered(engine, entity="a")
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"create role {role}"))
+        connection.execute(sa.text(f"grant all on schema public to {role}"))
+        for table in ("predictions", "predictions_20260302", "labels", "spool_positions"):
+            connection.execute(sa.text(f"alter table {table} owner to {role}"))
+    limited = sa.create_engine(engine.url, connect_args={"options": f"-c role={role}"})
+    try:
+        gone = predictions.forget(limited, "trips", entity="a", folder=tmp_path, seconds=0.2)
+    finally:
+        limited.dispose()
+    assert gone.predictions == 1
+    assert "does not let this role write a checkpoint" in gone.remains[0]
 
 
 def test_a_line_that_is_refused_while_a_subject_is_forgotten_is_not_lost(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import textwrap
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 
 import psycopg
@@ -24,6 +25,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from include import database
+from include.monitoring import predictions
 from include.serving import prediction_log, spool
 from include.serving.answers import prediction_ids
 from include.serving.prediction_log import LogFull, PredictionLog, prediction_lines
@@ -75,6 +77,16 @@ async def commit(log: PredictionLog, content: bytes, table: str = "predictions")
     done = asyncio.get_running_loop().create_future()
     log.commit(content, content.count(b"\n"), done.set_result, table)
     return await done
+
+
+def on_a_loop(test: Callable[..., Coroutine[object, object, None]]) -> Callable[..., None]:
+    """A test that is a coroutine, run to its end."""
+
+    @functools.wraps(test)
+    def run(*arguments: object, **named: object) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
 
 
 @contextlib.asynccontextmanager
@@ -758,3 +770,69 @@ def test_the_service_waits_for_nothing_when_it_starts(tmp_path):
 
     assert asyncio.run(write()) < 0.1
     assert prediction_log.SEGMENT_BYTES >= 2**20
+
+
+# ------------------------------------------------------------------------------------------------ forgetting
+
+
+def with_marker(folder: Path, marker: bytes) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if path.is_file() and marker in path.read_bytes()]
+
+
+@pytest.mark.parametrize("fsync", ["always", "interval"])
+@on_a_loop
+async def test_what_is_forgotten_at_once_is_in_no_file_of_a_service_that_runs(tmp_path, database_url, fsync):
+    """The segment that is being written has the text of copied rows; so have those that wait to be used again."""
+    marker, other = b"a-marked-subject", prediction_ids(1)
+    engine = database.connect(database_url)
+    async with running(tmp_path, database_url, fsync=fsync) as log:
+        stop = asyncio.Event()
+        busy = asyncio.create_task(traffic(log, stop, rows=1, pause=0.05))
+        for _ in range(2):
+            ids = prediction_ids(2)
+            assert await commit(log, lines(ids, entities=[marker.decode(), None])) is None
+            assert await commit(log, lines(other, inputs=[b'{"zone":"%b"}' % marker], entities=["b"])) is None
+            assert with_marker(tmp_path, marker)
+            assert await asyncio.to_thread(predictions.wait_until_copied, engine, tmp_path, 20)
+            gone = [
+                await asyncio.to_thread(predictions.forget, engine, "trips", entity=who, folder=tmp_path)
+                for who in (marker.decode(), "b")
+            ]
+            assert [(one.predictions, one.remains) for one in gone] == [(1, ()), (1, ())]
+            assert with_marker(tmp_path, marker) == []
+            found = ask(database_url, "select count(*) from predictions p where p::text like %s", "%marked%")
+            assert found == [(0,)]
+        stop.set()
+        kept = set(await busy)
+        await until(lambda: kept <= set(copied(database_url)))
+    engine.dispose()
+
+
+@on_a_loop
+async def test_a_worker_that_does_not_go_on_to_another_segment_is_named(tmp_path, database_url):
+    engine = database.connect(database_url)
+    async with running(tmp_path, database_url) as log:
+        assert await commit(log, lines(prediction_ids(1), entities=["a-subject"])) is None
+        assert await asyncio.to_thread(predictions.wait_until_copied, engine, tmp_path, 20)
+        gone = predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path, seconds=2)  # its loop stands
+        assert gone.predictions == 1
+        assert "slot-0" in gone.remains[0]
+        assert with_marker(tmp_path, b"a-subject")
+        again = await asyncio.to_thread(predictions.forget, engine, "trips", entity="a-subject", folder=tmp_path)
+        assert again.remains == ()
+        assert with_marker(tmp_path, b"a-subject") == []
+    engine.dispose()
+
+
+@on_a_loop
+async def test_no_alert_repeats_a_row_that_postgresql_refused(tmp_path, database_url):
+    """PostgreSQL's second line says where in COPY it was, with the row's beginning."""
+    home = tmp_path / "home"
+    async with running(tmp_path / "spool", database_url, home=home) as log:
+        secret = b'{"zone": "a-marked-subject"'  # no whole JSON
+        assert await commit(log, lines(prediction_ids(1), inputs=[secret])) is None
+        await until(lambda: (home / "logs" / "alerts.jsonl").exists())
+    said = (home / "logs" / "alerts.jsonl").read_text()
+    assert "PostgreSQL refused 1 rows" in said
+    assert "invalid input syntax for type json" in said
+    assert "a-marked-subject" not in said
