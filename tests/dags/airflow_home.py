@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,62 @@ def for_this_process() -> None:
         os.environ.update(configuration(home))
 
 
-def migrate(home: Path, environment: dict[str, str]) -> None:
-    """Make Airflow's tables and its one user."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"],
-        env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=180,
-    )  # fmt: skip
+class Driver:
+    """Runs DAGs, and Airflow's own commands, in copies of one process that has imported what they need: drive.py."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._process = folder, None
+
+    def run(self, environment: Mapping[str, str], folder: Path, *steps: dict[str, Any]) -> list[dict[str, Any]]:
+        """Take steps in their order, in an environment and a folder of their own; what drive.py found at each."""
+        results, log = folder / "results.json", folder / "drive.log"
+        results.unlink(missing_ok=True)
+        process = self._started()
+        request = {"environment": dict(environment), "folder": str(folder), "steps": steps}
+        try:
+            process.stdin.write(json.dumps({**request, "log": str(log), "results": str(results)}) + "\n")
+            process.stdin.flush()
+            code = process.stdout.readline().strip()
+        except BaseException:  # a time-out: its answer would be taken for that of the next request
+            self.stop()
+            raise
+        found = json.loads(results.read_text()) if results.exists() else []
+        if code != "0" or len(found) < len(steps):
+            last = log.read_text() if log.exists() else (self._folder / "log").read_text()
+            pytest.fail(f"{len(found)} of {len(steps)} steps ended ({code or 'no answer'}):\n{last[-6000:]}")
+        return found
+
+    def stop(self) -> None:
+        """End the process, and whatever its last copy has begun."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process.stdin.close()
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            with (self._folder / "log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, str(Path(__file__).parent / "drive.py")],
+                    env=foreign() | configuration(self._folder) | IMPORTING, cwd=self._folder, start_new_session=True,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                )  # fmt: skip
+        return self._process
+
+
+IMPORTING = {
+    "OMP_NUM_THREADS": "1",
+    "GX_ANALYTICS_ENABLED": "False",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+"""No library begins a thread when it is imported: a copy of the process would not have it."""
+
+
+def foreign() -> dict[str, str]:
+    """This process's variables without ours and Airflow's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_", "AIRFLOW"))}
 
 
 @dataclass(frozen=True)
@@ -95,7 +143,7 @@ def api_server(folder: Path, airflow_database: str, platform_database: str) -> I
     home.mkdir()
     (home / "passwords.json").write_text(json.dumps({USER: PASSWORD}))
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_", "AIRFLOW"))},
+        **foreign(),
         **configuration(home, airflow_database),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         "MLOPS_HOME": str(folder / "var"),

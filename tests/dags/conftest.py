@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +39,20 @@ models:
 
 
 @pytest.fixture(scope="session")
-def airflow_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[airflow_home.Driver]:
+    """The process in whose copies Airflow runs."""
+    found = airflow_home.Driver(tmp_path_factory.mktemp("driver"))
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="session")
+def airflow_template(postgres_url: str, driver: airflow_home.Driver, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a database with Airflow's tables, made once."""
     url = new_database(postgres_url, "template1")
     home = tmp_path_factory.mktemp("airflow-template")
-    airflow_home.migrate(home, {**os.environ, **airflow_home.configuration(home, url)})
+    environment = airflow_home.foreign() | airflow_home.configuration(home, url)
+    driver.run(environment, home, {"airflow": ["db", "migrate"]})
     return sa.make_url(url).database or ""
 
 
@@ -56,7 +62,7 @@ def airflow_environment(postgres_url: str, airflow_template: str, database_url: 
     home = tmp_path / "airflow"
     home.mkdir()
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_", "AIRFLOW"))},
+        **airflow_home.foreign(),
         **airflow_home.configuration(home, new_database(postgres_url, airflow_template)),
         "MLOPS_HOME": str(tmp_path / "var"),
         "MLOPS_DATABASE_URL": database_url,
@@ -70,26 +76,11 @@ class Night:
 
     folder: Path
     environment: dict[str, str]
+    driver: airflow_home.Driver
 
     def run(self, *steps: dict[str, Any]) -> list[dict[str, Any]]:
         """Run DAGs in their order; each one's states, answers and asset events."""
-        (self.folder / "steps.json").write_text(json.dumps(steps))
-        results = self.folder / "results.json"
-        results.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            str(Path(__file__).parent / "drive.py"),
-            str(self.folder / "steps.json"),
-            str(results),
-        ]
-        with (self.folder / "drive.log").open("ab") as log:
-            done = subprocess.run(
-                command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, timeout=500, check=False
-            )
-        found = json.loads(results.read_text()) if results.exists() else []
-        if done.returncode or len(found) < len(steps):
-            pytest.fail(f"{len(found)} of {len(steps)} runs ended:\n" + (self.folder / "drive.log").read_text()[-6000:])
-        return found
+        return self.driver.run(self.environment, self.folder, *steps)
 
     def params(self, text: str) -> None:
         """Write another params.yaml."""
@@ -97,8 +88,8 @@ class Night:
 
 
 @pytest.fixture
-def night(airflow_environment: dict[str, str], optuna_url: str, tmp_path: Path) -> Night:
+def night(airflow_environment: dict[str, str], optuna_url: str, driver: airflow_home.Driver, tmp_path: Path) -> Night:
     """Nothing has run yet; there is no MLflow and no service."""
     (tmp_path / "params.yaml").write_text(PARAMS)
     where = {"MLOPS_PARAMS": str(tmp_path / "params.yaml"), "MLOPS_OPTUNA_URL": optuna_url}
-    return Night(tmp_path, {**airflow_environment, **where, "MLOPS_MLFLOW_URL": "http://127.0.0.1:9"})
+    return Night(tmp_path, {**airflow_environment, **where, "MLOPS_MLFLOW_URL": "http://127.0.0.1:9"}, driver)

@@ -1,14 +1,20 @@
-"""Runs DAGs one after another with `dag.test()`, in a process of its own: `python drive.py steps.json results.json`.
+"""Runs DAGs one after another with `dag.test()`, each list of steps in a process of its own: `python drive.py`.
 
-Airflow reads its configuration when it is imported, so a test cannot give it another database in its own process.
+Airflow cannot be given another database in the tests' own process, and to import it, and what the tasks import, takes
+longer than most runs. So this process imports all that once, and is copied for each request: a line of JSON on its
+standard input (`environment`, `folder`, `log`, `steps`, `results`), answered by a line, the exit code of the copy.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import logging
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -123,20 +129,44 @@ def _text(state: Any) -> str:
     return str(getattr(state, "value", state))
 
 
-def main(steps: Path, results: Path) -> None:
+def command(arguments: list[str]) -> dict[str, Any]:
+    """One of Airflow's own commands, as `airflow …` runs it."""
+    from airflow.cli.cli_parser import get_parser
+
+    parsed = get_parser().parse_args(arguments)
+    parsed.func(parsed)
+    return {"command": arguments}
+
+
+def write_dags_once() -> None:
+    """`dag.test()` parses every file and writes every DAG before each run: here, before the first one of a request."""
+    from airflow.dag_processing import dagbag
+
+    dagbag.BundleDagBag = functools.cache(dagbag.BundleDagBag)
+    dagbag.sync_bag_to_db = functools.cache(dagbag.sync_bag_to_db)
+
+
+def take(steps: list[dict[str, Any]], results: Path) -> None:
+    from airflow.configuration import conf
     from airflow.dag_processing.dagbag import DagBag
 
-    logging.getLogger().setLevel(logging.WARNING)
+    write_dags_once()
     done = []
-    for step in json.loads(steps.read_text()):
+    for step in steps:
         if step.get("schedule"):
             done.append(schedule())
+        elif step.get("airflow"):
+            done.append(command(step["airflow"]))
+        elif step.get("execute"):
+            exec(step["execute"], {})  # noqa: S102  (a test's own lines, where Airflow has its database)
+            done.append({})
         elif step.get("unpause"):
             done.append(unpause(step["unpause"]))
         elif step.get("dies"):
             done.append(dies(step["dag"], step["dies"]))
         else:
-            dag = DagBag().dags[step["dag"]]
+            file = Path(conf.get("core", "dags_folder")) / f"{step['dag'].partition('_')[0]}.py"
+            dag = DagBag(str(file)).dags[step["dag"]]  # anew: a run renders its templates into it
             if "retries" in step:
                 for task in dag.tasks:
                     task.retries = step["retries"]
@@ -144,5 +174,52 @@ def main(steps: Path, results: Path) -> None:
         results.write_text(json.dumps(done, default=str, indent=1))
 
 
+def copied(request: dict[str, Any]) -> None:
+    """What the copy does, in the environment and the folder of the request."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    with open(os.devnull, "rb") as nothing, open(request["log"], "ab") as log:  # noqa: PTH123
+        for ours, theirs in ((0, nothing), (1, log), (2, log)):
+            os.dup2(theirs.fileno(), ours)
+    from airflow import settings
+
+    settings.configure_vars()
+    settings.configure_orm()
+    take(request["steps"], Path(request["results"]))
+
+
+IMPORTED = (
+    "airflow.api_fastapi.execution_api.app", "airflow.cli.cli_parser", "airflow.dag_processing.dagbag",
+    "airflow.jobs.scheduler_job_runner", "airflow.models.serialized_dag", "airflow.sdk.execution_time.supervisor",
+    "dvc.repo", "great_expectations", "mlflow", "optuna", "sklearn.ensemble", "xgboost", "include.deployment.gate",
+    "include.features.versions", "include.ingestion.validation", "include.preflight", "include.training.fitting",
+    "include.training.preparation", "include.training.tuning",
+)  # fmt: skip
+"""What most runs import: a copy has it already."""
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+            continue
+        code = 1
+        try:
+            copied(json.loads(line))
+            code = 0
+        except BaseException:  # noqa: BLE001  (the copy ends here, whatever it was)
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def server(
-    postgres_url: str, template_database: str, airflow_template: str, tmp_path_factory: pytest.TempPathFactory
+    postgres_url: str,
+    template_database: str,
+    airflow_template: str,
+    driver: airflow_home.Driver,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[airflow_home.Server]:
     folder: Path = tmp_path_factory.mktemp("api")
     (folder / "params.yaml").write_text(PARAMS)
     platform, airflow = new_database(postgres_url, template_database), new_database(postgres_url, airflow_template)
     with airflow_home.api_server(folder, airflow, platform) as found:
-        command = [sys.executable, "-m", "airflow", "dags", "reserialize"]
-        subprocess.run(command, env=found.environment, check=True, capture_output=True, timeout=180)
+        driver.run(found.environment, folder, {"airflow": ["dags", "reserialize"]})
         yield found
 
 

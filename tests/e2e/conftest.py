@@ -27,6 +27,8 @@ class Checkout:
     folder: Path
     environment: dict[str, str]
     outputs: dict[str, str] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
+    _token: str = ""
 
     def run(self, command: str, *, timeout: float = 900, check: bool = True) -> str:
         """Run a line as a user types it in the clone; its output is kept beside the clone."""
@@ -48,6 +50,12 @@ class Checkout:
 
     def mlops(self, arguments: str) -> str:
         return self.run(f".venv/bin/mlops {arguments}").strip()
+
+    def key(self, name: str) -> str:
+        """What `mlops key` says, the first time: a stack's own keys stay as they are."""
+        if name not in self._keys:
+            self._keys[name] = self.mlops(f"key {name}")
+        return self._keys[name]
 
     def address(self, part: str) -> str:
         return f"http://127.0.0.1:{self.environment[f'MLOPS_{part.upper()}_PORT']}"
@@ -73,8 +81,12 @@ class Checkout:
         return answer.json() if answer.content else {}
 
     def airflow_token(self) -> str:
-        body = {"username": "admin", "password": self.mlops("key airflow")}
-        return str(httpx.post(f"{self.address('airflow')}/auth/token", json=body, timeout=30).json()["access_token"])
+        """What Airflow's API takes as a login; the first one, as it lasts for a day."""
+        if not self._token:
+            who = {"username": "admin", "password": self.key("airflow")}
+            answer = httpx.post(f"{self.address('airflow')}/auth/token", json=who, timeout=30)
+            self._token = str(answer.raise_for_status().json()["access_token"])
+        return self._token
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
         return self.airflow("GET", f"/dags/{dag}/dagRuns", params={"limit": 100, "order_by": "-run_after"})["dag_runs"]
@@ -82,17 +94,17 @@ class Checkout:
     # --- the service
 
     def models(self) -> dict[str, dict[str, Any]]:
-        headers = {"Authorization": f"Bearer {self.mlops('key serving')}"}
+        headers = {"Authorization": f"Bearer {self.key('serving')}"}
         answer = httpx.get(f"{self.address('serving')}/models", headers=headers, timeout=10)
         answer.raise_for_status()
         return {entry["model"]: entry for entry in answer.json()["models"]}
 
     def predict(self, model: str, row: dict[str, Any]) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.mlops('key serving')}"}
+        headers = {"Authorization": f"Bearer {self.key('serving')}"}
         return httpx.post(f"{self.address('serving')}/models/{model}/predict", json=row, headers=headers, timeout=10)
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float, every: float = 0.5) -> Any:
     """Wait for a condition; what it last said is in the failure."""
     deadline, last = time.monotonic() + timeout, None
     while time.monotonic() < deadline:
@@ -102,7 +114,7 @@ def until(condition: Callable[[], Any], what: str, timeout: float) -> Any:
             last = error
         if last and not isinstance(last, Exception):
             return last
-        time.sleep(2)
+        time.sleep(every)
     return pytest.fail(f"{what}: not within {timeout:.0f} s (last: {last!r})")
 
 

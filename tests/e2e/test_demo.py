@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import io
 import json
+import os
 import re
 import signal
 import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +25,12 @@ import psutil
 import pytest
 import yaml
 
+from include.stack import local, postgres, processes, supervisor
+from include.stack.airflow_api import Airflow, AirflowError
+from include.stack.progress import Progress
+from tests.conftest import free_port
 from tests.e2e.conftest import Checkout, until
+from tests.e2e.stacks import Load, kill_9, mine, ready, waiting, watchers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -145,19 +158,137 @@ def test_a_running_run_keeps_its_dag_file_and_a_broken_one_harms_no_other(demo: 
         file.write_text(shipped)
 
 
-def test_a_second_stack_runs_beside_the_first(demo: Checkout) -> None:
-    """Another data directory, ports that nobody named: the free ones are taken, and neither disturbs the other."""
-    taken = {name for name in demo.environment if re.fullmatch(r"MLOPS_\w+_PORT", name)}
-    kept = {name: value for name, value in demo.environment.items() if name not in taken}
-    beside = Checkout(demo.folder, {**kept, "MLOPS_HOME": f"{demo.folder.parent}/a second one"})
-    try:
-        beside.run(".venv/bin/mlops up", timeout=300)
+class TestASecondStack:
+    """Beside the first, from the same checkout, on ports that nobody named, in a folder that is closed to others."""
+
+    @pytest.fixture(scope="class")
+    def beside(self, demo: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+        named = {name for name in demo.environment if re.fullmatch(r"MLOPS_\w+_PORT", name)}
+        inherited = {name: value for name, value in demo.environment.items() if name not in named}
+        home = tmp_path_factory.mktemp("user") / "a home with spaces"
+        made = Checkout(demo.folder, {**inherited, "MLOPS_HOME": str(home)})
+        try:
+            made.run(".venv/bin/mlops up", timeout=300)
+            yield made
+        finally:
+            made.run(".venv/bin/mlops down", timeout=120)
+        assert made.processes() == []
+
+    @pytest.fixture(scope="class")
+    def stack(self, beside: Checkout) -> local.Stack:
+        return local.load(beside.folder, Path(beside.environment["MLOPS_HOME"]))
+
+    def test_neither_disturbs_the_other(self, demo: Checkout, beside: Checkout, stack: local.Stack) -> None:
+        assert not {str(port) for port in stack.ports.values()} & set(demo.environment.values())
         beside.run(".venv/bin/mlops status")
         demo.run(".venv/bin/mlops status")
-    finally:
-        beside.run(".venv/bin/mlops down", timeout=120)
-    assert beside.processes() == []
+        assert demo.predict("trip_duration", TRIP).status_code == 200
+
+    def test_every_part_is_ready(self, stack: local.Stack) -> None:
+        assert {line.part: line.state for line in local.status(stack.root, stack.home)} == dict.fromkeys(
+            local.PARTS, "ready"
+        )
+
+    def test_a_second_up_changes_nothing(self, stack: local.Stack, beside: Checkout) -> None:
+        before = {line.part: line.pid for line in local.status(stack.root, stack.home)}
+        assert "already up" in beside.mlops("up")
+        assert {line.part: line.pid for line in local.status(stack.root, stack.home)} == before
+
+    def test_another_port_needs_a_down_first(self, stack: local.Stack) -> None:
+        asked = {"MLOPS_AIRFLOW_PORT": str(free_port())}
+        with pytest.raises(local.StackError, match="`make down` first"):
+            local.up(stack.root, stack.home, inherited=asked, progress=Progress(io.StringIO()))
+
+    def test_no_folder_was_opened_for_postgresql(self, stack: local.Stack) -> None:
+        """Pytest's folder is closed to others, and so is the home; PostgreSQL works below both, as another user."""
+        assert stack.home.stat().st_mode & 0o077 == 0
+        assert stack.home.parent.stat().st_mode & 0o077 == 0
+        if os.geteuid() == 0:
+            [server] = {p.username() for p in processes.postgres(stack.home / "postgres")}
+            assert server == postgres.ACCOUNT
+
+    def test_airflow_lets_only_the_admin_in(self, stack: local.Stack) -> None:
+        keys = stack.credentials()
+        with pytest.raises(AirflowError, match="refuses"):
+            Airflow(stack.address("airflow"), "admin", "guessed")
+        airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
+        assert "example_bash_operator" not in airflow.dags()
+
+    def test_mlflow_answers_nobody_without_the_password(self, stack: local.Stack) -> None:
+        url = f"{stack.address('mlflow')}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url)  # noqa: S310  (an http URL of ours)
+        variables = local.platform_variables(stack, {})
+        code = "import mlflow; print(mlflow.MlflowClient().get_experiment('0').name)"
+        environment = {**os.environ, **variables}
+        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert result.stdout.strip() == "Default", result.stderr[-2000:]
+
+    def test_no_file_of_ours_can_be_read_by_others(self, stack: local.Stack) -> None:
+        secrets = [s.encode() for s in vars(stack.credentials()).values()]
+        for path in stack.home.rglob("*"):
+            if not path.is_file() or path.is_relative_to(stack.home / "postgres") or path.stat().st_size > 1 << 20:
+                continue
+            content = path.read_bytes()
+            assert path.stat().st_mode & 0o077 == 0 or not any(secret in content for secret in secrets), path
+
+    def test_a_part_that_is_killed_is_started_again_by_its_supervisor(self, stack: local.Stack) -> None:
+        killed = next(line for line in local.status(stack.root, stack.home) if line.part == "prediction")
+        assert killed.pid
+        psutil.Process(killed.pid).kill()
+        deadline = time.monotonic() + 90
+        while True:
+            now = next(line for line in local.status(stack.root, stack.home) if line.part == "prediction")
+            if now.state == "ready" and now.pid != killed.pid:
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+    @pytest.mark.parametrize("alone", [True, False], ids=["its-guard-lives", "with-its-guard"])
+    def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(self, stack: local.Stack, alone: bool) -> None:
+        before = ready(stack, supervised=True)
+        killed = [p for p in watchers(stack) if not alone or processes.part_of(p) != supervisor.GUARD]
+        with Load(stack) as load:
+            kill_9(killed)
+            deadline = time.monotonic() + 60
+            while not (lines := local.status(stack.root, stack.home)) or not all(line.supervised for line in lines):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert {line.part: line.pid for line in lines} == before
+        assert set(load.statuses) == {200}
+        alerts = [json.loads(line) for line in stack.paths.alerts.read_text().splitlines()]
+        assert "supervisor_died" in [alert["event"] for alert in alerts]
+
+    def test_without_supervisor_and_guard_status_says_so_and_up_adopts_what_serves(
+        self, stack: local.Stack, beside: Checkout
+    ) -> None:
+        before = ready(stack, supervised=True)
+        with Load(stack) as load:
+            kill_9([*watchers(stack), *waiting(stack)])
+            assert ready(stack, supervised=False) == before
+            scheduler = psutil.Process(before["scheduler"])
+            scheduler.kill()  # one part that does not live is started, the others are adopted
+            scheduler.wait(10)
+            told = beside.mlops("up")
+        assert set(load.statuses) == {200}
+        assert len(load.statuses) > 10
+        assert "adopted as they run" in told
+        after = ready(stack, supervised=True)
+        assert after.pop("scheduler") != before.pop("scheduler")
+        assert after == before
+
+    def test_down_after_kill_9_of_the_supervisor_leaves_no_process(self, stack: local.Stack) -> None:
+        kill_9(watchers(stack))
+        assert len(mine(stack)) > 6
+        assert local.down(stack.root, stack.home) > 6
+        assert mine(stack) == []
+        assert not (stack.home / "postgres" / "postmaster.pid").exists()
+        assert json.loads((stack.home / "stack.json").read_text())["id"] == stack.stack_id
+
+
+def test_the_first_stack_serves_on_when_the_second_is_gone(demo: Checkout) -> None:
     assert demo.predict("trip_duration", TRIP).status_code == 200
+    demo.run(".venv/bin/mlops status")
 
 
 def test_the_exact_training_data_of_a_version_comes_back(demo: Checkout, tmp_path: Path) -> None:
@@ -310,7 +441,7 @@ def _let_rest(demo: Checkout, model: str) -> None:
         quiet = 0 if {"queued", "running"} & set(runs) else quiet + 1
         return quiet >= 4  # looks, two seconds apart: a training's end is soon followed by its deployment
 
-    until(rests, f"{model} rests", 300)
+    until(rests, f"{model} rests", 300, every=2)
 
 
 def _known(demo: Checkout) -> set[str]:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -50,7 +51,7 @@ from tests.include.serving.test_service import (
 )
 from tests.integration.traffic import Traffic, percentile
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> float:
@@ -87,18 +88,23 @@ def test_a_hundred_swaps_under_load_fail_nobody_and_leave_the_memory_as_it_was(
         [worker] = workers_of(launcher)
         with Traffic(url, ROWS, clients=4, pause=0.002) as traffic:
 
-            def swap(times: int) -> float:
-                """Promote so often; the worker's MB when what was dropped is given back."""
+            def swap(times: int) -> None:
                 nonlocal version
                 for _ in range(times):
                     version += 1
                     promote(database_url, champion_of(forms[version % 2], version))
                     took.append(wait_until(lambda now=version: traffic.answers[-1].told.get("version") == now))
-                time.sleep(1.5)
+
+            def megabytes() -> float:
                 return psutil.Process(worker).memory_info().rss / 1e6
 
             wait_until(lambda: len(traffic.answers) > 100)
-            before, after = swap(WARM_UP), swap(SWAPS)
+            swap(WARM_UP)
+            time.sleep(1.5)  # until what was dropped is given back
+            before = megabytes()
+            swap(SWAPS)
+            wait_until(lambda: megabytes() - before < GROWTH)
+            after = megabytes()
         assert workers_of(launcher) == [worker]
     print(
         f"{SWAPS} swaps under {len(traffic.answers)} requests: RSS {before:.1f} → {after:.1f} MB; each was answered"
@@ -112,12 +118,12 @@ def test_a_hundred_swaps_under_load_fail_nobody_and_leave_the_memory_as_it_was(
     assert {answer["version"] for _, answer in told} == set(range(2, version + 1))
     wrong = [a for body, a in told if a["prediction"] != pytest.approx(right[a["version"] % 2][body], abs=1e-3)]
     assert not wrong, wrong[:3]
-    assert after - before < GROWTH
 
 
 # ------------------------------------------------------------------------------------------------ promise 35
 
 
+@pytest.mark.alone
 def test_sigterm_under_a_load_that_does_not_heed_it_loses_nothing_acknowledged(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -203,7 +209,13 @@ def test_a_killed_worker_and_then_everything_killed_lose_no_acknowledged_predict
 
 # ------------------------------------------------------------------------------------------------ promise 40
 
-OUTAGE = 60.0
+STEP = 700
+"""By how many rows the backlog grows between two looks at it, while PostgreSQL is away."""
+
+
+def waiting(url: str) -> float:
+    """The rows that are not in PostgreSQL yet."""
+    return metric(url, "mlops_prediction_log_backlog_rows")
 
 
 @pytest.fixture
@@ -217,7 +229,7 @@ def postgres() -> Iterator[Server]:
     shutil.rmtree(folder)
 
 
-def test_postgresql_is_away_for_a_minute_and_everything_arrives_once_and_in_order(
+def test_postgresql_is_away_while_thousands_are_answered_and_everything_arrives_once_and_in_order(
     postgres: Server, tmp_path: Path
 ) -> None:
     """Promise 40: nobody notices but whoever looks at the health and at the backlog."""
@@ -229,14 +241,20 @@ def test_postgresql_is_away_for_a_minute_and_everything_arrives_once_and_in_orde
             wait_until(lambda: len(traffic.answers) > 50)
             postgres.kill(signal.SIGQUIT)  # as an immediate shutdown
             gone, backlog = time.monotonic(), [0.0]
-            for part in range(1, 5):
-                time.sleep(max(0.0, gone + part * OUTAGE / 4 - time.monotonic()))
-                backlog.append(metric(url, "mlops_prediction_log_backlog_rows"))
-            health = httpx.get(f"{url}/health", headers=KEY, timeout=5).json()
+            for _ in range(4):
+                wait_until(lambda: waiting(url) > backlog[-1] + STEP, 60)
+                backlog.append(waiting(url))
+            health: dict[str, Any] = {}
+
+            def noticed() -> bool:
+                health.update(httpx.get(f"{url}/health", headers=KEY, timeout=5).json())
+                return bool(health["problems"] and health["prediction_log"]["problem"])
+
+            wait_until(noticed)
             ready = answers(f"{url}/readyz")
             during = sum(answer.asked > gone for answer in traffic.answers)
             postgres.start()
-            drained = wait_until(lambda: metric(url, "mlops_prediction_log_backlog_rows") < 100, 60)
+            drained = wait_until(lambda: waiting(url) < 100, 60)
             wait_until(lambda: httpx.get(f"{url}/health").json() == {"status": "ok"}, 20)
         acknowledged = traffic.acknowledged
         wait_until(lambda: len(copied(postgres.url)) >= len(acknowledged), 20)
@@ -249,13 +267,11 @@ def test_postgresql_is_away_for_a_minute_and_everything_arrives_once_and_in_orde
     )
     assert not traffic.lost
     assert {answer.status for answer in traffic.answers} == {200}
-    assert during > 1000
+    assert during > 4 * STEP
     assert ready
     assert health["status"] == "degraded"
     assert any("the ledger in PostgreSQL cannot be read" in problem for problem in health["problems"])
-    assert health["prediction_log"]["backlog_rows"] > 1000
-    assert health["prediction_log"]["problem"]
-    assert backlog == sorted(set(backlog))  # it grows
+    assert health["prediction_log"]["backlog_rows"] > 4 * STEP
     assert sorted(found) == sorted(acknowledged)
     place = {prediction_id: n for n, prediction_id in enumerate(found)}
     for client in range(4):  # each asked one thing after another: so they stand in the table
@@ -268,6 +284,7 @@ def test_postgresql_is_away_for_a_minute_and_everything_arrives_once_and_in_orde
 BEARABLE = 32
 
 
+@pytest.mark.alone
 def test_ten_times_the_bearable_load_is_refused_where_it_must_be_and_forgotten_when_it_is_over(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -317,6 +334,7 @@ def test_ten_times_the_bearable_load_is_refused_where_it_must_be_and_forgotten_w
 FAR = {**ROWS[5], "trip_distance": 4000.0}
 
 
+@pytest.mark.alone
 def test_a_canary_without_finite_answers_is_taken_out_and_a_rollback_reaches_every_worker(
     database_url: str, tmp_path: Path
 ) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +17,7 @@ from include.monitoring import measures
 from include.monitoring.decision import Finding
 from tests.conftest import new_database
 from tests.dags import airflow_home
-from tests.dags.conftest import airflow_template  # noqa: F401
+from tests.dags.conftest import airflow_template, driver  # noqa: F401
 from tests.include.deployment import trials
 
 PARAMS = """
@@ -134,6 +131,7 @@ def server(
     postgres_url: str,
     template_database: str,
     airflow_template: str,  # noqa: F811
+    driver: airflow_home.Driver,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[airflow_home.Server]:
     """Airflow's API server with the plugin; MLflow and the service are not running."""
@@ -145,7 +143,7 @@ def server(
     rollouts.step(engine, canary, actor="<i>ann</i>", reason="1% went well", evidence={})
     engine.dispose()
     airflow = new_database(postgres_url, airflow_template)
-    ask(airflow, folder)
+    driver.run(airflow_home.foreign() | airflow_home.configuration(folder, airflow), folder, {"execute": ASK})
     with airflow_home.api_server(folder, airflow, platform) as found:
         yield found
 
@@ -175,9 +173,4 @@ with create_session() as session:
         add(TaskInstance, **of, id=key, task_id="approve", map_index=-1, state="awaiting_input", pool="default_pool")
         add(HITLDetail, ti_id=key, options=["Approve", "Reject"], subject=subject, params={}, responded_at=answered)
 """
-
-
-def ask(airflow_database: str, home: Path) -> None:
-    """Two DAGs, one of them paused, and a question that waits for a person, with one that was answered."""
-    environment = {**os.environ, **airflow_home.configuration(home, airflow_database)}
-    subprocess.run([sys.executable, "-c", ASK], env=environment, check=True, timeout=300)
+"""Two DAGs, one of them paused, and a question that waits for a person, with one that was answered."""

@@ -218,12 +218,15 @@ def test_a_tried_version_that_takes_for_ever_does_not_hold_a_promotion_up(
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, tmp_path / "home")) as models:
         try_out(database_url, champion_of(slow, 9), "shadow")
-        wait_for(lambda: [arm["out"] for arm in models.describe()[0]["arms"]] == [None, "it is being loaded"])
+
+        def being_loaded() -> bool:
+            return [arm["out"] for arm in models.describe()[0]["arms"]] == [None, "it is being loaded"]
+
+        wait_for(being_loaded)
         for version in (2, 3):
-            began = time.monotonic()
             promote(database_url, champion_of(versions[version], version))
             wait_for(lambda version=version: version_of(models) == version)
-            assert time.monotonic() - began < 3
+            assert being_loaded()
 
 
 def test_an_arm_that_breaks_its_limits_is_taken_out_at_once_until_its_rollout_changes(
@@ -239,10 +242,8 @@ def test_an_arm_that_breaks_its_limits_is_taken_out_at_once_until_its_rollout_ch
         tally.failed(19)
         time.sleep(1.5)
         assert route_of(models).challenger is not None
-        began = time.monotonic()
         tally.failed(1)
         wait_for(lambda: route_of(models).challenger is None)
-        assert time.monotonic() - began < 1.5
         assert {route_of(models).choose(e).name for e in ENTITIES} == {"champion"}
         reason = "its error rate is 100.0% (20 of 20 requests in 60 s), 5.0% is allowed"
         assert models.problems() == [

@@ -1,0 +1,76 @@
+"""A running stack from within: its processes, their end by kill -9, and requests meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import httpx
+import psutil
+
+from include.stack import local, part, processes, supervisor
+
+
+def mine(stack: local.Stack) -> list[psutil.Process]:
+    return processes.marked(stack.stack_id) + processes.postgres(stack.home / "postgres")
+
+
+def kill_9(victims: list[psutil.Process]) -> None:
+    for process in victims:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(victims, timeout=10)
+
+
+def watchers(stack: local.Stack) -> list[psutil.Process]:
+    """The supervisor and its guard, which restart each other, and everything else."""
+    return [
+        process
+        for process in processes.marked(stack.stack_id)
+        if processes.part_of(process) == supervisor.GUARD or "supervisor.supervisord" in " ".join(process.cmdline())
+    ]
+
+
+def waiting(stack: local.Stack) -> list[psutil.Process]:
+    """What waits for a part, and starts a supervisor when there is none."""
+    return [process for process in processes.marked(stack.stack_id) if part.__file__ in process.cmdline()]
+
+
+class Load:
+    """Requests to the service, one after another, for as long as the block runs."""
+
+    def __init__(self, stack: local.Stack) -> None:
+        self._url = f"{stack.address('serving')}/models"
+        self._headers = {"Authorization": f"Bearer {stack.credentials().serving_key}"}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.statuses: list[int | str] = []
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.02):
+            try:
+                self.statuses.append(httpx.get(self._url, headers=self._headers, timeout=30).status_code)
+            except httpx.HTTPError as error:
+                self.statuses.append(repr(error))
+
+
+def ready(stack: local.Stack, *, supervised: bool, seconds: float = 120) -> dict[str, int | None]:
+    """The process of each part, once all are ready, with or without a supervisor: a heartbeat may be late."""
+    deadline = time.monotonic() + seconds
+    while True:
+        lines = local.status(stack.root, stack.home)
+        if {(line.state, line.supervised) for line in lines} == {("ready", supervised)}:
+            return {line.part: line.pid for line in lines}
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.5)
