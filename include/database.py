@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
@@ -392,6 +393,12 @@ def transaction(bind: sa.Engine | sa.Connection) -> Iterator[sa.Connection]:
     else:
         with bind.begin() as connection:
             yield connection
+
+
+def newest(connection: sa.Connection, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> sa.Row[Any] | None:
+    """The row with the highest `id` of those for which all conditions hold; None: there is none."""
+    query = sa.select(table).where(*conditions).order_by(table.c.id.desc()).limit(1)
+    return connection.execute(query).one_or_none()
 
 
 SERVICE_RIGHTS = """

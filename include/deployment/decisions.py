@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -80,12 +79,10 @@ def taken_back(connection: sa.Connection, model: str, version: int) -> TakenBack
     retired = _retired(connection, model)
     if retired is not None:
         return retired
-    arrived = _newest_entry(
-        connection, model, database.ledger.c.to_version == version, database.ledger.c.action != "retire"
-    )
-    left = _newest_entry(
-        connection, model, database.ledger.c.from_version == version, database.ledger.c.action == "rollback"
-    )
+    entries = database.ledger
+    came, went = entries.c.to_version == version, entries.c.from_version == version
+    arrived = database.newest(connection, entries, entries.c.model == model, came, entries.c.action != "retire")
+    left = database.newest(connection, entries, entries.c.model == model, went, entries.c.action == "rollback")
     found = [_stopped(connection, model, version)]
     if left is not None:
         found.append(TakenBack(f"version {version} was rolled back", left.created_at, left.actor, left.reason))
@@ -99,29 +96,15 @@ def _retired(connection: sa.Connection, model: str) -> TakenBack | None:
     return TakenBack(RETIRED, row.at, row.actor, row.reason) if row else None
 
 
-def _newest_entry(connection: sa.Connection, model: str, *conditions: sa.ColumnElement[bool]) -> sa.Row[Any] | None:
-    table = database.ledger
-    query = sa.select(table).where(table.c.model == model, *conditions).order_by(table.c.id.desc()).limit(1)
-    return connection.execute(query).one_or_none()
-
-
 def _stopped(connection: sa.Connection, model: str, version: int) -> TakenBack | None:
     """The newest rollout of the version, if a limit ended it or a person stopped it; a shadow answered nobody."""
     rollouts, events = database.rollouts, database.rollout_events
-    newest = connection.execute(
-        sa.select(rollouts.c.id, rollouts.c.kind, rollouts.c.status)
-        .where(rollouts.c.model == model, rollouts.c.version == version, rollouts.c.kind != "shadow")
-        .order_by(rollouts.c.id.desc())
-        .limit(1)
-    ).one_or_none()
+    tried = (rollouts.c.model == model, rollouts.c.version == version, rollouts.c.kind != "shadow")
+    newest = database.newest(connection, rollouts, *tried)
     if newest is None or newest.status not in ("rolled_back", "stopped"):
         return None
-    event = connection.execute(
-        sa.select(events)
-        .where(events.c.rollout_id == newest.id, events.c.event.in_(("stop", "rollback")))
-        .order_by(events.c.id.desc())
-        .limit(1)
-    ).one_or_none()
+    ended = (events.c.rollout_id == newest.id, events.c.event.in_(("stop", "rollback")))
+    event = database.newest(connection, events, *ended)
     if event is None or (newest.status == "stopped" and event.actor == CONTROLLER):
         return None
     how = "was stopped" if newest.status == "stopped" else "went beyond a limit"

@@ -386,12 +386,7 @@ def _store(
     }
     with engine.begin() as connection:
         database.lock_in_transaction(connection, f"verdict:{model}")
-        newest = connection.execute(
-            sa.select(table)
-            .where(table.c.model == model, table.c.version == version)
-            .order_by(table.c.id.desc())
-            .limit(1)
-        ).one_or_none()
+        newest = database.newest(connection, table, table.c.model == model, table.c.version == version)
         same = newest is not None and all(newest._mapping[name] == value for name, value in values.items())
         if newest is not None and same and not _is_spent(connection, newest.id):
             return _verdict(newest)

@@ -187,8 +187,7 @@ def before(connection: sa.Connection, current: Champion) -> int | None:
 def champion_at(connection: sa.Connection, model: str, moment: dt.datetime) -> int | None:
     """The version that was champion at a moment; None: there was none."""
     table = database.ledger
-    query = sa.select(table).where(table.c.model == model, table.c.created_at <= moment).order_by(table.c.id.desc())
-    newest = connection.execute(query.limit(1)).one_or_none()
+    newest = database.newest(connection, table, table.c.model == model, table.c.created_at <= moment)
     return None if newest is None or newest.action == "retire" else int(newest.to_version)
 
 
@@ -232,12 +231,7 @@ def challenger(engine: sa.Engine, model: str) -> int | None:
     """The version that the gate judged last, if it was not rejected and never was champion: the one that waits."""
     verdicts, ledger = database.verdicts, database.ledger
     with engine.connect() as connection:
-        newest = connection.execute(
-            sa.select(verdicts.c.version, verdicts.c.verdict)
-            .where(verdicts.c.model == model)
-            .order_by(verdicts.c.id.desc())
-            .limit(1)
-        ).one_or_none()
+        newest = database.newest(connection, verdicts, verdicts.c.model == model)
         if newest is None or newest.verdict == "REJECT":
             return None
         was_champion = sa.exists().where(ledger.c.model == model, ledger.c.to_version == newest.version)
@@ -281,10 +275,8 @@ def _entry(connection: sa.Connection, entry_id: int) -> Entry:
 
 def _newest(connection: sa.Connection, model: str, version: int, action: str | None = None) -> Entry:
     table = database.ledger
-    query = sa.select(table).where(table.c.model == model, table.c.to_version == version)
-    if action:
-        query = query.where(table.c.action == action)
-    row = connection.execute(query.order_by(table.c.id.desc()).limit(1)).one_or_none()
+    by = [table.c.action == action] if action else []
+    row = database.newest(connection, table, table.c.model == model, table.c.to_version == version, *by)
     if row is None:
         were = sorted(
             connection.execute(sa.select(table.c.to_version).where(table.c.model == model).distinct()).scalars()

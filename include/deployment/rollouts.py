@@ -472,8 +472,8 @@ def _note(
 
 def _gone_back(connection: sa.Connection, model: str, actor: str) -> ledger.Entry | None:
     table = database.ledger
-    query = sa.select(table).where(table.c.model == model, table.c.action == "rollback", table.c.actor == actor)
-    row = connection.execute(query.order_by(table.c.id.desc()).limit(1)).one_or_none()
+    own = (table.c.action == "rollback", table.c.actor == actor)
+    row = database.newest(connection, table, table.c.model == model, *own)
     return ledger.Entry(**row._mapping) if row else None
 
 

@@ -124,7 +124,12 @@ def build(
     engine = database.connect(database_url)
     try:
         with database.advisory_lock(engine, f"features:{model}"):
-            partitions = _published(engine, entry)
+            with engine.connect() as connection:
+                partitions = published(connection, entry)
+            if not partitions:
+                raise FeatureVersionError(
+                    f"source {entry.source!r} has no published partition; run the DAG ingest_{entry.source} first"
+                )
             types = _source_types(engine, params, model, data_url)
             feature_set, known = _compile(engine, params, model, data_url, partitions, types)
             with _workspace(home, model) as workspace:
@@ -153,8 +158,8 @@ def build(
     )
 
 
-def _published(engine: sa.Engine, entry: Model) -> dict[str, str]:
-    """The newest published partitions of the model's window: key → SHA-256."""
+def published(connection: sa.Connection, entry: Model) -> dict[str, str]:
+    """The newest published partitions of the model's window, in order: key → SHA-256."""
     table = database.partitions
     query = (
         sa.select(table.c.key, table.c.sha256)
@@ -162,13 +167,7 @@ def _published(engine: sa.Engine, entry: Model) -> dict[str, str]:
         .order_by(table.c.key.desc())
         .limit(entry.window)
     )
-    with engine.connect() as connection:
-        found = dict(connection.execute(query).tuples().all())
-    if not found:
-        raise FeatureVersionError(
-            f"source {entry.source!r} has no published partition; run the DAG ingest_{entry.source} first"
-        )
-    return dict(sorted(found.items()))
+    return dict(sorted(connection.execute(query).tuples().all()))
 
 
 def _source_types(engine: sa.Engine, params: Params, model: str, data_url: str) -> dict[str, ColumnType]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from include import database
+from include.features import versions
 from include.monitoring import requests
 from include.settings import Model
 
@@ -53,18 +54,8 @@ def behind(models: Mapping[str, Model], *, database_url: str) -> list[Behind]:
 
 
 def _features(connection: sa.Connection, model: str, entry: Model) -> Behind | None:
-    partitions, versions = database.partitions, database.feature_versions
-    published = dict(
-        connection.execute(
-            sa.select(partitions.c.key, partitions.c.sha256)
-            .where(partitions.c.source == entry.source, partitions.c.status == "published")
-            .order_by(partitions.c.key.desc())
-            .limit(entry.window)
-        )
-        .tuples()
-        .all()
-    )
-    built = sa.select(versions.c.version).where(versions.c.model == model, versions.c.inputs == published)
+    recorded, published = database.feature_versions, versions.published(connection, entry)
+    built = sa.select(recorded.c.version).where(recorded.c.model == model, recorded.c.inputs == published)
     if not published or connection.execute(built).first() is not None:
         return None
     reason = f"{model} has no features of the {len(published)} newest partitions of {entry.source}"
