@@ -1,4 +1,7 @@
-"""Airflow's LocalExecutor, with a scheduler that rests while there is nothing to do, and workers that go then."""
+"""Airflow's LocalExecutor, with a scheduler that rests while there is nothing to do, and workers that go then.
+
+It is where the scheduler can be made to do something of ours: its loop calls `heartbeat` outside any transaction.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import time
 from typing import Any
 
 from airflow.executors.local_executor import LocalExecutor
+
+from include.orchestration.overlooked import Overlooked
 
 BUSY_SECONDS = 15.0
 """For so long after the last task the scheduler goes on at its full pace: one task follows another."""
@@ -25,10 +30,12 @@ class RestingExecutor(LocalExecutor):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._busy_at = time.monotonic()
         self._released = False
+        self._overlooked = Overlooked()
 
     def heartbeat(self) -> None:
-        """As ever, and a rest when nothing is queued, running, or was so a moment ago."""
+        """As ever; then what the scheduler passes over; then a rest when no task is there or was a moment ago."""
         super().heartbeat()
+        self._overlooked.look_when_due()
         now = time.monotonic()
         rest = self.rest(now)
         if now - self._busy_at > IDLE_SECONDS and not self._released:

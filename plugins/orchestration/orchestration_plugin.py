@@ -122,7 +122,10 @@ async def _answer(send: Send, reason: str) -> None:
 
 
 class MissedEvents:
-    """Queues, when a DAG is unpaused, the asset's events that came while it was paused, which Airflow has dropped."""
+    """Queues, when a DAG is unpaused here, the events that came while it was paused, at once.
+
+    The scheduler does so for a DAG that is unpaused by another way, some seconds later.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -143,39 +146,9 @@ class MissedEvents:
         if status == 200:
             from anyio import to_thread
 
+            from include.orchestration.overlooked import queue_missed
+
             await to_thread.run_sync(queue_missed)
-
-
-def queue_missed() -> list[tuple[str, str]]:
-    """Let every active DAG run once that an event of one of its assets has not reached; returns DAG and asset.
-
-    Not reached: the event is newer than the DAG's last run, and none is queued. A run begun by hand counts: every DAG
-    works on what is newest when it runs.
-    """
-    import sqlalchemy as sa
-    from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel, DagScheduleAssetReference
-    from airflow.models.dag import DagModel
-    from airflow.models.dagrun import DagRun
-    from airflow.utils.session import create_session
-
-    reference, queued = DagScheduleAssetReference, AssetDagRunQueue
-    newest = sa.select(sa.func.max(AssetEvent.timestamp)).where(AssetEvent.asset_id == reference.asset_id)
-    begun = sa.select(sa.func.max(sa.func.coalesce(DagRun.start_date, DagRun.queued_at)))
-    last = begun.where(DagRun.dag_id == reference.dag_id).scalar_subquery()
-    event = newest.scalar_subquery()
-    is_queued = sa.exists().where(queued.asset_id == reference.asset_id, queued.target_dag_id == reference.dag_id)
-    missed = (
-        sa.select(reference.dag_id, AssetModel.name, reference.asset_id)
-        .join(DagModel, DagModel.dag_id == reference.dag_id)
-        .join(AssetModel, AssetModel.id == reference.asset_id)
-        .where(DagModel.is_paused.is_(False), DagModel.is_stale.is_(False), ~is_queued)
-        .where(event > reference.created_at, sa.or_(last.is_(None), event > last))
-    )
-    with create_session() as session:
-        found = session.execute(missed).all()
-        for dag_id, _, asset_id in found:
-            session.merge(queued(target_dag_id=dag_id, asset_id=asset_id))
-        return [(dag_id, asset) for dag_id, asset, _ in found]
 
 
 class OrchestrationPlugin(AirflowPlugin):  # type: ignore[misc]

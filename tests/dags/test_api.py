@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,3 +161,119 @@ def test_the_runs_of_a_retired_model_end_though_its_dags_are_gone(server: airflo
         connection.execute(sa.text("update dag set is_stale = false"))
     engine.dispose()
     assert states == {"train_trip_duration": "failed", "monitor_trip_duration": "failed", "ingest_trips": "queued"}
+
+
+OVERLOOKED = """
+import contextlib, json, sys
+import sqlalchemy as sa
+from airflow.cli import cli_parser
+from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
+from include.orchestration.overlooked import GONE_SECONDS, Overlooked
+
+def event(name):
+    with create_session() as session:
+        asset = session.scalar(sa.select(AssetModel).where(AssetModel.name == name))
+        session.add(AssetEvent(asset_id=asset.id, extra={}))
+
+def set_dag(dag_id, **values):
+    with create_session() as session:
+        session.execute(sa.update(DagModel).where(DagModel.dag_id == dag_id).values(**values))
+
+def queued():
+    with create_session() as session:
+        return sorted(session.scalars(sa.select(AssetDagRunQueue.target_dag_id)))
+
+def states(*runs):
+    with create_session() as session:
+        found = session.scalars(sa.select(DagRun).where(DagRun.run_id.in_(runs))).all()
+        tasks = {run.run_id: [str(ti.state) for ti in run.get_task_instances()] for run in found}
+        return {run.run_id: (run.state.value, run.note, tasks[run.run_id]) for run in found}
+
+def unpause(dag_id):
+    arguments = cli_parser.get_parser().parse_args(["dags", "unpause", "--yes", dag_id])
+    with contextlib.redirect_stdout(sys.stderr):
+        arguments.func(arguments)
+"""
+
+
+def scripted(server: airflow_home.Server, script: str) -> Any:
+    """What a program with Airflow's database prints, as JSON in its last line."""
+    command = [sys.executable, "-c", OVERLOOKED + script]
+    done = subprocess.run(command, env=server.environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_scheduler_queues_what_a_dag_missed_whichever_way_it_was_unpaused(server: airflow_home.Server) -> None:
+    """On the command line, by hand in the database, and while no scheduler ran."""
+    script = """
+dags = ("features_trip_duration", "deploy_trip_duration", "train_trip_duration")
+with create_session() as session:
+    session.execute(sa.delete(AssetDagRunQueue))
+    session.execute(sa.delete(DagRun).where(DagRun.dag_id.in_(dags)))
+for dag in dags:
+    set_dag(dag, is_paused=True)
+scheduler, seen = Overlooked(), []
+def look(now):
+    scheduler.look(now)
+    seen.append(queued())
+look(0)
+event("validated.trips"), event("candidate.trip_duration"), event("retraining.trip_duration")
+look(10)
+unpause("features_trip_duration")
+look(20)
+set_dag("deploy_trip_duration", is_paused=False)
+look(30)
+look(40)
+with create_session() as session:
+    session.execute(sa.delete(AssetDagRunQueue))
+look(50)
+scheduler = Overlooked()
+set_dag("train_trip_duration", is_paused=False)
+look(0)
+print(json.dumps(seen))
+"""
+    features, deploy, train = "features_trip_duration", "deploy_trip_duration", "train_trip_duration"
+    never, cli, database, again, quiet, restarted = scripted(server, script)[1:]
+    assert never == []
+    assert cli == [features]
+    assert database == again == sorted([deploy, features])
+    assert quiet == []  # nothing was unpaused since: what somebody took out of the queue stays out
+    assert train in restarted
+
+
+def test_the_scheduler_ends_runs_of_a_dag_that_is_gone_and_not_of_one_that_comes_back(
+    server: airflow_home.Server, token: str
+) -> None:
+    for dag, run in (("rollback_trip_duration", "gone"), ("monitor_trip_duration", "back"), ("ingest_cells", "there")):
+        assert trigger(server, token, dag, dag_run_id=run).status_code == 200
+    script = """
+runs, seen = ("gone", "back", "there"), []
+scheduler = Overlooked()
+set_dag("rollback_trip_duration", is_stale=True), set_dag("monitor_trip_duration", is_stale=True)
+scheduler.look(0)
+scheduler.look(GONE_SECONDS - 1)
+seen.append(states(*runs))
+set_dag("monitor_trip_duration", is_stale=False)
+scheduler.look(GONE_SECONDS - 0.5)
+set_dag("monitor_trip_duration", is_stale=True)
+scheduler.look(GONE_SECONDS + 1)
+scheduler.look(GONE_SECONDS + 2)
+seen.append(states(*runs))
+set_dag("rollback_trip_duration", is_stale=False), set_dag("monitor_trip_duration", is_stale=False)
+print(json.dumps(seen))
+"""
+    before, after = scripted(server, script)
+    assert {run: state for run, (state, *_) in before.items()} == dict.fromkeys(("gone", "back", "there"), "queued")
+    assert {run: state for run, (state, *_) in after.items()} == {"gone": "failed", "back": "queued", "there": "queued"}
+    _, note, tasks = after["gone"]
+    assert note == "no file and no entry of params.yaml makes rollback_trip_duration any more"
+    assert set(tasks) <= {"skipped", "failed"}
+    told = [json.loads(line) for line in (server.data.parent / "logs" / "alerts.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["run_id"]) for line in told if line["event"] == "run_of_a_gone_dag"] == [
+        ("run_of_a_gone_dag", "gone")
+    ]
+    assert "`mlops retire trip_duration --reason …`" in told[-1]["message"]
