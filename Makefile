@@ -1,7 +1,7 @@
 # Thin over the `mlops` command. Settings: PYTHON, MLOPS_HOME, MLOPS_AIRFLOW_PORT, MLOPS_MLFLOW_PORT, MLOPS_SERVING_PORT.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status check lint test test-fast lock clean venv venv-dev
+.PHONY: help demo up down status check lint docs test test-fast lock clean venv venv-dev
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,8 +29,12 @@ check: venv  ## is params.yaml right?
 
 lint: venv-dev  ## style, types, direction of imports
 	@echo "style (ruff)" && $(BIN)/ruff check --quiet .
+	@echo "format (ruff)" && $(BIN)/ruff format --quiet --check .
 	@echo "types (mypy)" && $(BIN)/mypy --no-error-summary
 	@echo "direction of imports (import-linter)" && { contracts=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$contracts"; exit 1; }; }
+
+docs: venv-dev  ## write docs/params.md, docs/cli.md and docs/metrics.md from the program
+	@$(BIN)/python -m include.reference
 
 test: lint  ## lint, and every test, the demo in a fresh clone among them
 	@echo "tests (pytest), two files at a time" && $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"

@@ -73,15 +73,21 @@ class Incident(_Strict):
     """Something that goes wrong in the generated trips between two days, both included."""
 
     kind: Literal["changed_column", "poisoned_day", "shift"]
+    """`changed_column`: columns are renamed, dropped and of another type; `poisoned_day`: distances and amounts in
+    other units, a column without values; `shift`: another traffic, which an old model misses."""
     start: dt.date
+    """The first day."""
     end: dt.date | None = None
+    """The last day. Default: without end."""
 
 
 class SourceBase(_Strict):
     """What every source declares, whatever its type."""
 
     description: str = ""
+    """What the source is; a note for who reads the file."""
     owner: str = "data-engineering"
+    """Who answers for the source: the owner of its DAGs in Airflow."""
     time_column: str | None = None
     """The column that dates a row. With it: one partition a day; without: a single one named `all`."""
     timezone: str = "UTC"
@@ -126,10 +132,15 @@ class SampleSource(SourceBase):
     """Bundled data: scikit-learn's breast cancer table, or *generated* taxi trips."""
 
     type: Literal["sample"]
+    """Bundled data."""
     dataset: Literal["taxi_trips", "breast_cancer"]
+    """`taxi_trips`: generated, a day at a time; `breast_cancer`: one table without time."""
     rows_per_day: int = Field(default=2000, ge=1, le=1_000_000)
+    """Generated trips a day."""
     seed: int = 2018
+    """The same seed generates the same trips."""
     incidents: tuple[Incident, ...] = ()
+    """What goes wrong in the generated trips, for practice and tests."""
 
     @model_validator(mode="before")
     @classmethod
@@ -146,11 +157,15 @@ class FilesSource(SourceBase):
     """
 
     type: Literal["files"]
+    """Files of yours."""
     path: str = Field(min_length=1)
+    """A path or an fsspec URL, with `*` globs and the date parts `{yyyy}`, `{mm}`, `{dd}` of a file's period."""
     format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"
+    """`auto`: by the file's name and content."""
     rename: dict[str, str] = Field(default_factory=dict)
     """Name in the file → name here; every other setting uses the name here."""
     types: dict[str, ColumnType] = Field(default_factory=dict)
+    """Column → its type, where what its values suggest is wrong."""
     exclude: tuple[str, ...] = ()
     """Columns that are not read."""
     columns: tuple[str, ...] | None = None
@@ -160,6 +175,7 @@ class FilesSource(SourceBase):
     delimiter: str | None = None
     """What separates the fields of a CSV file. Default: a comma; a tab in a file named .tsv."""
     encoding: str = "utf-8"
+    """The encoding of CSV and JSON files, as Python names it."""
     trim: bool = True
     """Whether white space at the beginning and end of text is removed, of column names too."""
     null_values: tuple[str, ...] = ()
@@ -232,25 +248,32 @@ class Features(_Strict):
     """What goes into a model: declared here, or computed by include/features/definitions/<definition>.py, or both."""
 
     definition: Name | None = None
+    """The name of a file in include/features/definitions/, without `.py`."""
     columns: tuple[str, ...] | None = None
     """Input columns. Default: all of the source's, without target, time, entity (or what the definition names). They
     are decided with the first feature version: a column that the source gets later is one once `include` names it."""
     include: tuple[str, ...] = ()
     """More input columns, where `columns` is not given."""
     exclude: tuple[str, ...] = ()
+    """Columns that are no inputs."""
     derived: dict[str, str] = Field(default_factory=dict)
+    """Feature → the formula that computes it from other columns."""
     date_parts: dict[str, tuple[Literal["hour", "weekday", "day", "month", "year", "minute", "dayofyear"], ...]] = (
         Field(default_factory=dict)
     )
+    """Timestamp → the parts of it that become features."""
     impute: dict[str, float | str] = Field(default_factory=dict)
     """column → `mean`, `median`, `most_frequent`, or a constant."""
     bin: dict[str, int | tuple[float, ...]] = Field(default_factory=dict)
     """column → a number of quantile bins learned from the training part, or the edges themselves."""
     standard_scaler: tuple[str, ...] | Literal["all"] = ()
+    """Features that are scaled to mean 0 and standard deviation 1 of the training part; `all`: every numeric one."""
     one_hot: tuple[str, ...] = ()
+    """Columns that become one 0/1 feature for each category."""
     ordinal: dict[str, tuple[str, ...] | None] = Field(default_factory=dict)
     """column → its categories in order; null: sorted, as found in the training part."""
     target_encoding: tuple[str, ...] = ()
+    """Columns whose categories become the smoothed mean of the target."""
     pca: dict[str, PCA] = Field(default_factory=dict)
     """name of the component columns → the columns they are made of."""
     unknown_category: Literal["other", "error"] = "other"
@@ -274,16 +297,22 @@ class PCA(_Strict):
     """Principal components of some numeric columns."""
 
     columns: tuple[str, ...] = Field(min_length=2)
+    """The numeric columns that the components replace."""
     components: int = Field(ge=1)
+    """How many of the first components."""
 
 
 class Split(_Strict):
     """Shares of the rows: by time where there is a time column, else stratified (binary, multiclass) or random."""
 
     train: float = Field(default=0.7, gt=0, lt=1)
+    """The share that the model learns from."""
     validation: float = Field(default=0.15, gt=0, lt=1)
+    """The share that the study judges its trials by."""
     test: float = Field(default=0.15, gt=0, lt=1)
+    """The share that the gate judges the version by."""
     by: Literal["auto", "time", "stratified", "random"] = "auto"
+    """`auto`: by time where there is a time column, else stratified for classes, else random."""
 
     @model_validator(mode="after")
     def _sum_is_one(self) -> Split:
@@ -344,18 +373,24 @@ class Tuning(_Strict):
     """The study: how many trials, for how long, by how many Airflow tasks."""
 
     trials: int = Field(default=30, ge=1, le=10_000)
+    """How many points of the search space are tried, over all estimators."""
     time_budget: int = Field(default=600, ge=5)
     """Seconds, for the whole study."""
     workers: int = Field(default=2, ge=1, le=32)
+    """How many Airflow tasks share the study."""
     pruning: bool = True
+    """Whether a trial that will not become the best is stopped early."""
     seed: int = 7
+    """Of the search, the split and the estimators."""
 
 
 class Gate(_Strict):
     """What a candidate must reach. Margins are relative: 0.10 is ten per cent better."""
 
     baseline_margin: float = Field(default=0.10, ge=0)
+    """How much better than its baseline a first version must be."""
     champion_margin: float = Field(default=0.0, ge=0)
+    """How much better than the champion a later version must be; a tie is never enough."""
     minimum_rows: int = Field(default=50, ge=1)
     """Held-out rows below which no verdict can be given."""
     approval: bool = False
@@ -370,8 +405,11 @@ class FieldPolicy(_Strict):
     """What the service does with one field of a request, where it differs from the model's own policies."""
 
     missing: Missing | None = None
+    """As `missing` of the model. Default: the model's."""
     unknown_category: Literal["other", "error"] | None = None
+    """As `features.unknown_category`. Default: the model's."""
     out_of_range: OutOfRange | None = None
+    """As `out_of_range` of the model. Default: the model's."""
 
 
 class Logged(_Strict):
@@ -397,7 +435,9 @@ class Rollout(_Strict):
     window_seconds: float = Field(default=60, ge=1)
     """The window over which error rate, p99 and drift are taken."""
     maximum_error_rate: float = Field(default=0.05, gt=0, le=1)
+    """The share of the arm's requests that may fail by no fault of the client's, before the rollout is taken back."""
     maximum_p99_ms: float = Field(default=500, gt=0)
+    """Milliseconds within which 99 of 100 of the arm's answers must come, before the rollout is taken back."""
     maximum_drift: float = Field(default=0.3, gt=0)
     """PSI of the arm's predictions against the champion's over the same window."""
     share: float = Field(default=50, gt=0, lt=100)
@@ -408,7 +448,9 @@ class Rollout(_Strict):
     """An A/B test's success metric, from feedback: `error` (mean absolute error, or log loss; smaller is better) or
     `rate` (share of right answers; larger is better). Default: by the task."""
     significance: float = Field(default=0.05, gt=0, lt=0.5)
+    """How often an A/B test may call two equal versions different."""
     power: float = Field(default=0.8, gt=0.5, lt=1)
+    """How often an A/B test finds a real effect of the smallest size."""
     smallest_effect: float = Field(default=0.02, gt=0)
     """The relative effect that the A/B test must be able to see; it decides how many labels are enough."""
 
@@ -425,6 +467,7 @@ class Serving(_Strict):
     default: bool = False
     """Whether `/predict` without a model's name means this one."""
     max_batch: int = Field(default=10_000, ge=1)
+    """Rows in one request."""
     missing: Missing = "auto"
     """A field that is absent or null. `auto`: refused where training never missed it, else imputed."""
     out_of_range: OutOfRange = "warn"
@@ -443,6 +486,7 @@ class Service(_Strict):
     """The prediction service as a whole: workers, limits, and the local part of the prediction log."""
 
     workers: int = Field(default=1, ge=1, le=64)
+    """Processes that answer."""
     pin_workers: bool = False
     """Each worker on a core of its own (Linux). For a machine that is theirs alone: elsewhere one may wait for whoever
     computes on its core while another core is free."""
@@ -454,6 +498,7 @@ class Service(_Strict):
     when_full: Literal["count", "refuse"] = "count"
     """A full local log: answer, count and alert; or refuse with 503, where no answer may go unrecorded."""
     max_body_megabytes: float = Field(default=10, gt=0)
+    """A larger body is refused with 413."""
     body_seconds: float = Field(default=10, gt=0)
     """How long a body may take to arrive."""
     request_seconds: float = Field(default=30, gt=0)
@@ -481,13 +526,19 @@ class Monitoring(_Strict):
     """When the nightly check warns, and when it asks for retraining."""
 
     schedule: str = "30 3 * * *"
+    """Cron in UTC. The check also runs after each new version of the features."""
     window: int = Field(default=1, ge=1)
     """How many of the newest partitions are compared with the champion's training set."""
     minimum_rows: int = Field(default=100, ge=1)
+    """Rows of the window below which the check says "insufficient data"."""
     psi_warn: float = Field(default=0.1, gt=0)
+    """PSI of a column beyond which it has drifted."""
     psi_critical: float = Field(default=0.2, gt=0)
+    """PSI of a column beyond which retraining is requested."""
     performance_warn: float = Field(default=0.05, gt=0)
+    """How much worse than at training the metric may be, relative, before it is a warning."""
     performance_critical: float = Field(default=0.10, gt=0)
+    """The same, before retraining is requested."""
     cooldown: float = Field(default=20, ge=0)
     """Hours after a request for retraining in which no other is made."""
     report_days: int = Field(default=30, ge=1)
@@ -506,11 +557,18 @@ class Model(_Strict):
     """A prediction task: a registered model, as in MLflow."""
 
     source: str
+    """The name of a source."""
     target: str
+    """The column that is predicted."""
     task: Task
+    """What is predicted: a number, one of two classes, one of several."""
     description: str = ""
+    """What the model is for, as MLflow shows it."""
     owner: str = "ml-engineering"
+    """Who answers for the model: the owner of its DAGs in Airflow."""
     entity: str | None = None
+    """The column that names what a row is about. Rows of one entity lie on one side of a split, labels and `mlops
+    forget` find predictions by it, and an entity stays on its arm of a rollout."""
     time_column: str | None = None
     """Default: the source's."""
     window: int | None = Field(default=None, ge=1)
@@ -520,8 +578,11 @@ class Model(_Strict):
     estimators: dict[str, dict[str, Dimension]] = Field(
         default_factory=lambda: dict(DEFAULT_ESTIMATORS), validate_default=True
     )
+    """A list of names, or estimator → parameter → what is searched: `[low, high]`, `[low, high, log | int | log_int]`,
+    `{choices: [...]}`, or one fixed value. There is a file for each in include/training/estimators/."""
     tuning: Tuning = Tuning()
     metric: str | None = None
+    """What study, gate and nightly check judge by. Default: mae, roc_auc (binary) or log_loss (multiclass)."""
     gate: Gate = Gate()
     serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()

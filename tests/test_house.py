@@ -134,3 +134,33 @@ def test_great_expectations_holds_data_only() -> None:
 
 def test_no_two_plugins_share_a_librarys_name() -> None:
     assert all(p.stem.endswith("_plugin") for p in (ROOT / "plugins").rglob("*.py"))
+
+
+def test_each_test_that_the_promises_name_exists_and_each_promise_has_its_row() -> None:
+    page = (ROOT / "docs/promises.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    there = {
+        file: {
+            n.name
+            for n in ast.walk(ast.parse((ROOT / file).read_text()))
+            if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        for file in {file for file, _ in named}
+    }
+    assert [f"{file}::{name}" for file, name in named if name not in there[file]] == []
+    rows = re.findall(r"^\| (I?\d+) \|.*\| (.*) \|$", page, re.MULTILINE)
+    assert [row for row, _ in rows] == [f"I{n}" for n in range(1, 7)] + [str(n) for n in range(1, 55)]
+    assert [row for row, proof in rows if "::" not in proof and not proof.startswith("**No test.**")] == []
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_what_a_page_names_of_the_repository_is_there(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(
+        r"`((?:include|tests|dags|plugins|docs|bentofiles|great_expectations|benchmarks)/[\w./-]*\w/?)`", text
+    )
+    linked = [page.parent / target for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)[^)]*\)", text)]
+    assert [str(path) for path in [*(ROOT / name for name in named), *linked] if not path.exists()] == []
