@@ -26,7 +26,8 @@ WAITING = 1000
 
 log = logging.getLogger("mlops.alerts")
 
-_waiting: collections.deque[tuple[Path, str]] = collections.deque(maxlen=WAITING)
+_waiting: dict[Path, collections.deque[str]] = {}
+"""The file → its lines, of one process."""
 
 
 def send(home: Path, event: str, message: str, **details: Any) -> None:
@@ -42,7 +43,7 @@ def send(home: Path, event: str, message: str, **details: Any) -> None:
         details: whatever helps to look further; what JSON does not know is written as text.
     """
     line = _line(event, message, details)
-    _waiting.append((Home(home).alerts, line))
+    _waiting.setdefault(Home(home).alerts, collections.deque(maxlen=WAITING)).append(line)
     write_waiting()
 
 
@@ -56,18 +57,19 @@ def write(home: Path, event: str, message: str, **details: Any) -> None:
 
 
 def write_waiting() -> None:
-    """Write what could not be written before, in order."""
-    while _waiting:
-        try:
-            path, line = _waiting.popleft()
-        except IndexError:  # another thread writes it
-            return
-        try:
-            _append(path, line)
-        except OSError as error:
-            _waiting.appendleft((path, line))
-            log.warning("%s: cannot be written (%s); %d alerts wait", path, error.strerror or error, len(_waiting))
-            return
+    """Write what could not be written before, in order; a file that cannot be written holds up no other."""
+    for path, lines in list(_waiting.items()):
+        while lines:
+            try:
+                line = lines.popleft()
+            except IndexError:  # another thread writes it
+                break
+            try:
+                _append(path, line)
+            except OSError as error:
+                lines.appendleft(line)
+                log.warning("%s: cannot be written (%s); %d alerts wait", path, error.strerror or error, len(lines))
+                break
 
 
 def _line(event: str, message: str, details: dict[str, Any]) -> str:

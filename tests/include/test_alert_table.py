@@ -173,3 +173,13 @@ def test_alerts_that_come_while_the_file_is_shortened_are_all_there(engine: sa.E
         each.join()
     alert_table.copy(engine, tmp_path)
     assert len(alert_table.listed(engine, event="flood", limit=1000)) == 200
+
+
+def test_a_file_that_cannot_be_written_holds_up_no_other(tmp_path: Path) -> None:
+    (tmp_path / "no folder").write_text("")
+    alerts.send(tmp_path / "no folder", "task_failed", "lost")
+    alerts.send(tmp_path / "home", "task_failed", "train_x failed")
+    assert "train_x failed" in (tmp_path / "home" / "logs" / "alerts.jsonl").read_text()
+    (tmp_path / "no folder").unlink()
+    alerts.write_waiting()
+    assert "lost" in (tmp_path / "no folder" / "logs" / "alerts.jsonl").read_text()
