@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.serving import model as delivery
 from include import settings
 from include.features.feature_set import FeatureSet, compile_features
-from include.serving import kernels
-from include.serving.predictor import Predictor
+from include.inference import runtimes
+from include.inference.predictor import Predictor
 from include.training import estimators, export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,8 +110,8 @@ def microseconds(run: Callable[[Any], object], given: Sequence[Any]) -> float:
 
 def measure(predictor: Predictor, folder: Path, columns: Columns, rounds: int) -> None:
     """One line for each number of rows."""
-    onnx = kernels.Onnx((folder / "model.onnx").read_bytes())
-    booster = kernels.Booster((folder / "booster.ubj").read_bytes())
+    onnx = runtimes.Onnx((folder / "model.onnx").read_bytes())
+    booster = runtimes.Booster((folder / "booster.ubj").read_bytes())
     print(f"{'rows':>6}{'onnxruntime':>13}{'libxgboost':>12}{'ratio':>7}{'columns':>10}{'predict':>9}{'explain':>10}")
     for rows in ROWS:
         starts = [call * rows % (19_000 - rows) for call in range(CALLS[rows])]

@@ -214,22 +214,22 @@ def add_key(
     ] = None,
 ) -> None:
     """Make a key and print it: the only time that it can be read. It counts within a second."""
-    from include.serving import keys
+    from include.serving import api_keys
 
     now = dt.datetime.now(dt.UTC)
     expires = None if days is None else now + dt.timedelta(days=days)
-    made = keys.add(_keys_file(), name, scope or ["predict"], now=now, requests_per_second=quota, expires=expires)
+    made = api_keys.add(_keys_file(), name, scope or ["predict"], now=now, requests_per_second=quota, expires=expires)
     typer.echo(made)
 
 
 @keys_app.command("list")
 def list_keys() -> None:
     """The service's keys, without what would let anybody in."""
-    from include.serving import keys
+    from include.serving import api_keys
 
     now = dt.datetime.now(dt.UTC)
     typer.echo(f"{'name':<20} {'scopes':<18} {'quota':>8}  {'created':<17} expires")
-    for each in keys.read(_keys_file()):
+    for each in api_keys.read(_keys_file()):
         quota = "-" if each.requests_per_second is None else f"{each.requests_per_second:g}/s"
         end = "never" if each.expires is None else f"{each.expires:%Y-%m-%d %H:%M}"
         expired = "" if each.valid(now) else " (expired)"
@@ -241,12 +241,14 @@ def list_keys() -> None:
 @keys_app.command("revoke")
 def revoke_key(name: str) -> None:
     """Let a key count no more; the service refuses it within a second."""
-    from include.serving import keys
+    from include.serving import api_keys
     from include.stack import credentials
 
     if name in credentials.SERVING_KEYS:
-        raise keys.KeysError(f"the stack needs {name!r}: `mlops keys rotate {name} --overlap 0` replaces it at once")
-    keys.revoke(_keys_file(), name)
+        raise api_keys.KeysError(
+            f"the stack needs {name!r}: `mlops keys rotate {name} --overlap 0` replaces it at once"
+        )
+    api_keys.revoke(_keys_file(), name)
     typer.echo(f"{name}: revoked")
 
 
@@ -258,12 +260,12 @@ def rotate_key(
     ] = 24.0,
 ) -> None:
     """Make a new key of a name and print it; the old one counts a while longer."""
-    from include.serving import keys
+    from include.serving import api_keys
     from include.stack import credentials
 
     own = _stack().credentials_file if name in credentials.SERVING_KEYS else None
     hours = dt.timedelta(hours=overlap)
-    made = keys.rotate(_keys_file(), name, now=dt.datetime.now(dt.UTC), overlap=hours)
+    made = api_keys.rotate(_keys_file(), name, now=dt.datetime.now(dt.UTC), overlap=hours)
     if own is not None:
         credentials.replace(own, credentials.SHORT_NAMES[name], made)
     typer.echo(made)
@@ -542,7 +544,7 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
 
 def _workers(env: Environment) -> int:
     """How many workers the service has: by what is in force of params.yaml, as the service itself goes by it."""
-    from include.serving import declared
+    from include.serving.process import declared
 
     return declared.read(os.environ | {"MLOPS_PARAMS": str(env.params)}, ROOT).service.workers
 

@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from include import cli, settings
-from include.serving.metrics import Metrics
-from include.serving.prediction_log import LogMetrics
+from include.serving.metrics.prometheus import Metrics
+from include.serving.prediction_log.log import LogMetrics
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOM = 1e9
 """Bytes that must be free in memory for PostgreSQL; two processes of the tests were seen to use 0.15e9 together."""
 TAXI_DATA = ROOT.parent / "shared" / "data" / "nyc_yellow_taxi"
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests also import onnxruntime without include.serving.kernels
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests also import onnxruntime without include.inference.runtimes
 
 
 def free_port() -> int:
@@ -45,9 +45,9 @@ LONGEST = (
     "tests/integration/test_real_taxi.py",
     "tests/test_benchmarks_serving.py", "tests/include/features/test_versions.py",
     "tests/include/monitoring/test_loop.py", "tests/integration/test_serving_under_load.py",
-    "tests/include/serving/test_service.py", "tests/integration/test_chain_on_s3.py",
-    "tests/include/serving/test_holding.py", "tests/include/ingestion/test_validation.py",
-    "tests/include/serving/test_prediction_log.py", "tests/include/deployment/test_controller.py",
+    "tests/include/serving/process/test_service.py", "tests/integration/test_chain_on_s3.py",
+    "tests/include/serving/versions/test_cache.py", "tests/include/ingestion/test_validation.py",
+    "tests/include/serving/prediction_log/test_log.py", "tests/include/deployment/test_controller.py",
     "tests/plugins/test_ml_platform_plugin.py", "tests/include/deployment/test_gate.py", "tests/dags/test_api.py",
     "tests/include/test_cli.py", "tests/include/stack/test_supervisor.py",
 )  # fmt: skip

@@ -103,9 +103,9 @@ def test_the_report_says_what_was_reached_and_who_did_not_take_part() -> None:
 @pytest.mark.slow
 def test_the_contenders_give_the_answers_of_the_served_form(tmp_path: Path) -> None:
     """A contender is only started if its answers are the booster's: see `Server.check`."""
-    from include import served_form
     from include.features.columns import from_rows
-    from include.serving.predictor import Predictor
+    from include.inference import served_form
+    from include.inference.predictor import Predictor
 
     folder = tmp_path / "model"
     subprocess.run(

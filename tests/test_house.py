@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -164,3 +165,50 @@ def test_what_a_page_names_of_the_repository_is_there(page: Path) -> None:
     )
     linked = [page.parent / target for target in re.findall(r"\]\((?!\w+:|#)([^)#]+)[^)]*\)", text)]
     assert [str(path) for path in [*(ROOT / name for name in named), *linked] if not path.exists()] == []
+
+
+def _modules() -> dict[str, Path]:
+    """Module → file, of include/."""
+    found = {}
+    for path in sorted((ROOT / "include").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _imports(module: str, modules: Mapping[str, Path]) -> set[str]:
+    """What a module imports of include/: at its top, in a function, or for the type checker alone."""
+    found = set()
+    for node in ast.walk(ast.parse(modules[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return (found & modules.keys()) - {module}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Also for the type checker alone: two files that name each other's types are one file."""
+    modules = _modules()
+    sorter = graphlib.TopologicalSorter({module: _imports(module, modules) for module in modules})
+    sorter.prepare()  # CycleError names the circle
+
+
+def test_no_room_is_too_full_to_be_seen_at_a_glance() -> None:
+    """At most 16 files, and a quarter of the lines."""
+    modules = _modules()
+    lines = {module: len(path.read_text().splitlines()) for module, path in modules.items()}
+    rooms = {path.parent for path in modules.values()}
+    for room in rooms:
+        files = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= 16, f"{room.relative_to(ROOT)} has {len(files)} files"
+        inside = sum(lines[module] for module, path in modules.items() if room in path.parents)
+        assert room.name == "include" or inside <= sum(lines.values()) / 4, f"{room.relative_to(ROOT)}: {inside} lines"
+
+
+def test_few_arrows_between_the_rooms_of_serving() -> None:
+    modules = _modules()
+    rooms = {module: ".".join(module.split(".")[:3]) for module in modules if module.startswith("include.serving.")}
+    arrows = {(rooms[a], rooms[b]) for a in rooms for b in _imports(a, modules) if b in rooms and rooms[a] != rooms[b]}
+    assert len(arrows) <= 25, sorted(arrows)

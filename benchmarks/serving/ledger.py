@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from benchmarks.serving.model import NAME
 from benchmarks.serving.processes import GENERATOR_CORE, Tree, free_port, running
-from include import database, served_form
+from include import database
 from include.deployment import ledger
+from include.inference import served_form
 from include.stack import postgres
 
 

@@ -9,7 +9,7 @@ from benchmarks.serving.contenders import KEY
 from benchmarks.serving.ledger import Ledger
 from benchmarks.serving.model import CATEGORIES, DEPTH, NAME, NUMBERS, TARGET, TREES
 from include.home import Home
-from include.serving import keys
+from include.serving import api_keys
 from include.stack.environment import serving_environment
 
 
@@ -24,7 +24,7 @@ def environment(root: Path, home: Path, ledger: Ledger, *, workers: int = 1, fsy
         "feedback": ("f" * 43, ("feedback",)),
         "serving-admin": ("a" * 43, ("admin",)),
     }
-    keys.keep(Home(home).serving_keys, known, now=dt.datetime.now(dt.UTC))
+    api_keys.keep(Home(home).serving_keys, known, now=dt.datetime.now(dt.UTC))
     params = home / "params.yaml"
     params.write_text(_params(workers, fsync), encoding="utf-8")
     of_the_stack = serving_environment(

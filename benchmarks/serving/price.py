@@ -80,8 +80,9 @@ def _server(bench: Bench, policy: str, bare: Path, ledger: Ledger) -> contextlib
 
 def _bento(bench: Bench) -> Path:
     """What is in a Bento: the code, and one served form that answers without a ledger."""
-    from include import served_form
-    from include.serving.models import Champion, write_bundle
+    from include.inference import served_form
+    from include.serving.versions.disk_cache import write_bundle
+    from include.serving.versions.version import Champion
 
     root = bench.home("bento")
     for name in ("include", "bentofiles"):

@@ -2,7 +2,7 @@
 
 From a checkout it follows the champions in PostgreSQL (MLOPS_DATABASE_URL) and keeps its last good copies below
 MLOPS_HOME/serving. As a Bento it also holds one model, in `served/`, and without a database it answers with that one.
-It wants a key, or MLOPS_SERVING_OPEN=1, which says that none is wanted: see include/serving/command.py.
+It wants a key, or MLOPS_SERVING_OPEN=1, which says that none is wanted: see include/serving/process/command.py.
 
 BentoML's typed API, below, is the contract. The middleware around it costs many times what an answer costs, so an
 application in front of it all answers the same paths with the same bytes; MLOPS_SERVING_HOT_PATH=off lets the typed API
@@ -20,9 +20,9 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import Response
 
-from include.serving.command import CannotStart, check_keys
-from include.serving.inner import ANSWERED, CONTENT_TYPE, Inner
-from include.serving.worker import Worker
+from include.serving.http.bentoml_app import ANSWERED, CONTENT_TYPE, BentoMLAdapter
+from include.serving.process.command import CannotStart, check_keys
+from include.serving.process.worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 worker = Worker(os.environ, ROOT)
@@ -31,11 +31,11 @@ worker = Worker(os.environ, ROOT)
 class InFront(bentoml.Service):
     """A BentoML service whose server runs our application, with BentoML's behind it."""
 
-    behind: ClassVar[Inner | None] = None
+    behind: ClassVar[BentoMLAdapter | None] = None
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """What BentoML hands to its server."""
-        InFront.behind = Inner(super().to_asgi(is_main=is_main))
+        InFront.behind = BentoMLAdapter(super().to_asgi(is_main=is_main))
         return worker.application.in_front_of(InFront.behind)
 
 

@@ -31,7 +31,7 @@ import sqlalchemy as sa
 
 from include.deployment.rollouts import Rollout
 from include.features import profile
-from include.serving import tallies
+from include.serving.metrics import counters
 
 CHANCE = 1e-6
 """How often two equal arms may seem to differ in one window: there are 86,400 a day."""
@@ -58,7 +58,7 @@ class Figures:
     @property
     def p99_ms(self) -> float | None:
         """The 99th percentile of the answered requests' time; infinite in the open bucket, None without any."""
-        return tallies.p99_ms(self.latencies) if any(self.latencies) else None
+        return counters.p99_ms(self.latencies) if any(self.latencies) else None
 
     def document(self) -> dict[str, Any]:
         """As JSON; a p99 that is only known to lie in the open bucket is null there, and the counts tell it."""
@@ -186,7 +186,7 @@ def _percent(value: float | None) -> str:
 def _milliseconds(value: float | None) -> str:
     if value is None:
         return "without answers"
-    return f"over {tallies.LATENCY_MS[-1]} ms" if math.isinf(value) else f"{value:.0f} ms"
+    return f"over {counters.LATENCY_MS[-1]} ms" if math.isinf(value) else f"{value:.0f} ms"
 
 
 # ------------------------------------------------------------------------------------------------ reading

@@ -32,12 +32,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import sqlalchemy as sa
 
-from include import database, served_form, storage
+from include import database, storage
 from include.deployment import decisions, ledger
+from include.inference import served_form
 from include.settings import METRICS, Gate, Model
 
 if TYPE_CHECKING:
-    from include.served_form import ServedForm
+    from include.inference.served_form import ServedForm
 
 Outcome = Literal["PROMOTE", "HOLD", "REJECT"]
 
@@ -342,7 +343,7 @@ def _score(
     """The metric of one side on some rows, through the very code that serves; or why there is none."""
     from include.features.columns import ColumnError, from_arrow
     from include.features.feature_set import UnknownCategory
-    from include.serving.predictor import NotComputable, Predictor
+    from include.inference.predictor import NotComputable, Predictor
     from include.training import evaluation
 
     if not rows.any():

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from include import storage
-from include.served_form import MANIFEST, ServedForm
-from include.serving.models import Champion, write_bundle
+from include.inference.served_form import MANIFEST, ServedForm
+from include.serving.versions.disk_cache import write_bundle
+from include.serving.versions.version import Champion
 
 SERVICE = "bentofiles/prediction/service.py"
 BENTOFILE = "bentofiles/prediction/bentofile.yaml"

@@ -16,7 +16,7 @@ from typing import Any
 from include import database, storage
 from include.deployment import ledger, packaging, rollouts, verification
 from include.deployment.decisions import Decision
-from include.serving.predictor import GOLDEN
+from include.inference.predictor import GOLDEN
 from include.settings import Rollout as Settings
 from include.settings import Task
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from include.serving.predictor import GoldenMismatch, compare
+from include.inference.predictor import GoldenMismatch, compare
 
 POLL_SECONDS = 0.2
 CONNECTIONS = 20

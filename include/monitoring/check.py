@@ -25,13 +25,14 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from include import database, served_form, storage
+from include import database, storage
 from include.deployment import ledger
+from include.inference import served_form
+from include.inference.predictor import Predictor
+from include.inference.served_form import ServedForm
 from include.ingestion.partitions import Partition
 from include.monitoring import collection, drift, measures, performance, report, requests
 from include.monitoring.decision import Decision, Finding, by_weight, decide, worst
-from include.served_form import ServedForm
-from include.serving.predictor import Predictor
 from include.settings import Model
 
 Status = Literal["ok", "warn", "critical", "insufficient_data", "no_champion"]

@@ -10,10 +10,10 @@ import numpy as np
 
 from include.features import columns as held
 from include.features.feature_set import FeatureSet, UnknownCategory
+from include.inference.predictor import NotComputable, Predictor
+from include.inference.served_form import ServedForm
 from include.ingestion import partitions
 from include.ingestion.partitions import Partition
-from include.served_form import ServedForm
-from include.serving.predictor import NotComputable, Predictor
 
 if TYPE_CHECKING:
     import pyarrow as pa

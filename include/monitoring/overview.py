@@ -23,8 +23,8 @@ from include.deployment import rollouts
 from include.deployment.gate import improvement
 from include.deployment.rollouts import Rollout
 from include.features import known_columns
+from include.inference.served_form import MANIFEST
 from include.monitoring import measures
-from include.served_form import MANIFEST
 from include.settings import METRICS
 
 

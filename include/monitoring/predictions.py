@@ -21,8 +21,8 @@ import sqlalchemy as sa
 
 from include import storage
 from include.database import labels, predictions, spool_positions
-from include.serving import spool
-from include.serving.drain import COLUMNS
+from include.serving.prediction_log import segments
+from include.serving.prediction_log.shipper import COLUMNS
 from include.text import did_you_mean
 
 DAYS_AHEAD = 7
@@ -351,7 +351,7 @@ def forget(
         _note_unfinished(folder, tables)  # before it is committed: a repeated call finds no row to say where
         last = connection.execute(sa.text("select pg_current_xact_id()::xid::text")).scalar_one()
     lines = _erase(engine, folder, model, entity, refused | gone)
-    waiting = spool.let_go(folder, seconds)
+    waiting = segments.let_go(folder, seconds)
     remains = [
         f"the service still writes to what has the text ({slot}): see that it runs and reaches PostgreSQL (`mlops"
         " status`), or stop it"
@@ -450,7 +450,7 @@ def _copied(field: str) -> str | None:
 def _refused_ids(folder: Path, model: str, entity: str | None) -> set[str]:
     """The ids of an entity's predictions that PostgreSQL refused: labels may have come for them."""
     found = set()
-    for _, table, lines in spool.rejected(folder):
+    for _, table, lines in segments.rejected(folder):
         for line in lines if table == "predictions" else ():
             fields = _fields(table, line)
             if fields.get("model") == model and fields.get("entity") == entity:
@@ -470,7 +470,7 @@ def _erase(engine: sa.Engine, folder: Path, model: str, entity: str | None, ids:
 
     with engine.connect() as connection:
         rows = connection.execute(sa.select(spool_positions)).all()
-    return spool.erase(folder, {slot: spool.Position(*at) for slot, *at in rows}, is_subject)
+    return segments.erase(folder, {slot: segments.Position(*at) for slot, *at in rows}, is_subject)
 
 
 def nearest_entity(engine: sa.Engine, model: str, entity: str) -> str:
@@ -484,13 +484,13 @@ def nearest_entity(engine: sa.Engine, model: str, entity: str) -> str:
 
 def wait_until_copied(engine: sa.Engine, folder: Path, seconds: float) -> bool:
     """Wait until what the services of this machine have written to their spool is in PostgreSQL; whether it is."""
-    ends = dict(spool.ends(folder))
+    ends = dict(segments.ends(folder))
     deadline = time.monotonic() + seconds
     while ends:
         with engine.connect() as connection:
             rows = connection.execute(sa.select(spool_positions).where(spool_positions.c.slot.in_(list(ends)))).all()
         for slot, segment, position in rows:
-            if spool.Position(segment, position) >= ends[slot]:
+            if segments.Position(segment, position) >= ends[slot]:
                 del ends[slot]
         if ends and time.monotonic() > deadline:
             return False

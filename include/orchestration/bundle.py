@@ -51,6 +51,8 @@ TOUCHED_AGAIN = (15.0, 60.0)
 OFFER_VERSIONS = ("deploy.py", "rollback.py", "rollout.py")
 """The DAG files whose forms offer versions: parsed again when their list is another (include/deployment/choices.py)."""
 
+PROGRAM = settings.ROOT / "include"
+
 log = logging.getLogger("mlops")
 
 Files = Mapping[str, bytes]
@@ -386,7 +388,7 @@ def _digest(files: Files) -> str:
 
 def _program() -> str:
     """What changes with an edit of include/, which shapes the DAGs too."""
-    files = sorted(Path(settings.__file__).parent.rglob("*.py"))
+    files = sorted(PROGRAM.rglob("*.py"))
     return _digest({str(path): str(path.stat().st_mtime_ns).encode() for path in files})
 
 

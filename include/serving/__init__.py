@@ -1,12 +1,16 @@
 """What runs inside the prediction service; BentoML runs it: see bentofiles/prediction/service.py.
 
-    start and end      command · launcher · worker · beat, ending · inner · log
-    a request          connections → direct, or ASGI → application → site, headers · access, keys · admission · bodies
-                       → requests, fields, duplicates, refusals; table_process, which runs tables
-                       → batching → scoring → answers; inference_protocol · openapi · feedback · access_log
-    a prediction       predictor · kernels · explanation
-    which version      models ← wanted, holding, loading, memory, copies, routes; router · tallies · shadow · metrics
-    what is kept       prediction_log · spool · durable · drain
+    process          command → supervisor → worker: start and end, heartbeat, shutdown, json_log
+    http             connections → fast_path, or ASGI → application → headers, authentication, load_shedding,
+                     request_body → predict, v2, feedback, openapi; table_process, which reads tables; access_log
+    batching         micro_batcher → scoring; shadow
+    control          reconciler, which follows what ledger_reader reads in PostgreSQL
+    routing          table → route: which version answers; rollout, breaker
+    versions         cache → loader ← disk_cache; response_encoder, memory
+    prediction_log   log → segments → disk_writer; shipper, to PostgreSQL
+    metrics          counters → reporter → prometheus; limits
+    api_keys         who may ask for what
 
-It imports none of the libraries of training, so that a service starts fast and its image is small.
+A room imports those below it only (pyproject.toml, import-linter). How a prediction is computed is in
+include/inference. It imports none of the libraries of training, so that a service starts fast and its image is small.
 """

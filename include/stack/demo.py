@@ -23,8 +23,8 @@ import sqlalchemy as sa
 
 from include import database, settings, storage
 from include.deployment import ledger
+from include.inference.served_form import MANIFEST
 from include.ingestion import partitions
-from include.served_form import MANIFEST
 from include.stack import postgres
 from include.stack.airflow_api import Airflow, AirflowError, Run, TaskRun
 from include.stack.local import Stack

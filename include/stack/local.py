@@ -31,8 +31,8 @@ import psutil
 
 from include import settings, storage
 from include.home import Home
-from include.serving import keys as serving_keys
-from include.serving.command import STOP_SECONDS, CannotStart, certificate, serve_command
+from include.serving import api_keys as serving_keys
+from include.serving.process.command import STOP_SECONDS, CannotStart, certificate, serve_command
 from include.stack import credentials, environment, part, ports, postgres, processes, supervisor
 from include.stack.progress import Progress
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from include import served_form
 from include.features.columns import from_rows
 from include.features.feature_set import FeatureSet
-from include.served_form import ServedForm
-from include.serving.explanation import Explanation
-from include.serving.predictor import Predictor
+from include.inference import served_form
+from include.inference.explanation import Explanation
+from include.inference.predictor import Predictor
+from include.inference.served_form import ServedForm
 
 TOLERANCE = 1e-5
 """Relative; the golden rows are held against the same."""
@@ -53,10 +53,10 @@ def export(
         preprocessing: what they learned.
         profile: of the training set, with that of the predictions.
         golden_rows: rows as a client sends them.
-        manifest: see include/served_form.py.
+        manifest: see include/inference/served_form.py.
         real: raw columns of held-out rows that the service would answer; at most the first `CHECKED_ROWS` are compared.
         booster: the same trees as XGBoost's binary model, which answers many rows faster and explains.
-        explanation: how a score is taken apart; see include/serving/explanation.py.
+        explanation: how a score is taken apart; see include/inference/explanation.py.
 
     Raises:
         NotEqual: an answer differs by more than the tolerance, or an explanation adds up to something else.

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from include import served_form
-from include.serving.predictor import Predictor
+from include.inference import served_form
+from include.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     import pandas as pd

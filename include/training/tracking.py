@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from include import database, served_form
-from include.served_form import ServedForm
+from include import database
+from include.inference import served_form
+from include.inference.served_form import ServedForm
 from include.training import anchor
 
 HTTP_SECONDS = 10

@@ -169,7 +169,8 @@ import sqlalchemy as sa
 from airflow.cli import cli_parser
 from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel
 from airflow.models.dag import DagModel
-from airflow.models.dagrun import DagRun
+from airflow.models.dagrun import DagRun, DagRunNote
+from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from include.orchestration.overlooked import GONE_SECONDS, Overlooked
 
@@ -188,9 +189,15 @@ def queued():
 
 def states(*runs):
     with create_session() as session:
-        found = session.scalars(sa.select(DagRun).where(DagRun.run_id.in_(runs))).all()
-        tasks = {run.run_id: [str(ti.state) for ti in run.get_task_instances()] for run in found}
-        return {run.run_id: (run.state.value, run.note, tasks[run.run_id]) for run in found}
+        rows = session.execute(
+            sa.select(DagRun.run_id, DagRun.state, DagRunNote.content)
+            .outerjoin(DagRunNote, DagRunNote.dag_run_id == DagRun.id).where(DagRun.run_id.in_(runs))
+        ).all()
+        tasks = session.execute(
+            sa.select(TaskInstance.run_id, TaskInstance.state).where(TaskInstance.run_id.in_(runs))
+        ).all()
+    of = {run: [str(state) for of_run, state in tasks if of_run == run] for run in runs}
+    return {run: (str(state), note, of[run]) for run, state, note in rows}
 
 def unpause(dag_id):
     arguments = cli_parser.get_parser().parse_args(["dags", "unpause", "--yes", dag_id])

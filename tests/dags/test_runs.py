@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from include import database
-from include.serving.command import serve_command, serve_environment
+from include.serving.process.command import serve_command, serve_environment
 from tests.conftest import ROOT, free_port
 from tests.dags.conftest import PARAMS, Night
 

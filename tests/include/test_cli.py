@@ -50,20 +50,20 @@ def test_without_a_stack_the_answer_is_one_line_that_says_what_to_do(command: li
 
 
 def test_keys_of_the_service_are_made_shown_replaced_and_revoked(tmp_path: Path) -> None:
-    from include.serving import keys
+    from include.serving import api_keys
 
     file = Home(tmp_path).serving_keys
     made = mlops("keys", "add", "billing", "--scope", "predict", "--scope", "feedback", "--quota", "50", home=tmp_path)
     assert made.returncode == 0, made.stderr
-    [held] = keys.read(file)
-    assert (held.sha256, held.scopes) == (keys.digest(made.stdout.strip()), ("predict", "feedback"))
+    [held] = api_keys.read(file)
+    assert (held.sha256, held.scopes) == (api_keys.digest(made.stdout.strip()), ("predict", "feedback"))
     replaced = mlops("keys", "rotate", "billing", "--overlap", "2", home=tmp_path)
-    assert keys.digest(replaced.stdout.strip()) in {key.sha256 for key in keys.read(file)}
+    assert api_keys.digest(replaced.stdout.strip()) in {key.sha256 for key in api_keys.read(file)}
     shown = mlops("keys", "list", home=tmp_path).stdout.splitlines()
     assert [line.split()[:3] for line in shown[1:]] == [["billing", "predict,feedback", "50/s"]] * 2
     assert made.stdout.strip() not in "".join(shown)
     assert mlops("keys", "revoke", "billing", home=tmp_path).returncode == 0
-    assert keys.read(file) == []
+    assert api_keys.read(file) == []
     for wrong, said in [
         (("revoke", "billing"), "there is no key 'billing'"),
         (("revoke", "serving"), "mlops keys rotate serving --overlap 0"),
@@ -80,25 +80,25 @@ def test_replacing_the_stacks_own_key_changes_it_for_the_stack_and_the_service(t
     import datetime as dt
     import json
 
-    from include.serving import keys
+    from include.serving import api_keys
     from include.stack import credentials
 
     (tmp_path / "stack.json").write_text(
         json.dumps({"id": "x", "ports": {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4}})
     )
     before = credentials.read_or_create(Home(tmp_path).credentials)
-    keys.keep(Home(tmp_path).serving_keys, before.serving_keys(), now=dt.datetime.now(dt.UTC))
+    api_keys.keep(Home(tmp_path).serving_keys, before.serving_keys(), now=dt.datetime.now(dt.UTC))
     replaced = mlops("keys", "rotate", "serving", home=tmp_path)
     assert replaced.returncode == 0, replaced.stderr
     assert "Airflow's tasks have the old one" in replaced.stderr
     assert mlops("key", "serving", home=tmp_path).stdout == replaced.stdout
     after = credentials.read(Home(tmp_path).credentials)
     assert after.postgres_password == before.postgres_password
-    counting = {key.sha256 for key in keys.read(Home(tmp_path).serving_keys) if key.name == "serving"}
-    assert counting == {keys.digest(before.serving_key), keys.digest(after.serving_key)}
+    counting = {key.sha256 for key in api_keys.read(Home(tmp_path).serving_keys) if key.name == "serving"}
+    assert counting == {api_keys.digest(before.serving_key), api_keys.digest(after.serving_key)}
     # As the next `mlops up` does:
-    keys.keep(Home(tmp_path).serving_keys, after.serving_keys(), now=dt.datetime.now(dt.UTC))
-    assert {key.sha256 for key in keys.read(Home(tmp_path).serving_keys) if key.name == "serving"} == counting
+    api_keys.keep(Home(tmp_path).serving_keys, after.serving_keys(), now=dt.datetime.now(dt.UTC))
+    assert {key.sha256 for key in api_keys.read(Home(tmp_path).serving_keys) if key.name == "serving"} == counting
 
 
 def test_down_without_a_stack_is_no_error(tmp_path: Path) -> None:

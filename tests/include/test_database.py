@@ -295,7 +295,7 @@ def test_the_service_cannot_decide_anything_in_the_database(as_service, statemen
 
 
 def test_the_service_can_do_in_the_database_what_it_is_there_for(as_service, tmp_path):
-    from include.serving import wanted
+    from include.serving.control import ledger_reader
 
     with as_service.begin() as connection:
         connection.execute(sa.text("select make_prediction_partition(date '2026-03-02')"))
@@ -309,7 +309,9 @@ def test_the_service_can_do_in_the_database_what_it_is_there_for(as_service, tmp
             sa.text("update spool_positions set segment = 1, position = 2 where slot = 's' and segment = 0")
         )
         assert connection.execute(sa.text("select segment, position from spool_positions")).one() == (1, 2)
-        connection.execute(sa.text(wanted._WANTED.format(rollouts=wanted._RUNNING, retired=wanted._RETIRED)))
-        report = wanted._REPORT.replace("%s", "{}").format("'w'", 1, "'a'", 1, 1, 1, 0, "'{0}'", "'{0}'")
+        connection.execute(
+            sa.text(ledger_reader._WANTED.format(rollouts=ledger_reader._RUNNING, retired=ledger_reader._RETIRED))
+        )
+        report = ledger_reader._REPORT.replace("%s", "{}").format("'w'", 1, "'a'", 1, 1, 1, 0, "'{0}'", "'{0}'")
         for _ in range(2):
             connection.execute(sa.text(report))

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from include import alert_table, alerts, configuration, database, served_form, storage
+from include import alert_table, alerts, configuration, database, storage
 from include.features import versions
 from include.home import Home
-from include.serving import copies, spool
-from include.serving.answers import prediction_ids
-from include.serving.prediction_log import LogFull
-from include.serving.wanted import Champion
+from include.inference import served_form
+from include.serving.prediction_log import segments
+from include.serving.prediction_log.log import LogFull
+from include.serving.versions import disk_cache
+from include.serving.versions.response_encoder import prediction_ids
+from include.serving.versions.version import Champion
 from tests.dags import airflow_home
-from tests.include.serving.test_prediction_log import commit, copied, lines, on_a_loop, running, until
+from tests.include.serving.prediction_log.test_log import commit, copied, lines, on_a_loop, running, until
 
 airflow_home.for_this_process()
 
@@ -147,17 +149,17 @@ def test_a_copy_of_a_served_form_is_whole_or_not_there(disk: Disk, tmp_path: Pat
     place = disk.folder / "serving" / "trips" / content_hash
     disk.fill(leave=64 * 1024)
     with pytest.raises(OSError, match=r"disk full|No space left"):
-        copies.fetch(str(source), place, content_hash)
+        disk_cache.fetch(str(source), place, content_hash)
     assert not any("model.onnx" in name for name in disk.files())
     disk.free()
-    assert copies.fetch(str(source), place, content_hash).content_hash == content_hash
+    assert disk_cache.fetch(str(source), place, content_hash).content_hash == content_hash
 
 
 def test_which_champion_answered_last_is_noted_on_a_disk_that_is_too_full_for_data(disk: Disk) -> None:
     disk.fill(leave=64 * 1024)
     champion = Champion("trips", 3, "hash", "url", "trips:3", 7)
-    copies.remember(disk.folder, [champion])
-    assert list(copies.remembered(disk.folder)) == [champion]
+    disk_cache.remember(disk.folder, [champion])
+    assert list(disk_cache.remembered(disk.folder)) == [champion]
 
 
 # ------------------------------------------------------------------------------------------------ alerts
@@ -252,27 +254,27 @@ async def test_the_prediction_log_loses_nothing_that_it_acknowledged_when_the_di
 
 
 def test_lines_that_postgresql_refused_are_kept_whole(disk: Disk) -> None:
-    spool.keep_rejected(disk.folder, "labels", [b"first\n"])
+    segments.keep_rejected(disk.folder, "labels", [b"first\n"])
     disk.fill()
     many = [b"%05d of many\n" % number for number in range(1000)]
     with pytest.raises(OSError, match="No space left"):
-        spool.keep_rejected(disk.folder, "labels", many)
+        segments.keep_rejected(disk.folder, "labels", many)
     assert (disk.folder / "rejected-labels").read_bytes() == b"first\n"
     disk.free()
-    spool.keep_rejected(disk.folder, "labels", many)
+    segments.keep_rejected(disk.folder, "labels", many)
     assert (disk.folder / "rejected-labels").read_bytes() == b"first\n" + b"".join(many)
 
 
 def test_a_subject_is_not_half_forgotten_on_a_full_disk(disk: Disk) -> None:
     (slot := disk.folder / "slot-0").mkdir()
-    spool.folder_id(disk.folder)
-    spool.keep_rejected(slot, "labels", [b"mine\n", *[b"%05d other\n" % number for number in range(1000)]])
+    segments.folder_id(disk.folder)
+    segments.keep_rejected(slot, "labels", [b"mine\n", *[b"%05d other\n" % number for number in range(1000)]])
     before = (slot / "rejected-labels").read_bytes()
     disk.fill()
     with pytest.raises(OSError, match="No space left"):
-        spool.erase(disk.folder, {}, lambda table, line: line == b"mine\n")
+        segments.erase(disk.folder, {}, lambda table, line: line == b"mine\n")
     assert (slot / "rejected-labels").read_bytes() == before
     disk.free()
-    assert spool.erase(disk.folder, {}, lambda table, line: line == b"mine\n") == 1
+    assert segments.erase(disk.folder, {}, lambda table, line: line == b"mine\n") == 1
     assert b"mine" not in (slot / "rejected-labels").read_bytes()
     assert not [name for name in disk.files() if Path(name).name.startswith(".rejected")]

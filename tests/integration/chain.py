@@ -11,8 +11,8 @@ from include import settings
 from include.database import connect
 from include.deployment import gate, ledger, packaging
 from include.features import versions
+from include.inference.predictor import Predictor
 from include.ingestion import partitions, validation
-from include.serving.predictor import Predictor
 from include.training import fitting, preparation, tracking, tuning
 from tests.conftest import ROOT
 

@@ -25,7 +25,7 @@ from onnx import helper
 
 from include import database
 from include.deployment import ledger, rollouts
-from include.serving.command import STOP_SECONDS
+from include.serving.process.command import STOP_SECONDS
 from tests.include.deployment import trials
 from tests.include.deployment.test_way_back import watching
 from tests.include.serving.crafted import (
@@ -38,8 +38,8 @@ from tests.include.serving.crafted import (
     promote,
     try_out,
 )
-from tests.include.serving.test_prediction_log import Server, copied
-from tests.include.serving.test_service import (
+from tests.include.serving.prediction_log.test_log import Server, copied
+from tests.include.serving.process.test_service import (
     KEY,
     NO_DATABASE,
     answers,

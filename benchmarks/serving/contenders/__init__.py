@@ -130,7 +130,7 @@ TENSORS = Dialect(
 
 
 def _ours(place: Place) -> list[str]:
-    from include.serving.command import serve_command
+    from include.serving.process.command import serve_command
 
     return list(serve_command(place.port, place.root))
 

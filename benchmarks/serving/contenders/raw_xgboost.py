@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.serving.contenders import preprocessing
 from benchmarks.serving.contenders.raw import decode_rows, encode, one, served_by, values
-from include.serving.kernels import Booster
+from include.inference.runtimes import Booster
 
 _booster = Booster((preprocessing.MODEL / "booster.ubj").read_bytes())
 

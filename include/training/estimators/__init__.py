@@ -106,7 +106,7 @@ class Estimator(Protocol):
         """The same trees as XGBoost's binary model, with their covers; None where it has none."""
 
     def explanation(self, fitted: Any) -> dict[str, Any]:
-        """How a score is taken apart, as plain data: see include/serving/explanation.py."""
+        """How a score is taken apart, as plain data: see include/inference/explanation.py."""
 
     def importance(self, fitted: Any) -> np.ndarray | None:
         """A share of each feature (k,), adding up to 1; None where the algorithm knows none."""

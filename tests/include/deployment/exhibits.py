@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from include import served_form, settings, storage
+from include import settings, storage
 from include.deployment.gate import Exhibit
 from include.features.columns import to_arrow
 from include.features.feature_set import compile_features
 from include.features.profile import profile
+from include.inference import served_form
 from include.training import preparation, tracking
 from tests.include.serving.crafted import linear_graph
 

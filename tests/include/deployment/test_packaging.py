@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from include import served_form
 from include.deployment import packaging
 from include.deployment.packaging import PackagingError, imported_modules, package, pinned, publish
 from include.deployment.verification import verify
+from include.inference import served_form
 from tests.conftest import ROOT, free_port
 from tests.include.serving.crafted import craft
 
@@ -42,7 +42,7 @@ def test_a_half_published_form_is_completed(tmp_path: Path) -> None:
 
 def test_the_bento_gets_the_modules_that_the_service_imports_and_no_others() -> None:
     names = {p.relative_to(ROOT).as_posix() for p in imported_modules(ROOT / packaging.SERVICE, ROOT)}
-    assert {"include/__init__.py", "include/serving/application.py", "include/features/feature_set.py"} <= names
+    assert {"include/__init__.py", "include/serving/http/application.py", "include/features/feature_set.py"} <= names
     assert not {
         name for name in names if name.startswith(("include/training", "include/ingestion", "include/database"))
     }

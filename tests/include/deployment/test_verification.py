@@ -15,18 +15,19 @@ from prometheus_client import CollectorRegistry
 
 from include.deployment import verification
 from include.deployment.verification import NotServed, verify
-from include.serving.loading import Loaded
-from include.serving.metrics import Metrics
-from include.serving.models import Models, write_bundle
+from include.serving.control.reconciler import Reconciler
+from include.serving.metrics.prometheus import Metrics
+from include.serving.versions.disk_cache import write_bundle
+from include.serving.versions.loader import Loaded
 from tests.conftest import free_port
 from tests.include.serving.crafted import champion_of, craft
-from tests.include.serving.test_application import around
+from tests.include.serving.http.test_application import around
 
 
 @contextmanager
-def serving(folder: Path | None) -> Iterator[tuple[str, Models]]:
+def serving(folder: Path | None) -> Iterator[tuple[str, Reconciler]]:
     metrics = Metrics(CollectorRegistry())
-    models = Models(metrics, bundled=folder)
+    models = Reconciler(metrics, bundled=folder)
     models.start()
     port = free_port()
     config = uvicorn.Config(around(models, metrics), port=port, log_level="error", lifespan="off")

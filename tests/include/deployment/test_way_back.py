@@ -22,7 +22,7 @@ from include.deployment import controller, rollouts, verification
 from tests.conftest import ROOT
 from tests.include.deployment import trials
 from tests.include.serving.crafted import ROWS, champion_of, constant_graph, craft, promote, slow_graph, try_out
-from tests.include.serving.test_service import KEY, served
+from tests.include.serving.process.test_service import KEY, served
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from include import database, settings
 from include.deployment import ledger, rollouts
 from include.deployment.decisions import Decision
-from include.serving.tallies import LATENCY_MS
+from include.serving.metrics.counters import LATENCY_MS
 
 FAST = {"bake_minutes": 0, "minimum_requests": 100, "steps": (5, 50)}
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from include import database, served_form, storage
+from include import database, storage
 from include.deployment import ledger
 from include.features.columns import to_arrow
+from include.inference import served_form
 from include.monitoring import check as monitoring
 from include.monitoring import measures, report, requests
 from include.monitoring.collection import MissingColumn

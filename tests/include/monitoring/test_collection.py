@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from include import served_form
 from include.features.columns import from_rows
+from include.inference import served_form
+from include.inference.predictor import Predictor
 from include.monitoring import collection
-from include.serving.predictor import Predictor
 from tests.include.serving.crafted import ROWS, craft
 
 

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from include import database
 from include.monitoring import predictions
-from include.serving import spool
-from include.serving.prediction_log import prediction_lines
+from include.serving.prediction_log import segments
+from include.serving.prediction_log.log import prediction_lines
 from tests.conftest import ROOT
 
 NOON = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
@@ -269,10 +269,10 @@ def test_a_single_prediction_is_deleted_with_its_labels(engine, tmp_path):
 
 def test_what_is_still_in_the_local_log_is_waited_for(engine, tmp_path):
     assert predictions.wait_until_copied(engine, tmp_path, 0)
-    slot = spool.take_slot(tmp_path)
+    slot = segments.take_slot(tmp_path)
     content = bytearray(8192)
     told = {"table": "predictions", "rows": 1, "number": 1, "millis": 1, "before": 0}
-    end = spool.write_frame(memoryview(content), 0, [b"line\n"], **told)
+    end = segments.write_frame(memoryview(content), 0, [b"line\n"], **told)
     slot.path(1).write_bytes(content)
     assert not predictions.wait_until_copied(engine, tmp_path, 0.2)
     with engine.begin() as connection:
@@ -330,10 +330,10 @@ def test_a_subject_is_forgotten_on_the_services_disk_too(engine, tmp_path):
     """Lines that PostgreSQL refused, segments that wait to be used again, and slots that nobody writes any more."""
     mine, other = uuid.uuid4().hex, uuid.uuid4().hex
     odd = "a\tb\\c\nd"
-    slot = spool.take_slot(tmp_path)
+    slot = segments.take_slot(tmp_path)
     elsewhere = line(other, odd, model="other")
-    spool.keep_rejected(slot.folder, "predictions", [line(mine, odd), line(other, "b"), elsewhere])
-    spool.keep_rejected(slot.folder, "labels", [f"trips\t{mine}\t\\N\t1\tx\ty\t\\N\t\\N\n".encode(), b"trips\tz\n"])
+    segments.keep_rejected(slot.folder, "predictions", [line(mine, odd), line(other, "b"), elsewhere])
+    segments.keep_rejected(slot.folder, "labels", [f"trips\t{mine}\t\\N\t1\tx\ty\t\\N\t\\N\n".encode(), b"trips\tz\n"])
     (slot.folder / "spare").write_bytes(line(mine, odd))
     told(engine, 7, prediction_id=mine)
     told(engine, 8, prediction_id=other)
@@ -349,10 +349,10 @@ def test_a_subject_is_forgotten_on_the_services_disk_too(engine, tmp_path):
 
 @pytest.mark.parametrize("copied", [True, False])
 def test_a_slot_that_nobody_writes_is_emptied_once_it_is_copied_and_not_before(engine, tmp_path, copied):
-    slot = spool.take_slot(tmp_path)
+    slot = segments.take_slot(tmp_path)
     content = bytearray(8192)
     frame = {"table": "predictions", "rows": 1, "number": 1, "millis": 1, "before": 0}
-    end = spool.write_frame(memoryview(content), 0, [line(uuid.uuid4().hex, "a-subject")], **frame)
+    end = segments.write_frame(memoryview(content), 0, [line(uuid.uuid4().hex, "a-subject")], **frame)
     slot.path(1).write_bytes(content)
     with engine.begin() as connection:
         connection.execute(
@@ -420,12 +420,12 @@ def test_a_line_that_is_refused_while_a_subject_is_forgotten_is_not_lost(tmp_pat
     """The file is replaced; who waited for its lock writes to the new one."""
     folder = tmp_path / "slot-0"
     folder.mkdir()
-    spool.keep_rejected(folder, "labels", [b"mine\n", b"other\n"])
+    segments.keep_rejected(folder, "labels", [b"mine\n", b"other\n"])
     began = threading.Event()
 
     def add():
         began.set()
-        spool.keep_rejected(folder, "labels", [b"late\n"])
+        segments.keep_rejected(folder, "labels", [b"late\n"])
 
     late = threading.Thread(target=add)
 
@@ -435,6 +435,6 @@ def test_a_line_that_is_refused_while_a_subject_is_forgotten_is_not_lost(tmp_pat
             began.wait()
         return one == b"mine\n"
 
-    assert spool.erase(tmp_path, {}, is_subject) == 1
+    assert segments.erase(tmp_path, {}, is_subject) == 1
     late.join()
     assert (folder / "rejected-labels").read_bytes() == b"other\nlate\n"

@@ -283,7 +283,7 @@ def test_an_edit_of_the_program_is_parsed_though_the_dag_files_are_the_same(
 
     processor = bundle(folder)
     age(processor, yesterday)
-    monkeypatch.setattr(module.settings, "__file__", str(folder / "train.py"))  # another program
+    monkeypatch.setattr(module, "PROGRAM", folder)  # another program
     processor.refresh()
     assert changed_since(processor, yesterday) == ["train.py"]
 

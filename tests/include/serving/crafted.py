@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from include import served_form, settings
+from include import settings
 from include.features.columns import from_rows
 from include.features.feature_set import FeatureSet, compile_features
-from include.serving.models import Champion
+from include.inference import served_form
+from include.serving.versions.version import Champion
 
 if TYPE_CHECKING:
     from include.deployment.rollouts import Rollout

@@ -15,14 +15,14 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from include.serving.admission import Admission
-from include.serving.metrics import Metrics
+from include.serving.http.load_shedding import LoadShedder
+from include.serving.metrics.prometheus import Metrics
 
 COST = 0.0005
 """Seconds of the loop's time that an answer takes."""
 MOST = 128
 
-admission = Admission(MOST, Metrics(CollectorRegistry()))
+admission = LoadShedder(MOST, Metrics(CollectorRegistry()))
 waiting: list[asyncio.Future[None]] = []
 
 

@@ -29,12 +29,13 @@ from typing import Any
 import numpy as np
 
 from include.formulas import Formula, FormulaError
-from include.serving.application import Application
-from include.serving.requests import ARROW, JSON, PARQUET, Refused
-from include.serving.table_process import TableProcess
+from include.inference.errors import Refused
+from include.inference.schema import ARROW, JSON, PARQUET
+from include.serving.http.application import Application
+from include.serving.http.table_process import TableProcess
+from tests.include.inference.test_columnar import SCHEMA, TABLE, WRITERS
 from tests.include.serving.crafted import ROWS
-from tests.include.serving.test_application import application_of
-from tests.include.serving.test_tables import SCHEMA, TABLE, WRITERS
+from tests.include.serving.http.test_application import application_of
 
 SECONDS = 5.0
 """For one input, on a machine that has other things to do; what is meant takes milliseconds."""

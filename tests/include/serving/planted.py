@@ -12,7 +12,7 @@ import numpy as np
 from include import settings
 from include.features.columns import from_rows
 from include.features.feature_set import compile_features
-from include.served_form import ServedForm
+from include.inference.served_form import ServedForm
 from include.training import estimators, export
 
 TYPES: dict[str, settings.ColumnType] = {"a": "float", "b": "float", "c": "float", "kind": "string", "y": "float"}
@@ -93,7 +93,7 @@ def plant(
 
 def resealed(form: ServedForm, **files: bytes | None) -> ServedForm:
     """The form with other bytes in some of its files, or (None) without them, and right hashes."""
-    from include import served_form
+    from include.inference import served_form
 
     for name, content in files.items():
         path = form.directory / name.replace("_", ".")

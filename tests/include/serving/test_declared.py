@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from include import configuration, storage
-from include.serving import declared, launcher
+from include.serving.process import declared, supervisor
 from tests.conftest import ROOT
 
 TEXT = """sources:
@@ -82,15 +82,17 @@ def test_the_launcher_starts_as_many_workers_as_are_in_force(tmp_path: Path, tex
         (tmp_path / "params.yaml").write_text(text)
     environment = {**os.environ, "MLOPS_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     environment = {name: value for name, value in environment.items() if name not in ("MLOPS_PARAMS", "MLOPS_DATA_URL")}
-    asked = launcher._ask_params(environment, tmp_path, environment)
+    asked = supervisor._ask_params(environment, tmp_path, environment)
     assert asked is not None
-    assert launcher._printed_number(asked) == 3
+    assert supervisor._printed_number(asked) == 3
 
 
 def test_a_launcher_that_cannot_learn_how_many_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("mlops.serving"), "propagate", True)
-    asked = launcher.subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], stdout=launcher.subprocess.PIPE)
-    assert launcher._printed_number(asked) == 1
+    asked = supervisor.subprocess.Popen(
+        [sys.executable, "-c", "raise SystemExit(3)"], stdout=supervisor.subprocess.PIPE
+    )
+    assert supervisor._printed_number(asked) == 1
     assert "how many workers" in caplog.text

@@ -40,11 +40,11 @@ from typing import Any
 import h11
 import uvicorn
 
-from include.serving.application import Application, Limits
-from include.serving.connections import Connection
+from include.serving.http.application import Application, Limits
+from include.serving.http.connections import Connection
 from tests.include.serving.fuzz import mutated
-from tests.include.serving.test_application import application_of
-from tests.include.serving.test_direct import BATCH, KEY, REFUSED, ROW, UNUSUAL, USUAL, answer, asking, told
+from tests.include.serving.http.test_application import application_of
+from tests.include.serving.http.test_fast_path import BATCH, KEY, REFUSED, ROW, UNUSUAL, USUAL, answer, asking, told
 
 SECONDS = 20.0
 """For one stream, on a machine that has other things to do."""

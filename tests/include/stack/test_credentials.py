@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from include.home import Home
-from include.serving import keys
+from include.serving import api_keys as keys
 from include.stack import credentials, local
 from include.stack.progress import Progress
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from include.serving import kernels
-from include.serving.explanation import Explainer
+from include.inference import runtimes
+from include.inference.explanation import Explainer
 from include.settings import TASK_METRICS, Choices, Range, Task, estimator_names
 from include.training import estimators, evaluation
 
@@ -64,7 +64,7 @@ def test_its_booster_and_its_explanation_answer_as_it_does(name: str, task: Task
     X = np.concatenate([data.X_val, np.full((1, 5), np.nan), np.full((1, 5), 1e6)])
     expected, model, trees = estimator.predict(fitted, X), estimator.to_booster(fitted), None
     if model is not None:
-        booster = kernels.Booster(model)
+        booster = runtimes.Booster(model)
         answer, trees = booster.predict(X.astype(np.float32)).astype(np.float64), booster.contributions
         answer = answer if len(answer[0]) > 1 or not data.classes else np.concatenate([1 - answer, answer], axis=1)
         np.testing.assert_allclose(answer.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)
@@ -201,7 +201,7 @@ def test_sets_of_categories_are_served_and_explained_exactly(task: Task, depth: 
     expected = estimator.predict(fitted, rows)
     exact = {"rtol": 1e-5, "atol": float(np.finfo(np.float32).eps)}
     np.testing.assert_allclose(served(estimator.to_onnx(fitted), rows), expected, **exact)
-    booster = kernels.Booster(estimator.to_booster(fitted) or b"")
+    booster = runtimes.Booster(estimator.to_booster(fitted) or b"")
     answer = booster.predict(rows.astype(np.float32)).astype(np.float64)
     answer = np.concatenate([1 - answer, answer], axis=1) if task == "binary" else answer.reshape(expected.shape)
     np.testing.assert_allclose(answer, expected, **exact)

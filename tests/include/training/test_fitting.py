@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from include.served_form import verify
-from include.serving.predictor import Predictor
-from include.serving.requests import Refused, Schema
+from include.inference.errors import Refused
+from include.inference.predictor import Predictor
+from include.inference.schema import Schema
+from include.inference.served_form import verify
 from include.training import estimators, export, fitting, layouts, tracking, tuning
 from tests.include.training.conftest import Laboratory, entry_for, rides
 

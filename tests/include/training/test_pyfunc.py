@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from include.serving.predictor import Predictor
-from include.serving.refusals import Refused
+from include.inference.errors import Refused
+from include.inference.predictor import Predictor
 from include.settings import Task
 from include.training import pyfunc, tracking
 from tests.include.serving.planted import CLASSES, plant

@@ -20,9 +20,9 @@ from include.features import stage
 from include.features.columns import from_arrow, types_of
 from include.features.feature_set import FeatureSet, compile_features
 from include.features.profile import profile
+from include.inference.predictor import Predictor
+from include.inference.served_form import ServedForm
 from include.ingestion import sources
-from include.served_form import ServedForm
-from include.serving.predictor import Predictor
 from include.settings import FilesSource, Model
 from include.training import estimators, evaluation, export, preparation
 from include.training import target as targets

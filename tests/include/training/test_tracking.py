@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import requests
 
-from include.served_form import BadServedForm, verify
-from include.serving.predictor import Predictor
+from include.inference.predictor import Predictor
+from include.inference.served_form import BadServedForm, verify
 from include.training import tracking
 from tests.include.training.conftest import ROOT, Laboratory
 

@@ -1,0 +1,1 @@
+"""Requests that came at the same time, scored together and written to the log together."""

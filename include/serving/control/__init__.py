@@ -1,0 +1,1 @@
+"""Brings what is served to what the ledger says."""

@@ -1,0 +1,1 @@
+"""What the service counts, for Prometheus and for the decisions of a rollout."""

@@ -1,0 +1,562 @@
+"""The prediction log: a prediction is on local disk before its answer leaves, and in PostgreSQL soon after, once.
+
+The event loop hands over whole lines of COPY text, at most once a turn; while one group is being written the next one
+gathers, so that many requests share one write. A thread makes segments ahead (`_keep`), another copies frames to
+PostgreSQL (include/serving/prediction_log/shipper.py). What the disk and the frames look like is in segments.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import itertools
+import logging
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from msgspec import json
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+
+from include import alerts
+from include.inference.errors import Refused
+from include.serving.prediction_log import segments
+from include.serving.prediction_log.disk_writer import Writer, writer
+from include.serving.prediction_log.segments import BLOCK, HEADER, Position, SpoolDir
+from include.serving.prediction_log.shipper import Backlog, SegmentReader, Shipper, Written
+
+SEGMENT_BYTES = 8 * 1024**2
+"""Of a segment, unless the quota is small."""
+PENDING_BYTES = 64 * 1024**2
+"""What may wait for the disk in memory."""
+SYNC_SECONDS = 1.0
+"""Within which the policy `interval` brings everything to the disk; also how often the metrics are set."""
+STOP_SECONDS = 4.0
+"""For the last copy to PostgreSQL when the service ends; what is left then is copied by the next worker."""
+ALARM_SECONDS = 60.0
+"""Losses are told of at most so often."""
+
+log = logging.getLogger("mlops.serving")
+
+Done = Callable[[Exception | None], None]
+
+
+class LogFull(Refused):
+    """The prediction cannot be recorded, and where `when_full` is `refuse` it is therefore not answered."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(503, "not_recorded", f"the prediction log takes nothing: {reason}", retry_after=5)
+
+
+# ------------------------------------------------------------------------------------------------ lines
+
+_COPY = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\ufffd"})
+_NULL = b"\\N"
+_NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+"""U+0000 in JSON: PostgreSQL's texts have no room for it, and `->>` makes one."""
+
+
+def prediction_lines(
+    ids: Sequence[str],
+    model: str,
+    version: int,
+    arm: str,
+    at: float,
+    latency_ms: float | None,
+    inputs: Sequence[bytes],
+    outputs: Sequence[bytes],
+    scores: Sequence[float | None],
+    entities: Sequence[str | None] | None,
+    callers: Sequence[str | None],
+) -> bytes:
+    """Lines of COPY text for the table `predictions`, one for each id.
+
+    Args:
+        ids: 32 hexadecimal digits each.
+        model: the model's name.
+        version: that answered.
+        arm: that it is.
+        at: seconds since the epoch, of all of them.
+        latency_ms: of all of them.
+        inputs: a JSON object each, of what may be written down.
+        outputs: the members of a JSON object each, `"prediction":12.5`, of what the client is told.
+        scores: the number, or the positive class's probability.
+        entities: whom each is about; None: nobody.
+        callers: the name of the key each came with.
+    """
+    moment = dt.datetime.fromtimestamp(at, dt.UTC).isoformat()
+    middle = f"\t{_text(model)}\t{version}\t{_text(arm)}\t{moment}\t".encode()
+    latency = b"\\N" if latency_ms is None else b"%.3f" % latency_ms
+    if _needs_escapes(inputs):
+        inputs = [_escaped(value) for value in inputs]
+    if _needs_escapes(outputs):
+        outputs = [_escaped(value) for value in outputs]
+    whom = callers if entities is None else list(zip(entities, callers, strict=True))
+    ends = {who: _end(latency, who) for who in set(whom)}
+    numbers = json.encode(scores)[1:-1].split(b",")
+    if b"null" in numbers:  # JSON has no word for infinity
+        numbers = [_NULL if score is None else repr(score).encode() for score in scores]
+    always = itertools.repeat
+    parts = zip(
+        map(str.encode, ids), always(middle), inputs, always(b"\t{"), outputs, always(b"}\t"), numbers,
+        map(ends.__getitem__, whom), strict=False,
+    )  # fmt: skip
+    return b"".join(itertools.chain.from_iterable(parts))
+
+
+def _end(latency: bytes, who: str | tuple[str | None, str | None] | None) -> bytes:
+    """A line's last fields; `who` is the caller, or the entity and the caller."""
+    entity, caller = who if isinstance(who, tuple) else (None, who)
+    return b"\t%b\t%b\t%b\n" % (latency, _text(entity).encode(), _text(caller).encode())
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        return "\\N"
+    return value if value.isprintable() and "\\" not in value else value.translate(_COPY)
+
+
+def _needs_escapes(values: Sequence[bytes]) -> bool:
+    """Whether any has what COPY text must not; JSON as we write it has none of it unless a text in it does."""
+    together = b"".join(values)
+    return b"\\" in together or b"\n" in together or b"\t" in together or b"\r" in together
+
+
+def _escaped(value: bytes) -> bytes:
+    """JSON as a field of a line: white space between its parts becomes blanks, and what a text escapes stays so."""
+    if b"\\u0000" in value:
+        value = _NUL_ESCAPE.sub(rb"\1\\ufffd", value)
+    return value.replace(b"\\", b"\\\\").replace(b"\n", b" ").replace(b"\t", b" ").replace(b"\r", b" ")
+
+
+# ------------------------------------------------------------------------------------------------ metrics
+
+
+class LogMetrics:
+    """What the prediction log counts, for Prometheus; of all workers together."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def gauge(name: str, text: str, mode: Literal["livesum", "livemax"]) -> Gauge:
+            return Gauge(f"mlops_prediction_log_{name}", text, multiprocess_mode=mode, registry=registry)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"mlops_prediction_log_{name}", text, registry=registry)
+
+        self.backlog_rows = gauge("backlog_rows", "Rows on local disk that PostgreSQL does not have yet.", "livesum")
+        self.backlog_bytes = gauge("backlog_bytes", "Their bytes.", "livesum")
+        self.oldest = gauge("oldest_seconds", "Age of the oldest of them.", "livemax")
+        self.full = gauge("full", "1 while nothing can be written to local disk.", "livemax")
+        self.dropped = counter("dropped_rows", "Rows that were answered and could not be written down.")
+        self.refused = counter("refused_rows", "Rows that were not answered because they could not be written down.")
+        self.drained = counter("drained_rows", "Rows copied to PostgreSQL.")
+        self.rejected = counter("rejected_rows", "Rows that PostgreSQL refused; they are kept beside the spool.")
+        self.syncs = counter("syncs", "Writes to local disk, each of one group of rows.")
+
+
+# ------------------------------------------------------------------------------------------------ the log
+
+
+class _Entry(NamedTuple):
+    lines: bytes
+    rows: int
+    table: str
+    done: Done
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    number: int
+    descriptor: int
+    size: int
+
+
+class PredictionLog:
+    """Group commit to a slot of the spool, on the event loop.
+
+    Args:
+        folder: the spool; workers on one machine share it.
+        database_url: the platform's PostgreSQL; empty: nothing is copied, and the spool fills.
+        fsync: `always`: told when it is on disk; `interval`: at once, on disk within a second; `never`: at once.
+        spool_megabytes: what the folder may hold.
+        when_full: `count`: answer, count and alert; `refuse`: tell `LogFull`.
+        registry: of the metrics.
+        home: below which alerts are written; None: only to the log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        database_url: str,
+        fsync: Literal["always", "interval", "never"] = "always",
+        spool_megabytes: float = 2048,
+        when_full: Literal["count", "refuse"] = "count",
+        registry: CollectorRegistry = REGISTRY,
+        home: Path | None = None,
+    ) -> None:
+        self._folder, self._database_url, self._fsync, self._home = folder, database_url, fsync, home
+        self._quota = int(spool_megabytes * 1e6)
+        self._segment_bytes = max(BLOCK, min(SEGMENT_BYTES, self._quota // 16) // BLOCK * BLOCK)
+        self._refuses = when_full == "refuse"
+        self.metrics = LogMetrics(registry)
+        # the loop's own
+        self._writer: Writer | None = None
+        self._segment: _Segment | None = None
+        self._next: _Segment | None = None
+        self._making = False
+        self._at = Written(Position(0, 0), 0)
+        """How far the slot was written; replaced as a whole, so other threads may look."""
+        self._pending: list[_Entry] = []
+        self._pending_bytes = 0
+        self._flying: list[_Entry] | None = None
+        self._flying_at = self._at
+        self._afterwards: list[Callable[[], object]] = []
+        self._idle: asyncio.Future[None] | None = None
+        self._full: str | None = None
+        self._rolls = False
+        """Whether the segment is to be changed though it is not full."""
+        self._closed = False
+        self._alarmed = -ALARM_SECONDS
+        # the keeper's own
+        self._slot: SpoolDir | None = None
+        self._opener: Writer | None = None
+        self._number = 1
+        self._drain: Shipper | None = None
+        self._backlog = Backlog(0, 0, 0.0)
+        # from one to the other
+        self._orders: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """Sizes of segments to make; None: nothing more will come."""
+        self._retired: list[tuple[_Segment, int]] = []
+        """Segments that are full, and where their last frame ends."""
+
+    # ------------------------------------------------------------------------------------------- for the application
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin, on the event loop; returns at once. What is committed before the first segment is made waits."""
+        self._loop, self._loop_thread = loop, threading.get_ident()
+        self._keeper = threading.Thread(target=self._keep, name="prediction-log-keeper", daemon=True)
+        self._keeper.start()
+        self._order(0)
+
+    @property
+    def writing(self) -> bool:
+        """Whether a group is on its way to the disk."""
+        return self._flying is not None
+
+    def afterwards(self, call: Callable[[], object]) -> None:
+        """Call once, on the loop, when the group that is being written is done; its own callers come first."""
+        self._afterwards.append(call)
+
+    def commit(self, lines: bytes, rows: int, done: Done, table: str = "predictions") -> None:
+        """Write whole lines of COPY text; on the event loop.
+
+        Args:
+            lines: each with its newline.
+            rows: how many there are.
+            done: is called on the loop when they are as safe as `fsync` says; with `LogFull` when they cannot be
+                recorded and nothing may be answered without.
+            table: `predictions` or `labels`.
+        """
+        entry = _Entry(lines, rows, table, done)
+        if self._closed or self._pending_bytes > PENDING_BYTES:
+            self._give_up([entry], "it was stopped" if self._closed else self._full or "the disk does not keep up")
+            return
+        self._pending.append(entry)
+        self._pending_bytes += len(lines)
+        if self._flying is None:
+            self._write()
+
+    def append(self, lines: bytes, rows: int, table: str = "predictions") -> None:
+        """The same without waiting; from any thread."""
+        if threading.get_ident() == self._loop_thread:
+            self.commit(lines, rows, _nobody, table)
+        else:
+            self._loop.call_soon_threadsafe(self.commit, lines, rows, _nobody, table)
+
+    def state(self) -> dict[str, Any]:
+        """The backlog, as it was within the last second, and what is wrong, for /health; from any thread."""
+        backlog = self._backlog
+        return {
+            "backlog_rows": backlog.rows,
+            "backlog_bytes": backlog.bytes,
+            "oldest_seconds": round(backlog.seconds, 1),
+            "problem": self._full or (self._drain.problem if self._drain else None),
+        }
+
+    async def stop(self) -> None:
+        """Take nothing more, bring all to the disk, and to PostgreSQL if it answers within `STOP_SECONDS`."""
+        self._closed = True
+        if self._flying is not None or self._pending:
+            self._idle = self._loop.create_future()
+            try:
+                await asyncio.wait_for(self._idle, STOP_SECONDS)
+            except TimeoutError:
+                self._give_up(self._take_pending(), self._full or "the disk did not answer")
+        await self._loop.run_in_executor(None, self._end)
+        if self._writer is not None:
+            self._writer.close()
+        if self._slot is not None:
+            self._slot.release()
+
+    # ------------------------------------------------------------------------------------------- on the loop
+
+    def _write(self) -> None:
+        """Begin to write what is pending, as much of it as fits."""
+        if self._rolls:
+            self._roll_if_ready()
+        if not self._pending:
+            return
+        segment, end, fitting = self._segment, self._at.position.offset, 0
+        if segment is not None:
+            for entry in self._pending:
+                end += HEADER.size + len(entry.lines)
+                if end > segment.size:
+                    break
+                fitting += 1
+        if segment is None or not fitting:
+            self._change_segment(HEADER.size + len(self._pending[0].lines))
+            return
+        entries = self._pending[:fitting]
+        del self._pending[:fitting]
+        self._begin_write(segment, entries)
+
+    def _begin_write(self, segment: _Segment, entries: list[_Entry]) -> None:
+        assert self._writer is not None  # noqa: S101  it came before the first segment
+        size = sum(len(entry.lines) for entry in entries)
+        self._pending_bytes -= size
+        (number, offset), rows = self._at
+        start = offset % BLOCK  # of the buffer, which has what is in the last block already
+        self._writer.reserve(start + size + HEADER.size * len(entries) + BLOCK)
+        view, end, millis = self._writer.buffer, start, time.time_ns() // 1_000_000
+        for table, lines, count in _by_table(entries):
+            end = segments.write_frame(
+                view, end, lines, table=table, rows=count, number=number, millis=millis, before=rows
+            )
+            rows += count
+        whole = -(-end // BLOCK) * BLOCK
+        view[end:whole] = bytes(whole - end)
+        self._flying, self._flying_at = entries, Written(Position(number, offset - start + end), rows)
+        self._writer.write(segment.descriptor, whole, offset - start)
+
+    def _written(self, error: OSError | None) -> None:
+        """The group's write has ended."""
+        entries, self._flying = self._flying or [], None
+        if error is None:
+            self._settle(entries)
+        else:  # nobody knows what is on the disk there, so the segment ends before it
+            self._retire()
+            self._give_up(entries, f"{error.strerror or error} ({self._folder})")
+        calls, self._afterwards = self._afterwards, []
+        for call in calls:
+            call()
+        if self._flying is None:
+            self._write()
+        if self._idle is not None and self._flying is None and not self._pending and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _settle(self, entries: list[_Entry]) -> None:
+        assert self._writer is not None  # noqa: S101
+        before, end = self._at.position.offset, self._flying_at.position.offset
+        last = end // BLOCK - before // BLOCK  # the block that holds the end becomes the buffer's first
+        if last:
+            self._writer.buffer[:BLOCK] = self._writer.buffer[last * BLOCK : (last + 1) * BLOCK]
+        self._at = self._flying_at
+        self.metrics.syncs.inc()
+        _tell(entries, None)
+
+    def _change_segment(self, needed: int) -> None:
+        """Go on in the next segment; where it is not ready, what is pending waits for it."""
+        if self._next is None:
+            self._order(needed)
+            if self._full is not None:
+                self._give_up(self._take_pending(), self._full)
+            return
+        self._take_over(self._next, needed)
+        self._write()
+
+    def _roll(self) -> None:
+        """Go on in the next segment as soon as it is there: what this one has is to be deleted once it is copied."""
+        self._rolls = True
+        if self._flying is None:
+            self._write()
+
+    def _roll_if_ready(self) -> None:
+        if self._segment is not None and not self._at.position.offset:
+            self._rolls = False  # nothing was written there yet
+        elif self._next is not None:
+            self._take_over(self._next)
+        elif self._segment is not None:
+            self._order(0)
+
+    def _take_over(self, segment: _Segment, needed: int = 0) -> None:
+        self._retire()
+        self._segment, self._next, self._rolls = segment, None, False
+        self._at = Written(Position(segment.number, 0), self._at.rows)
+        self._order(needed if needed > segment.size else 0)
+
+    def _retire(self) -> None:
+        if self._segment is not None:
+            self._retired.append((self._segment, self._at.position.offset))
+            self._segment = None
+
+    def _order(self, needed: int) -> None:
+        if not self._making:
+            self._making = True
+            self._orders.put(max(self._segment_bytes, needed))
+
+    def _begin(self, made: Writer, number: int, rows: int) -> None:
+        """The slot is there."""
+        self._writer, self._at = made, Written(Position(number, 0), rows)
+        made.listen(self._loop)
+
+    def _take_next(self, segment: _Segment) -> None:
+        """The next segment is there."""
+        self._making, self._next, self._full = False, segment, None
+        if self._flying is None:
+            self._write()
+
+    def _has_no_room(self, reason: str) -> None:
+        """There will be no next segment for now; who waits for it is told."""
+        self._full = reason
+        if self._flying is None:
+            self._write()
+
+    def _take_pending(self) -> list[_Entry]:
+        entries, self._pending, self._pending_bytes = self._pending, [], 0
+        return entries
+
+    def _give_up(self, entries: list[_Entry], reason: str) -> None:
+        """Rows that cannot be recorded: answered and counted, or refused, as is declared."""
+        rows = sum(entry.rows for entry in entries)
+        (self.metrics.refused if self._refuses else self.metrics.dropped).inc(rows)
+        if entries and time.monotonic() - self._alarmed > ALARM_SECONDS:
+            self._alarmed = time.monotonic()
+            what = "predictions are refused" if self._refuses else "predictions are answered, but not recorded"
+            self._alert("prediction_log_full", f"{what}; the prediction log takes nothing: {reason}")
+        _tell(entries, LogFull(reason) if self._refuses else None)
+
+    def _alert(self, event: str, message: str) -> None:
+        log.error(event.replace("_", " "), extra={"fields": {"reason": message}})
+        if self._home is not None:
+            alerts.send(self._home, event, message)
+
+    # ------------------------------------------------------------------------------------------- the keeper's thread
+
+    def _keep(self) -> None:
+        """Make segments ahead, close those that are full, sync where nobody waits for it, and say how it is."""
+        order: int | None = None
+        synced: Position | None = None
+        ended = False
+        while not ended:
+            try:
+                order, ended = self._next_order(order)
+                self._close_retired()
+                if self._slot is not None and self._slot.asked_to_roll():
+                    self._tell_loop(self._roll)
+                if order is not None and not ended:
+                    self._make_segment(order)
+                    order = None
+                if self._fsync == "interval" and self._at.position != synced:
+                    synced = self._sync()
+            except OSError as error:
+                self._tell_loop(self._has_no_room, f"{error.strerror or error} ({self._folder})")
+            self._measure()
+
+    def _next_order(self, order: int | None) -> tuple[int | None, bool]:
+        """The order to see to, an earlier one that failed or a new one, and whether all has ended."""
+        try:
+            came = self._orders.get(timeout=SYNC_SECONDS)
+        except queue.Empty:
+            return order, False
+        return (order, True) if came is None else (came, False)
+
+    def _make_segment(self, wanted: int) -> None:
+        slot = self._slot or self._take_slot()
+        assert self._opener is not None  # noqa: S101  it comes with the slot
+        size = -(-wanted // BLOCK) * BLOCK
+        path = segments.make_segment(slot, self._number, size, self._quota)
+        segment = _Segment(self._number, self._opener.open(path), size)
+        self._number += 1
+        self._tell_loop(self._take_next, segment)
+
+    def _take_slot(self) -> SpoolDir:
+        slot = segments.take_slot(self._folder)
+        try:
+            self._number, rows = slot.seal()
+            self._opener = writer(slot.folder, self._fsync, self._written)
+        except OSError:
+            slot.release()  # the next attempt takes it again, and not one more
+            raise
+        self._at = Written(Position(self._number, 0), rows)  # nobody writes before there is a segment
+        self._tell_loop(self._begin, self._opener, self._number, rows)
+        own = SegmentReader(slot, lambda: self._at, cached=self._opener.cached)
+        self._drain = Shipper(own, self._folder, self._database_url, self._count, self._alert)
+        self._drain.start()
+        self._slot = slot
+        return slot
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            segment, end = self._retired.pop(0)
+            if self._fsync == "interval":
+                os.fsync(segment.descriptor)
+            os.ftruncate(segment.descriptor, end)
+            os.close(segment.descriptor)
+
+    def _sync(self) -> Position:
+        position, segment = self._at.position, self._segment
+        if segment is not None and segment.number == position.segment:
+            os.fsync(segment.descriptor)
+        return position
+
+    def _measure(self) -> None:
+        alerts.write_waiting()
+        self._backlog = backlog = self._drain.backlog() if self._drain else Backlog(0, 0, 0.0)
+        self.metrics.backlog_rows.set(backlog.rows)
+        self.metrics.backlog_bytes.set(backlog.bytes)
+        self.metrics.oldest.set(backlog.seconds)
+        self.metrics.full.set(self._full is not None)
+
+    def _count(self, copied: int, refused: int) -> None:
+        self.metrics.drained.inc(copied)
+        self.metrics.rejected.inc(refused)
+
+    def _tell_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed without `stop`
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _end(self) -> None:
+        """After the last write."""
+        if self._drain is not None:
+            self._drain.finish(STOP_SECONDS)
+        self._retire()
+        self._orders.put(None)
+        self._keeper.join(STOP_SECONDS)
+        if self._next is not None:
+            os.close(self._next.descriptor)
+
+
+def _by_table(entries: Iterable[_Entry]) -> Iterator[tuple[str, list[bytes], int]]:
+    """Entries as frames: neighbours of one table are one."""
+    for table, group in itertools.groupby(entries, key=lambda entry: entry.table):
+        together = list(group)
+        yield table, [entry.lines for entry in together], sum(entry.rows for entry in together)
+
+
+def _tell(entries: Iterable[_Entry], error: Exception | None) -> None:
+    for entry in entries:
+        try:
+            entry.done(error)
+        except Exception:  # one caller's fault must not keep the others waiting
+            log.exception("a caller of the prediction log failed")
+
+
+def _nobody(error: Exception | None) -> None:
+    """Nobody waits; what was lost is counted."""

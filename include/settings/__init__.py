@@ -1,0 +1,63 @@
+"""params.yaml and the environment, checked and typed: import them from here.
+
+    params           the whole file: load_params → Params, or ParamsError
+    sources · models · serving · search_space     its entries; types, the words that they share
+    diagnostics      what is wrong: file, line, key, what was expected, and the nearest known key
+    environment      where the platform runs: MLOPS_* variables
+
+No side effects; of ours it imports the layout of MLOPS_HOME alone.
+"""
+
+from include.settings.diagnostics import Lines, ParamsError
+from include.settings.environment import ROOT, Environment, cores, environment
+from include.settings.models import PCA, Features, Gate, Model, Monitoring, Split
+from include.settings.params import LARGEST_PARAMS, Keep, Params, load_params, parse_params
+from include.settings.search_space import DEFAULT_ESTIMATORS, Choices, Dimension, Range, Tuning, estimator_names
+from include.settings.serving import FieldPolicy, Logged, Missing, OutOfRange, Rollout, Service, Serving
+from include.settings.sources import FilesSource, Incident, SampleSource, Source, SourceBase
+from include.settings.types import DATE_FORMATS, DEFAULT_METRIC, METRICS, TASK_METRICS, ColumnType, Name, Task
+
+__all__ = [
+    "DATE_FORMATS",
+    "DEFAULT_ESTIMATORS",
+    "DEFAULT_METRIC",
+    "LARGEST_PARAMS",
+    "METRICS",
+    "PCA",
+    "ROOT",
+    "TASK_METRICS",
+    "Choices",
+    "ColumnType",
+    "Dimension",
+    "Environment",
+    "Features",
+    "FieldPolicy",
+    "FilesSource",
+    "Gate",
+    "Incident",
+    "Keep",
+    "Lines",
+    "Logged",
+    "Missing",
+    "Model",
+    "Monitoring",
+    "Name",
+    "OutOfRange",
+    "Params",
+    "ParamsError",
+    "Range",
+    "Rollout",
+    "SampleSource",
+    "Service",
+    "Serving",
+    "Source",
+    "SourceBase",
+    "Split",
+    "Task",
+    "Tuning",
+    "cores",
+    "environment",
+    "estimator_names",
+    "load_params",
+    "parse_params",
+]
