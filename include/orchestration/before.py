@@ -9,6 +9,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.orchestration import forms, versions
 
+CHATTY = frozenset(
+    {"alembic", "dvc", "dvc_data", "dvc_objects", "great_expectations", "mlflow", "evidently", "matplotlib"}
+)
+"""Libraries whose news are not an operator's: their warnings and errors are shown in a task's log, and no more."""
+
 
 def task(context: Any) -> None:
     """Refuse a form with names that it does not have, and a try beyond those that are allowed.
@@ -27,15 +32,23 @@ def task(context: Any) -> None:
 
 
 def one_way_to_the_log() -> None:
-    """Let no library write its log to the console as well: Airflow shows that again, and stderr as errors.
+    """Let no library write its log to the console as well, nor its news to the task's log.
 
-    Airflow's own handler, which knows a line's level and logger, is the root logger's.
+    What is written to the console Airflow shows again, and stderr as errors. Its own handler, which knows a line's
+    level and logger, is the root logger's. Levels are no way to silence a library: some set their own when they are imported.
+    (Airflow's `namespace_levels` are for structlog's loggers alone.)
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and not name.startswith("airflow"):
             for handler in [found for found in logger.handlers if _is_console(found)]:
                 logger.removeHandler(handler)
                 logger.propagate = True
+    for handler in logging.root.handlers:
+        handler.addFilter(_is_for_an_operator)  # the same function is added once
+
+
+def _is_for_an_operator(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] not in CHATTY
 
 
 def _is_console(handler: logging.Handler) -> bool:

@@ -61,8 +61,6 @@ PRELOADED = (
 """What tasks import that costs seconds; no module of ours, so that an edit counts from the next task on."""
 
 
-CHATTY = ("alembic", "dvc", "dvc_data", "dvc_objects", "great_expectations", "mlflow", "evidently", "matplotlib")
-"""Libraries whose news are not an operator's: their warnings and errors are shown in a task's log, and no more."""
 SHARED = (
     "airflow.__main__",
     "airflow.cli.commands.scheduler_command",
@@ -205,7 +203,6 @@ def airflow_environment(
         "logging": {
             "base_log_folder": str(airflow_home / "logs"),
             "colored_console_log": "False",
-            "namespace_levels": " ".join(f"{library}=WARNING" for library in CHATTY),
         },
     }
     return {

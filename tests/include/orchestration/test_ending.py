@@ -70,3 +70,24 @@ def test_a_librarys_lines_reach_the_log_once_and_with_their_level(tmp_path: Any)
     finally:
         chatty.removeHandler(kept)
         kept.close()
+
+
+def test_a_librarys_news_are_left_out_whatever_level_it_gives_itself(tmp_path: Any) -> None:
+    shown = logging.FileHandler(tmp_path / "task.log")
+    logging.root.addHandler(shown)
+    handlers = list(logging.root.handlers)
+    try:
+        before.one_way_to_the_log()
+        for name in ("great_expectations.core.suite_parameters", "dvc.stage.run", "mlops", "my.own.definition"):
+            logger = logging.getLogger(name)
+            logger.setLevel(logging.INFO)  # as some libraries do when they are imported
+            logger.info("news of %s", name)
+            logger.warning("warning of %s", name)
+    finally:
+        logging.root.removeHandler(shown)
+        for handler in handlers:
+            handler.filters.clear()
+        shown.close()
+    lines = (tmp_path / "task.log").read_text().splitlines()
+    assert [line for line in lines if line.startswith("news")] == ["news of mlops", "news of my.own.definition"]
+    assert len([line for line in lines if line.startswith("warning")]) == 4
