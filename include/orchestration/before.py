@@ -35,8 +35,8 @@ def one_way_to_the_log() -> None:
     """Let no library write its log to the console as well, nor its news to the task's log.
 
     What is written to the console Airflow shows again, and stderr as errors. Its own handler, which knows a line's
-    level and logger, is the root logger's. Levels are no way to silence a library: some set their own when they are imported.
-    (Airflow's `namespace_levels` are for structlog's loggers alone.)
+    level and logger, is the root logger's. Levels are no way to silence a library: some set their own when they are
+    imported, and Airflow's `namespace_levels` are for structlog's loggers alone.
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and not name.startswith("airflow"):
