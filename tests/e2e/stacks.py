@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -36,7 +37,8 @@ def watchers(stack: local.Stack) -> list[psutil.Process]:
 
 def waiting(stack: local.Stack) -> list[psutil.Process]:
     """What waits for a part, and starts a supervisor when there is none."""
-    return [process for process in processes.marked(stack.stack_id) if part.__file__ in process.cmdline()]
+    name = "/" + Path(part.__file__).name  # of the stack's checkout, which is another one than the tests'
+    return [p for p in processes.marked(stack.stack_id) if any(word.endswith(name) for word in p.cmdline())]
 
 
 class Load:

@@ -185,9 +185,7 @@ class TestASecondStack:
         assert demo.predict("trip_duration", TRIP).status_code == 200
 
     def test_every_part_is_ready(self, stack: local.Stack) -> None:
-        assert {line.part: line.state for line in local.status(stack.root, stack.home)} == dict.fromkeys(
-            local.PARTS, "ready"
-        )
+        assert set(ready(stack, supervised=True)) == set(local.PARTS)
 
     def test_a_second_up_changes_nothing(self, stack: local.Stack, beside: Checkout) -> None:
         before = {line.part: line.pid for line in local.status(stack.root, stack.home)}
@@ -278,7 +276,7 @@ class TestASecondStack:
         assert after == before
 
     def test_down_after_kill_9_of_the_supervisor_leaves_no_process(self, stack: local.Stack) -> None:
-        kill_9(watchers(stack))
+        kill_9([*watchers(stack), *waiting(stack)])
         assert len(mine(stack)) > 6
         assert local.down(stack.root, stack.home) > 6
         assert mine(stack) == []
