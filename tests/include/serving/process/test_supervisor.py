@@ -63,8 +63,8 @@ class Tiny:
             raise RuntimeError("the tiny service is broken")
         if os.environ.get("TINY") == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        from include.serving.process.shutdown import Ending
-        Ending(lambda: None, 0.0).with_parent()
+        from include.serving.process.shutdown import Shutdown
+        Shutdown(lambda: None, 0.0).exit_with_parent()
 """
 
 

@@ -111,10 +111,10 @@ SWAPPING = """
 import json, os, sys, threading, time, weakref
 from pathlib import Path
 from include.serving.metrics.prometheus import Metrics
-from include.serving.control.reconciler import Models
+from include.serving.control.reconciler import Reconciler
 from include.inference.predictor import estimated_bytes
 url, home = sys.argv[1], Path(sys.argv[2])
-models = Models(Metrics(), database_url=url, copies=home / "serving", home=home, poll_seconds=0.02)
+models = Reconciler(Metrics(), database_url=url, copies=home / "serving", home=home, poll_seconds=0.02)
 models.start()
 wrong, answered, stop = [], 0, False
 
