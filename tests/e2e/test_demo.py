@@ -176,7 +176,10 @@ class TestASecondStack:
 
     @pytest.fixture(scope="class")
     def stack(self, beside: Checkout) -> local.Stack:
-        return local.load(beside.folder, Path(beside.environment["MLOPS_HOME"]))
+        """Once its first task runs: until then the scheduler imports what tasks need, and its heartbeat may be late."""
+        made = local.load(beside.folder, Path(beside.environment["MLOPS_HOME"]))
+        ready(made, supervised=True, seconds=240)
+        return made
 
     def test_neither_disturbs_the_other(self, demo: Checkout, beside: Checkout, stack: local.Stack) -> None:
         assert not {str(port) for port in stack.ports.values()} & set(demo.environment.values())
