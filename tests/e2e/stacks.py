@@ -31,14 +31,21 @@ def watchers(stack: local.Stack) -> list[psutil.Process]:
     return [
         process
         for process in processes.marked(stack.stack_id)
-        if processes.part_of(process) == supervisor.GUARD or "supervisor.supervisord" in " ".join(process.cmdline())
+        if processes.part_of(process) == supervisor.GUARD or "supervisor.supervisord" in _command(process)
     ]
 
 
 def waiting(stack: local.Stack) -> list[psutil.Process]:
     """What waits for a part, and starts a supervisor when there is none."""
-    name = "/" + Path(part.__file__).name  # of the stack's checkout, which is another one than the tests'
-    return [p for p in processes.marked(stack.stack_id) if any(word.endswith(name) for word in p.cmdline())]
+    name = f"/{Path(part.__file__).name} "  # of the stack's checkout, which is another one than the tests'
+    return [process for process in processes.marked(stack.stack_id) if name in _command(process)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return ""
 
 
 class Load:
