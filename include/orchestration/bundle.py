@@ -110,9 +110,8 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
 
     def watched_folders(self) -> list[Path]:
         """Where what this bundle is made of lies: the DAG files, params.yaml and the program."""
-        program = Path(settings.__file__).parent
-        below = [path for path in program.rglob("*") if path.is_dir() and path.name != "__pycache__"]
-        return list(dict.fromkeys([self._folder, settings.environment().params.parent, program, *below]))
+        below = [path for path in PROGRAM.rglob("*") if path.is_dir() and path.name != "__pycache__"]
+        return list(dict.fromkeys([self._folder, settings.environment().params.parent, PROGRAM, *below]))
 
     def concerns(self, path: Path) -> bool:
         """Whether a file in one of those folders belongs to the bundle."""

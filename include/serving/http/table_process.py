@@ -40,7 +40,7 @@ MEMORY_BYTES = 1024 * 1024 * 1024
 """Address space of the child above what it has when it is ready."""
 READY_SECONDS = 60.0
 """How long it may take to start."""
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "include.serving.http.table_process")
 
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
