@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from include.home import ROOT
+
 if TYPE_CHECKING:
     import sqlalchemy
 
     from include.settings import Environment
     from include.stack.local import Stack
 
-ROOT = Path(__file__).resolve().parent.parent
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 

@@ -1,4 +1,4 @@
-"""MLOPS_HOME: every file and folder below it, each spelled here and nowhere else.
+"""The checkout, and MLOPS_HOME: every file and folder below it, each spelled here and nowhere else.
 
 Standard library only: the service's launcher, which must start at once and stay small, imports it.
 """
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout, or the folder that `include` was packed into; other files move between folders, and ask here."""
 DEFAULT = "var"
 """Below the checkout, where MLOPS_HOME does not say."""
 IN_FORCE = "dags/in_force.json"

@@ -12,7 +12,6 @@ import json
 import textwrap
 import types
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -21,10 +20,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from include import cli, settings
+from include.home import ROOT
 from include.serving.metrics.prometheus import Metrics
 from include.serving.prediction_log.log import LogMetrics
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = ROOT / "docs"
 
 MADE = "<!-- Made by `make docs` from {source}. Edit that, not this page. -->"
 

@@ -209,3 +209,9 @@ def test_few_arrows_between_the_rooms_of_serving() -> None:
     rooms = {module: ".".join(module.split(".")[:3]) for module in modules if module.startswith("include.serving.")}
     arrows = {(rooms[a], rooms[b]) for a in rooms for b in _imports(a, modules) if b in rooms and rooms[a] != rooms[b]}
     assert len(arrows) <= 25, sorted(arrows)
+
+
+def test_one_file_knows_where_the_checkout_is() -> None:
+    """A file that counts folders upwards to it counts wrongly once it moves to another room."""
+    climbs = re.compile(r"__file__\)[\w.()]*\.(parents\[|parent\.parent)")
+    assert [name for name, path in _modules().items() if climbs.search(path.read_text())] == ["include.home"]

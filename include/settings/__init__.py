@@ -8,8 +8,9 @@
 No side effects; of ours it imports the layout of MLOPS_HOME alone.
 """
 
+from include.home import ROOT
 from include.settings.diagnostics import Lines, ParamsError
-from include.settings.environment import ROOT, Environment, cores, environment
+from include.settings.environment import Environment, cores, environment
 from include.settings.models import PCA, Features, Gate, Model, Monitoring, Split
 from include.settings.params import LARGEST_PARAMS, Keep, Params, load_params, parse_params
 from include.settings.search_space import DEFAULT_ESTIMATORS, Choices, Dimension, Range, Tuning, estimator_names

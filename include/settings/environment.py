@@ -9,9 +9,7 @@ from typing import Any
 from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from include.home import DEFAULT, Home
-
-ROOT = Path(__file__).resolve().parents[2]
+from include.home import DEFAULT, ROOT, Home
 
 
 class Environment(BaseSettings):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from include.home import ROOT
 from include.settings.types import Strict
 
 
@@ -59,7 +59,7 @@ DEFAULT_ESTIMATORS: dict[str, dict[str, Any]] = {"linear": {}, "random_forest": 
 
 def estimator_names() -> list[str]:
     """The estimators there are: one file each in include/training/estimators/."""
-    folder = Path(__file__).resolve().parents[1] / "training" / "estimators"
+    folder = ROOT / "include" / "training" / "estimators"
     return sorted(file.stem for file in folder.glob("[a-z]*.py"))
 
 

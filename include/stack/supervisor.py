@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
+from include.home import ROOT
 from include.stack import part
 from include.storage import write_private
 
@@ -31,7 +32,6 @@ LONGEST_SOCKET_PATH = 95
 """Of the 107 bytes that a socket's path may have; supervisord adds its process id while it makes the file."""
 LONGEST_START = 60.0
 GUARD = part.GUARD
-ROOT = Path(__file__).resolve().parent.parent.parent
 DEAD = frozenset({"BACKOFF", "FATAL", "EXITED", "STOPPED", "STOPPING", "UNKNOWN"})
 
 

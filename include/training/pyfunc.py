@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from include.home import ROOT
 from include.inference import served_form
 from include.inference.predictor import Predictor
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 REQUIREMENTS = ("msgspec", "numpy", "onnxruntime", "pandas", "pyarrow", "xgboost")
 """What the code below needs beside MLflow."""
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 class CallersModel:
@@ -99,7 +99,7 @@ def _value(value: Any, kind: str) -> Any:
 def copy_code(into: Path) -> Path:
     """Copy this module and all of ours that it imports, as a package of their own; returns the package's folder."""
     for file in sorted(_needed(Path(__file__), set())):
-        target = into / file.relative_to(_ROOT)
+        target = into / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     return into / "include"
@@ -111,7 +111,7 @@ def _needed(file: Path, known: set[Path]) -> set[Path]:
         return known
     known.add(file)
     for folder in file.parents:
-        if folder == _ROOT:
+        if folder == ROOT:
             break
         _needed(folder / "__init__.py", known)
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -122,7 +122,7 @@ def _needed(file: Path, known: set[Path]) -> set[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             if name.split(".")[0] == "include":
-                path = _ROOT.joinpath(*name.split("."))
+                path = ROOT.joinpath(*name.split("."))
                 _needed(path.with_suffix(".py"), known)
                 _needed(path / "__init__.py", known)
     return known

@@ -31,6 +31,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from include.home import ROOT
 from include.inference.errors import Refused
 from include.inference.schema import Columns, Schema
 
@@ -40,7 +41,6 @@ MEMORY_BYTES = 1024 * 1024 * 1024
 """Address space of the child above what it has when it is ready."""
 READY_SECONDS = 60.0
 """How long it may take to start."""
-ROOT = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "include.serving.http.table_process")
 
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)

@@ -36,11 +36,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from include import home
+from include.home import ROOT
 from include.serving.process import heartbeat
 from include.serving.process.command import SERVICE, STOP_SECONDS, CannotStart, certificate, check_keys
 from include.serving.process.json_log import log_as_json
 
-ROOT = Path(__file__).resolve().parents[3]
 WORKER = "import gc; gc.disable(); from _bentoml_impl.worker.service import main; main()"
 """BentoML's own worker, `-m _bentoml_impl.worker.service`. Importing leaves no garbage worth looking for, and a
 tenth of its time is spent looking. The service's start turns the collector on again."""
