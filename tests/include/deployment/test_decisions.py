@@ -44,6 +44,17 @@ def back(engine: sa.Engine, to: int | None = None, **seen: object) -> rollouts.W
     return rollouts.withdraw(engine, "m", to, actor="ann", reason="strange answers", **seen)  # type: ignore[arg-type]
 
 
+def who_clicks(database_url: str, who: str, seen_at: dt.datetime) -> int | str:
+    """The version that the champion goes back to for somebody with a connection of their own, or what they are told."""
+    own = database.connect(database_url)
+    try:
+        return rollouts.withdraw(own, "m", actor=who, reason="bad", seen_at=seen_at).version
+    except ledger.Superseded as error:
+        return str(error)
+    finally:
+        own.dispose()
+
+
 def rolled_back(engine: sa.Engine) -> None:
     trials.crown(engine, 2, 1)
     back(engine)
@@ -157,14 +168,8 @@ def test_of_two_that_go_back_at_once_one_does_and_the_other_is_told(engine: sa.E
     seen_at, started, outcomes = now(), threading.Barrier(2), []
 
     def click(who: str) -> None:
-        own = database.connect(database_url)
         started.wait()
-        try:
-            outcomes.append(rollouts.withdraw(own, "m", actor=who, reason="bad", seen_at=seen_at).version)
-        except ledger.Superseded as error:
-            outcomes.append(str(error))
-        finally:
-            own.dispose()
+        outcomes.append(who_clicks(database_url, who, seen_at))
 
     threads = [threading.Thread(target=click, args=(who,)) for who in ("ann", "bob")]
     [thread.start() for thread in threads]
@@ -185,13 +190,7 @@ def test_who_goes_back_while_another_waits_to_do_so_is_told_too(engine: sa.Engin
     outcomes: list[int | str] = []
 
     def click(who: str, seen_at: dt.datetime) -> None:
-        own = database.connect(database_url)
-        try:
-            outcomes.append(rollouts.withdraw(own, "m", actor=who, reason="bad", seen_at=seen_at).version)
-        except ledger.Superseded as error:
-            outcomes.append(str(error))
-        finally:
-            own.dispose()
+        outcomes.append(who_clicks(database_url, who, seen_at))
 
     threads = []
     waiting = sa.text("select count(*) from pg_locks where locktype = 'advisory' and not granted")

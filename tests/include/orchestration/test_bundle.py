@@ -339,3 +339,9 @@ def test_the_entries_that_an_edit_changed_are_known_where_nothing_else_did(folde
     file.write_text(text)
     processor.refresh()
     assert processor.edited is None
+
+
+def test_an_edit_anywhere_in_the_program_or_beside_params_yaml_is_watched(folder: Path) -> None:
+    program = settings.ROOT / "include"
+    rooms = {path.parent for path in program.rglob("*.py")}
+    assert {folder, settings.environment().params.parent, program, *rooms} <= set(bundle(folder).watched_folders())
