@@ -7,6 +7,7 @@ Every Airflow process loads this file: it imports no more than it must before it
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,6 +24,8 @@ Send = Callable[[Any], Awaitable[None]]
 RUNS = re.compile(r"/api/v2/dags/([^/]+)/dagRuns/?$")
 BACKFILLS = re.compile(r"/api/v2/backfills(/dry_run)?/?$")
 DAGS = re.compile(r"/api/v2/dags(/[^/]+)?/?$")
+log = logging.getLogger("mlops")
+
 MAXIMUM_BODY = 1_000_000
 """Bytes of a form that are read; a longer body is Airflow's to refuse, and the tasks check again."""
 
@@ -135,20 +138,28 @@ class MissedEvents:
         if scope["type"] != "http" or scope.get("method") != "PATCH" or not DAGS.search(scope.get("path", "")):
             await self._app(scope, receive, send)
             return
-        status = 0
+        answer: list[Any] = []
 
-        async def noting(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
+        async def hold(message: Any) -> None:
+            answer.append(message)
+
+        # Whoever is told that the DAG is active finds what it missed in the queue. The change itself is committed when
+        # the application returns, not when it sends.
+        await self._app(scope, receive, hold)
+        if answer and answer[0].get("status") == 200:
+            await self._queue_missed()
+        for message in answer:
             await send(message)
 
-        await self._app(scope, receive, noting)
-        if status == 200:
-            from anyio import to_thread
+    async def _queue_missed(self) -> None:
+        from anyio import to_thread
 
-            from include.orchestration.overlooked import queue_missed
+        from include.orchestration.overlooked import queue_missed
 
+        try:
             await to_thread.run_sync(queue_missed)
+        except Exception:  # the DAG is active, and the answer says so; the scheduler looks for missed events as well
+            log.exception("events that came during the pause could not be looked for")
 
 
 class OrchestrationPlugin(AirflowPlugin):  # type: ignore[misc]

@@ -130,6 +130,44 @@ def test_an_event_that_came_during_a_pause_starts_a_run_when_the_pause_ends_and_
     assert queued("train_trip_duration") == 0
 
 
+def test_who_is_told_that_a_dag_is_active_finds_what_it_missed_in_the_queue(server: airflow_home.Server) -> None:
+    """The answer waits for the queue, however slow it is, and comes even if the queue could not be filled."""
+    script = """
+import asyncio, time
+from include.orchestration import overlooked
+from plugins.orchestration.orchestration_plugin import MissedEvents
+
+async def application(scope, receive, send):
+    await send({"type": "http.response.start", "status": scope["status"]})
+    await send({"type": "http.response.body", "body": b"{}"})
+    seen.append("committed")
+
+def asked(path, status=200, method="PATCH", breaks=False):
+    async def send(message):
+        seen.append(message["type"].rpartition(".")[2])
+
+    def queue_missed():
+        time.sleep(0.2)
+        seen.append("queued")
+        if breaks:
+            raise OSError("the database is away")
+
+    overlooked.queue_missed = queue_missed
+    seen.clear()
+    scope = {"type": "http", "method": method, "path": path, "status": status}
+    asyncio.run(MissedEvents(application)(scope, None, send))
+    return list(seen)
+
+seen = []
+one, many = "/api/v2/dags/train_a", "/api/v2/dags"
+print(json.dumps([asked(one), asked(many), asked(one, breaks=True), asked(one, 404), asked(one, method="GET")]))
+"""
+    one, many, broken, unknown, reading = scripted(server, script)
+    assert one == many == broken == ["committed", "queued", "start", "body"]
+    assert unknown == ["committed", "start", "body"]
+    assert reading == ["start", "body", "committed"]
+
+
 def test_the_flow_is_readable_from_the_assets_in_the_ui(server: airflow_home.Server, token: str) -> None:
     found = server.get("/api/v2/assets?limit=100", token).json()["assets"]
     assert {asset["name"] for asset in found} == {
