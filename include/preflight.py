@@ -257,9 +257,31 @@ class _Examiner(_Checker):
             if not table.num_rows:
                 self.say(("sources", name, "path"), "the newest file has a header and no rows", warning=not whole)
                 return
+            self.excluded(name, source)
             for guess in profile.nearly_typed(table, declared=getattr(source, "types", {})):
                 self.say(("sources", name), guess.message, warning=True)
             self._newest[name] = table, whole
+
+    def excluded(self, name: str, source: Source) -> None:
+        """Names under `exclude` that leave nothing out: neither the earliest nor the newest file has such a column."""
+        from include.ingestion import sources
+
+        unseen = list(getattr(source, "exclude", ()))
+        if not unseen:
+            return
+        whole = source.model_copy(update={"exclude": (), "derive": {}})
+        present: list[str] = []
+        for columns in (sources.columns_of, lambda all_columns: sources.newest_rows(all_columns)[0].column_names):
+            try:
+                present += columns(whole)
+            except (sources.SourceError, OSError):
+                return  # what makes the file unreadable may be a reason to exclude the column
+            unseen = [column for column in unseen if column not in present]
+            if not unseen:
+                return
+        for column in unseen:
+            hint = did_you_mean(column, present)
+            self.say(("sources", name, "exclude"), f"no file has a column {column!r}{hint}", warning=True)
 
     def suite(self, name: str, source: Source) -> None:
         """As before; then Great Expectations loads it, which knows every expectation and its arguments."""

@@ -29,7 +29,7 @@ class SourceBase(Strict):
     """What every source declares, whatever its type."""
 
     description: str = ""
-    """What the source is; a note for who reads the file."""
+    """What the source is: the description of its DAG in Airflow."""
     owner: str = "data-engineering"
     """Who answers for the source: the owner of its DAGs in Airflow."""
     time_column: str | None = None
@@ -118,6 +118,9 @@ class FilesSource(SourceBase):
     """Lines of a CSV file that stand before its header line and are not read."""
     delimiter: str | None = None
     """What separates the fields of a CSV file. Default: a comma; a tab in a file named .tsv."""
+    escape: Literal["", "\\"] = ""
+    """The character that stands before a quotation mark (or another character with a meaning) within a field of a CSV
+    file: a backslash. Default: none; a quotation mark in a quoted field is written twice."""
     encoding: str = "utf-8"
     """The encoding of CSV and JSON files, as Python names it."""
     trim: bool = True

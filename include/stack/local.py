@@ -710,18 +710,33 @@ def _is_ready(stack: Stack, name: str, airflow_health: Mapping[str, Any], since:
     if name == FORKSERVER:
         return part.forks(_forkserver_socket(stack.run))
     if name == "mlflow":
-        return _answers(f"{stack.address('mlflow')}/health")
+        return _answers(f"{stack.address('mlflow')}/health") and _listens(stack, name, "mlflow")
     if name == "prediction":
-        return _answers(f"{stack.address('serving')}/livez", stack.trusted)
+        return _answers(f"{stack.address('serving')}/livez", stack.trusted) and _listens(stack, name, "serving")
     if name == "rollouts":
         return _beats(stack.paths.rollouts_beat, since)
     if name == "api-server":
-        return bool(airflow_health)
+        return bool(airflow_health) and _listens(stack, name, "airflow")
     key = name.replace("-", "_")
     info = airflow_health.get(key) or {}
     beat = _timestamp(str(info[f"latest_{key}_heartbeat"])) if info.get(f"latest_{key}_heartbeat") else 0.0
     # One beat since its start shows that it started; the next may be late while it loads what its first tasks need.
     return 0.0 < since <= beat or (info.get("status") == "healthy" and beat >= since)
+
+
+def _listens(stack: Stack, name: str, port: str) -> bool:
+    """Whether the part itself holds its port: an orphan of its killed predecessor may answer for another moment."""
+    root = processes.living_parts(stack.stack_id, stack.paths.postgres).get(name)
+    if root is None:
+        return False
+    try:
+        family = [root, *root.children(recursive=True)]
+        sockets = [connection for process in family for connection in process.net_connections("inet")]
+    except psutil.AccessDenied:  # the system does not show them: what answers has to do
+        return True
+    except psutil.NoSuchProcess:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == stack.ports[port] for one in sockets)
 
 
 def _beats(file: Path, since: float) -> bool:

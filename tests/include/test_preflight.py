@@ -286,6 +286,22 @@ def test_a_file_with_a_header_only_is_found(folder):
     assert any("sources.customers.path: the newest file has a header and no rows" in f for f in found), found
 
 
+def test_an_exclude_that_leaves_nothing_out_is_a_warning_with_the_nearest_name(folder):
+    text = TEXT.format(path=folder / "customers*.csv", model="")
+
+    def warnings(excluded):
+        path = folder / "params.yaml"
+        path.write_text(text.replace("    derive:", f"    exclude: {excluded}\n    derive:"))
+        found = preflight.examine(path, suites=folder / "suites")
+        return [str(finding) for finding in found if finding.key == "sources.customers.exclude"]
+
+    (folder / "customers_2.csv").write_text(CSV.replace("age,", "note,age,").replace("\n", "\nx,", 2))
+    (misspelt,) = warnings("[plam, joined]")
+    assert misspelt.endswith("warning: sources.customers.exclude: no file has a column 'plam'; did you mean 'plan'?")
+    assert warnings("[note]") == []  # only the newest file has it
+    assert warnings("[joined]") == []
+
+
 def test_suspects_small_tables_and_ordered_rows_are_warnings(folder):
     def warnings(table, model="task: binary"):
         found = examine(folder, table, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from include.stack import local, processes
+from tests.conftest import free_port
 
 BURN = (
     "import time; began = time.process_time()\nwhile time.process_time() - began < 1: pass\nprint('done', flush=True)\n"
@@ -84,3 +86,44 @@ def test_a_scheduler_is_ready_from_its_first_heartbeat_on(
     moment = dt.datetime.fromtimestamp(beat, dt.UTC).isoformat() if beat else None
     health = {"scheduler": {"status": status, "latest_scheduler_heartbeat": moment}}
     assert local._is_ready(stack, "scheduler", health, float(since)) is ready
+
+
+LISTENS = """
+import os, socket, sys
+if sys.argv[1] == "first":  # as include/stack/part.py marks a part's first process, for all that it starts
+    os.environ["MLOPS_PART_PID"] = str(os.getpid())
+    os.execv(sys.executable, [sys.executable, sys.argv[0], "marked", *sys.argv[2:]])
+if sys.argv[2] != "none":
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+print("up", flush=True)
+input()
+"""
+
+
+def test_an_orphan_that_still_answers_does_not_make_its_successor_ready(stack: local.Stack, tmp_path: Path) -> None:
+    """The launcher was killed, and its worker holds the port for a moment longer than the next launcher needs."""
+    port = free_port()
+    stack.ports["serving"] = port
+    script = tmp_path / "listens.py"
+    script.write_text(LISTENS)
+    marked = {**os.environ, processes.MARKER: stack.stack_id, processes.PART: "prediction"}
+
+    def started(*arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), *arguments]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = ended.enter_context(subprocess.Popen(command, env=marked | variables, **pipes))
+        ended.callback(process.kill)
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        return process
+
+    with contextlib.ExitStack() as ended:
+        orphan = started("descendant", str(port), MLOPS_PART_PID="1")
+        assert not local._listens(stack, "prediction", "serving")
+        launcher = started("first", "none")
+        assert not local._listens(stack, "prediction", "serving")
+        for process in (orphan, launcher):
+            process.kill()
+            process.wait()
+        started("first", str(port))
+        assert local._listens(stack, "prediction", "serving")

@@ -152,6 +152,27 @@ def test_lines_before_the_header_are_left_out_and_counted(tmp_path: Path) -> Non
     _refused(tmp_path / "rows.csv", "a\n", "no more than the 2 lines that `skip_lines` leaves out", **given)
 
 
+QUOTED = b'size,note\n5,"a \\"good\\" one, at last"\n7,"C:\\\\dir\\\\"\n'
+
+
+def test_a_quotation_mark_after_a_backslash_is_read_as_declared_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    _refused(path, QUOTED, r"row 2: a quotation mark within a field is written .*; declare `escape: ")
+    path.write_bytes(QUOTED)
+    assert _read(path, escape="\\")["note"].to_pylist() == ['a "good" one, at last', "C:\\dir\\"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ['"C:\\dir\\"', '"{""a"": ""b\\""c""}"', '5\\" pipe', '"a\\b"', '"ends in \\"""'],
+    ids=["a-path", "json", "not-quoted", "no-mark", "doubled"],
+)
+def test_a_backslash_that_takes_nothing_is_only_a_character(tmp_path: Path, field: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"note,size\n{field},1\n{field},2\n")
+    expected = field[1:-1].replace('""', '"') if field.startswith('"') else field
+    assert _read(tmp_path / "rows.csv")["note"].to_pylist() == [expected] * 2
+
+
 def test_a_nested_value_is_its_own_text_whatever_others_hold(tmp_path: Path) -> None:
     """A key that another row has was added to it; and dates beside it became text."""
     rows = [{"n": {"a": 1}, "at": "2020-01-01 10:00:00"}, {"n": {"b": [1, "x"]}, "at": "2020-01-02 10:00:00"}]
