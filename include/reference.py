@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from include import cli, settings
+from include import settings
+from include.cli.main import app
 from include.home import ROOT
 from include.serving.metrics.prometheus import Metrics
 from include.serving.prediction_log.log import LogMetrics
@@ -181,8 +182,8 @@ def _rules(declared: list[Any]) -> Iterator[str]:
 
 def cli_page() -> str:
     """The help of every command."""
-    lines = [MADE.format(source="include/cli.py"), "# The mlops command", ""]
-    root = typer.main.get_command(cli.app)
+    lines = [MADE.format(source="include/cli/"), "# The mlops command", ""]
+    root = typer.main.get_command(app)
     lines += [inspect.cleandoc(root.help or "").splitlines()[0], "", "It is `.venv/bin/mlops` in the checkout."]
     for path, command in _commands(root, ("mlops",)):
         context = typer.Context(command, info_name=" ".join(path))

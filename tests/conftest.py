@@ -49,7 +49,7 @@ LONGEST = (
     "tests/include/serving/versions/test_cache.py", "tests/include/ingestion/test_validation.py",
     "tests/include/serving/prediction_log/test_log.py", "tests/include/deployment/test_controller.py",
     "tests/plugins/test_ml_platform_plugin.py", "tests/include/deployment/test_gate.py", "tests/dags/test_api.py",
-    "tests/include/test_cli.py", "tests/include/stack/test_supervisor.py",
+    "tests/include/cli/test_cli.py", "tests/include/stack/test_supervisor.py",
 )  # fmt: skip
 """The files that take longest, from half a minute to many: begun last, one would run on beside an idle core."""
 

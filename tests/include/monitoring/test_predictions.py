@@ -285,7 +285,7 @@ def test_what_is_still_in_the_local_log_is_waited_for(engine, tmp_path):
 
 def mlops(database_url, home, *arguments):
     own = {**os.environ, "MLOPS_DATABASE_URL": database_url, "MLOPS_HOME": str(home)}
-    command = [sys.executable, "-c", "from include.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from include.cli.main import main; main()", *arguments]
     return subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 

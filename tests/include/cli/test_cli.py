@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from include import cli, names
+from include import names
+from include.cli import main as cli
 from include.deployment import verification
 from include.home import Home
 from tests.conftest import ROOT
@@ -37,7 +38,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported_before_a_command_is_known(tmp_path: Path) -> None:
-    code = "import sys, include.cli; print([m for m in ('pydantic', 'sqlalchemy', 'numpy') if m in sys.modules])"
+    code = "import sys, include.cli.main; print([m for m in ('pydantic', 'sqlalchemy', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
 
 
