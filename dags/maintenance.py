@@ -102,11 +102,12 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
 
         @task
         def delete_alerts(*, params=None, dag_run=None) -> dict:
-            from include import alert_table, database
+            from include import database
+            from include.alerting import table
 
             env, dry_run = settings.environment(), params["dry_run"]
             engine = database.connect(env.database_url)
-            count = alert_table.retain(engine, env.home, keep.alert_days, dag_run.run_after, dry_run=dry_run)
+            count = table.retain(engine, env.home, keep.alert_days, dag_run.run_after, dry_run=dry_run)
             return runs.result({"alerts": count}, f"{count} alerts {'would be ' if dry_run else ''}deleted")
 
         @task

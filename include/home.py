@@ -94,14 +94,9 @@ class Home:
         return self.logs / "alerts.jsonl"
 
     @property
-    def alerts_position(self) -> Path:
-        """How far `alerts` was copied to PostgreSQL."""
-        return self.logs / "alerts.position"
-
-    @property
-    def alerts_lock(self) -> Path:
-        """Locked while `alerts` is copied or shortened."""
-        return self.logs / "alerts.lock"
+    def alert_channels(self) -> Path:
+        """How far each channel has read `alerts`: <channel>.json, and <channel>.lock while it is served."""
+        return self.logs / "alerts"
 
     @property
     def postgres(self) -> Path:

@@ -84,23 +84,25 @@ def alerts(
 
     import sqlalchemy as sa
 
-    from include import alert_table
+    from include.alerting import delivery, table
 
     engine = context.database()
     try:
-        alert_table.copy(engine, context.home())
+        table.copy(engine, context.home())
         if acknowledge:
-            seen = alert_table.acknowledge(engine, acknowledge, actor=getpass.getuser())
+            seen = table.acknowledge(engine, acknowledge, actor=getpass.getuser())
             typer.echo(f"{seen} alerts acknowledged")
             return
         if event:
-            context.one_of("kind of alert", event, alert_table.events(engine), "the list")
-        found = alert_table.listed(engine, event=event or None, acknowledged=everything, limit=count)
+            context.one_of("kind of alert", event, table.events(engine), "the list")
+        found = table.listed(engine, event=event or None, acknowledged=everything, limit=count)
     except sa.exc.OperationalError as error:
         if acknowledge:
             raise
         typer.echo(f"{errors.foreign(error)}; what follows is from this machine's file", err=True)
-        found = [each for each in alert_table.read_file(context.home(), count) if event in ("", each.event)]
+        found = [each for each in table.read_file(context.home(), count) if event in ("", each.event)]
+    for behind in delivery.undelivered(context.home()):
+        typer.echo(behind, err=True)
     if not found:
         typer.echo("no alert" + ("" if everything else " that nobody has acknowledged"))
     for each in found:

@@ -12,7 +12,8 @@ For each canary and A/B test, in this order:
 In threads of their own, since they may take long: the labels of each A/B test are looked at every minute, and at its
 horizon it ends by its verdict (`experiment`); MLflow's aliases are made to say what the ledger says, every half a
 minute (`ledger.project_aliases`); windows older than a day are deleted;
-and the versions that Airflow's forms offer are kept as they are (`choices`).
+and the versions that Airflow's forms offer are kept as they are (`choices`). Alerts are delivered to their channels
+from this process, too, each channel by its own thread (include/alerting/delivery.py).
 
 Several controllers may run: a lock lets one act, and each decision is one transaction that changes nothing when the
 rollout is no longer as it was seen. While PostgreSQL is away it keeps trying, and says so; what cannot be decided for
@@ -36,14 +37,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from include import alert_table, alerts, database, settings
+from include import alerting, database, settings
+from include.alerting import channels, delivery
 from include.deployment import arms, choices, decisions, experiment, ledger, rollouts
 from include.deployment.rollouts import Rollout
 from include.home import Home
 
 ACTOR = decisions.CONTROLLER
 LOCK, EXPERIMENTS_LOCK = "rollouts", "experiments"
-WATCH_SECONDS, EXPERIMENTS_SECONDS, ALIASES_SECONDS, SWEEP_SECONDS, ALERTS_SECONDS = 1.0, 60.0, 30.0, 60.0, 5.0
+WATCH_SECONDS, EXPERIMENTS_SECONDS, ALIASES_SECONDS, SWEEP_SECONDS = 1.0, 60.0, 30.0, 60.0
 EXPERIMENTS_REST = 20
 """A look at the labels is followed by at least so many times its own duration without one."""
 CHOICES_SECONDS = 5.0
@@ -161,7 +163,7 @@ def _go_on(engine: sa.Engine, rollout: Rollout, window: arms.Window) -> None:
 def _alert(home: Path, event: str, rollout: Rollout, message: str, **details: Any) -> None:
     """Tell somebody."""
     about = {"rollout": rollout.id, "model": rollout.model, "version": rollout.version}
-    alerts.send(home, event, message, **about, **details)
+    alerting.send(home, event, message, **about, **details)
 
 
 # ------------------------------------------------------------------------------------------------ beside that
@@ -263,7 +265,6 @@ def run(database_url: str, home: Path, mlflow_url: str, stop: threading.Event) -
         Loop("aliases in MLflow", partial(follow, engine(), mlflow_url), ALIASES_SECONDS),
         Loop("old windows", partial(sweep, engine()), SWEEP_SECONDS),
         Loop("versions for Airflow's forms", choices.Projection(engine(), Home(home)).refresh, CHOICES_SECONDS),
-        Loop("alerts to PostgreSQL", partial(alert_table.copy, engine(), home), ALERTS_SECONDS),
     ]
     threads = [threading.Thread(target=loop.run, args=(stop,), name=loop.name, daemon=True) for loop in loops]
     for thread in threads:
@@ -282,7 +283,7 @@ def _alert_unwatched(home: Path, seconds: float) -> None:
         f"no rollout was watched for {seconds:.0f} s: PostgreSQL is away or hangs; the log of `rollouts` says more"
     )
     try:
-        alerts.send(home, "rollouts_unwatched", message)
+        alerting.send(home, "rollouts_unwatched", message)
     except OSError:
         log.exception("an alert could not be written")
 
@@ -306,6 +307,8 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     environment = settings.environment()
     log.info("watching rollouts")
+    url = _noticing_a_dead_peer(environment.database_url).render_as_string(hide_password=False)
+    delivery.start(environment.home, channels.declared(environment.model_copy(update={"database_url": url})), stop)
     run(environment.database_url, environment.home, environment.mlflow_url, stop)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from include import alert_table, database, settings, storage
-from include.alert_table import Alert
+from include import database, settings, storage
+from include.alerting import table as alert_table
+from include.alerting.alert import Alert
 from include.deployment import rollouts
 from include.deployment.gate import improvement
 from include.deployment.rollouts import Rollout

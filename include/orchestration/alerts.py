@@ -1,11 +1,11 @@
-"""What Airflow's failures are told as: one alert for each that somebody should see; see include/alerts.py."""
+"""What Airflow's failures are told as: one alert for each that somebody should see; see include/alerting."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from include import alerts, settings
+from include import alerting, settings
 
 log = logging.getLogger("mlops")
 
@@ -50,7 +50,7 @@ def run_failed(context: Any) -> None:
 
 def send(event: str, message: str, **details: Any) -> None:
     """Tell somebody: one JSON line below this machine's home."""
-    alerts.send(settings.environment().home, event, message, **details)
+    alerting.send(settings.environment().home, event, message, **details)
 
 
 def one_line(error: object) -> str:

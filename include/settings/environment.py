@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from include.home import DEFAULT, ROOT, Home
@@ -32,6 +32,8 @@ class Environment(BaseSettings):
     serving_url: str = "http://127.0.0.1:3000"
     serving_key: str = ""
     airflow_url: str = "http://127.0.0.1:8080"
+    alert_urls: SecretStr = SecretStr("")
+    """Where alerts are sent, as Apprise's URLs with spaces between them; only the part that delivers them has it."""
     s3_endpoint_url: str | None = None
     suites: Path = ROOT / "great_expectations" / "expectations"
 

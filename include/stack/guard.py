@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from include import alerts
+from include import alerting
 from include.home import Home
 
 FLAPS, FLAP_SECONDS, QUIET_SECONDS = 3, 600.0, 1800.0
@@ -105,7 +105,7 @@ class Alerts:
         with contextlib.suppress(OSError):
             while self.waiting:
                 alert = self.waiting[0]
-                alerts.write(self.home, alert.event, alert.message, part=alert.part)
+                alerting.write(self.home, alert.event, alert.message, part=alert.part)
                 self.waiting.popleft()
 
 

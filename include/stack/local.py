@@ -41,6 +41,8 @@ FORKSERVER = "airflow"
 """The process that Airflow's parts are forked from (include/stack/forkserver.py)."""
 FORKS = (FORKSERVER,) if sys.platform == "linux" else ()
 PARTS = (*FORKS, "postgres", "mlflow", "prediction", "rollouts", *AIRFLOW_PARTS)
+ALERT_URLS = "MLOPS_ALERT_URLS"
+"""A secret that only the part that delivers alerts is given: tasks neither need nor see it."""
 MINIMUM_FREE_BYTES = 2 * 1024**3
 STILL_SECONDS = 120.0
 """A part that lives, is not ready, and for so long neither wrote to its log nor used the processor, is given up."""
@@ -315,7 +317,12 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
             serving,
             stop_seconds=STOP_SECONDS,
         ),
-        supervisor.Program("rollouts", (python, "-m", "include.deployment.controller"), platform, stop_seconds=4),
+        supervisor.Program(
+            "rollouts",
+            (python, "-m", "include.deployment.controller"),
+            platform | {name: inherited[name] for name in (ALERT_URLS,) if inherited.get(name)},
+            stop_seconds=4,
+        ),
         *(
             supervisor.Program(
                 name,

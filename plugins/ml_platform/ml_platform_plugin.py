@@ -185,6 +185,7 @@ def safe_name(path: str) -> tuple[str | None, str]:
 def render(environment: Any, *, nonce: str, now: dt.datetime) -> str:
     """The page as HTML; what went wrong is on it, in words, rather than a server error."""
     from include import configuration, settings
+    from include.alerting import delivery
     from include.monitoring.overview import overview
 
     found, problem = None, None
@@ -200,7 +201,7 @@ def render(environment: Any, *, nonce: str, now: dt.datetime) -> str:
     template = _templates().get_template("page.html")
     return template.render(
         overview=found, problem=problem, environment=environment, nonce=nonce, now=now, flow=flow(),
-        airflow=_airflow(), prefix=_airflow() + PREFIX,
+        undelivered=delivery.undelivered(environment.home), airflow=_airflow(), prefix=_airflow() + PREFIX,
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from include import alert_table, alerts, configuration, database, storage
+from include import alerting, configuration, database, storage
+from include.alerting import table
 from include.features import versions
 from include.home import Home
 from include.inference import served_form
@@ -166,31 +167,31 @@ def test_which_champion_answered_last_is_noted_on_a_disk_that_is_too_full_for_da
 
 
 def test_alerts_wait_until_they_can_be_written_and_no_line_is_half(disk: Disk) -> None:
-    alerts.send(disk.folder, "first", "there is room")
+    alerting.send(disk.folder, "first", "there is room")
     disk.fill()
     with Home(disk.folder).alerts.open("ab") as file:  # up to the end of its last block
         file.write(b" " * (4096 - Home(disk.folder).alerts.stat().st_size - 20) + b"\n")
     for number in range(3):
-        alerts.send(disk.folder, "waits", f"number {number}")
+        alerting.send(disk.folder, "waits", f"number {number}")
     whole = Home(disk.folder).alerts.read_bytes().splitlines(keepends=True)
     assert all(line.endswith(b"\n") for line in whole)
     disk.free()
-    alerts.write_waiting()
+    alerting.write_waiting()
     found = [json.loads(line) for line in Home(disk.folder).alerts.read_text().splitlines() if line.strip()]
     assert [line["message"] for line in found] == ["there is room", "number 0", "number 1", "number 2"]
 
 
 def test_alerts_reach_postgresql_from_a_full_disk(disk: Disk, database_url: str) -> None:
     engine = database.connect(database_url)
-    alerts.send(disk.folder, "first", "there is room")
-    alert_table.copy(engine, disk.folder)
-    alerts.send(disk.folder, "second", "there is room")
+    alerting.send(disk.folder, "first", "there is room")
+    table.copy(engine, disk.folder)
+    alerting.send(disk.folder, "second", "there is room")
     disk.fill()
     for _ in range(2):
-        alert_table.copy(engine, disk.folder)
+        table.copy(engine, disk.folder)
     disk.free()
-    alert_table.copy(engine, disk.folder)
-    assert sorted(each.event for each in alert_table.listed(engine)) == ["first", "second"]
+    table.copy(engine, disk.folder)
+    assert sorted(each.event for each in table.listed(engine)) == ["first", "second"]
     engine.dispose()
 
 

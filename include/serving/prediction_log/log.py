@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import json
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
-from include import alerts
+from include import alerting
 from include.inference.errors import Refused
 from include.serving.prediction_log import segments
 from include.serving.prediction_log.disk_writer import Writer, writer
@@ -445,7 +445,7 @@ class PredictionLog:
     def _alert(self, event: str, message: str) -> None:
         log.error(event.replace("_", " "), extra={"fields": {"reason": message}})
         if self._home is not None:
-            alerts.send(self._home, event, message)
+            alerting.send(self._home, event, message)
 
     # ------------------------------------------------------------------------------------------- the keeper's thread
 
@@ -517,7 +517,7 @@ class PredictionLog:
         return position
 
     def _measure(self) -> None:
-        alerts.write_waiting()
+        alerting.write_waiting()
         self._backlog = backlog = self._drain.backlog() if self._drain else Backlog(0, 0, 0.0)
         self.metrics.backlog_rows.set(backlog.rows)
         self.metrics.backlog_bytes.set(backlog.bytes)

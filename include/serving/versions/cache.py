@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from include import alerts
+from include import alerting
 from include.inference import served_form
 from include.inference.predictor import estimated_bytes
 from include.serving.metrics.prometheus import Metrics
@@ -188,7 +188,7 @@ class VersionCache:
     def tell(self, event: str, message: str, **details: object) -> None:
         """Raise an alert; that it cannot be written holds nothing up."""
         if self._home is not None:
-            alerts.send(self._home, event, message, **details)
+            alerting.send(self._home, event, message, **details)
 
 
 def key(version: Version) -> Key:

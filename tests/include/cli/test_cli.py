@@ -372,9 +372,9 @@ def test_names_of_parts_and_passwords_are_refused_with_the_nearest(tmp_path: Pat
 def test_alerts_are_listed_and_acknowledged_and_come_from_the_file_while_postgresql_is_away(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path
 ) -> None:
-    from include import alerts
+    from include import alerting
 
-    alerts.send(tmp_path / "var", "task_failed", "train_tumour failed")
+    alerting.send(tmp_path / "var", "task_failed", "train_tumour failed")
     status, out, err = run("alerts")
     assert status == 0
     assert "train_tumour failed" in out

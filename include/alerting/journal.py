@@ -1,12 +1,12 @@
-"""What an operator should see: lines of JSON in <home>/logs/alerts.jsonl, which are copied to PostgreSQL.
+"""The journal of alerts: lines of JSON in <home>/logs/alerts.jsonl, which every channel is served from.
 
-The file comes first, so that an alert needs no database and no waiting; the rollout controller copies it within
-seconds (include/alert_table.py), and `mlops alerts` lists what is there. Another channel (mail, Slack: apprise) is one
-more call in `send`.
+The file comes first, so that an alert needs no database, no network and no waiting; include/alerting/delivery.py takes
+it from there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import datetime as dt
@@ -14,6 +14,7 @@ import fcntl
 import json
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 from include.home import Home
 
 WAITING = 1000
-"""How many alerts a process keeps that cannot be written; of more, the oldest are in its log alone."""
+"""How many alerts that cannot be written a process remembers; of more, the oldest are in its log alone."""
 
 log = logging.getLogger("mlops.alerts")
 
@@ -31,24 +32,36 @@ _waiting: dict[Path, collections.deque[str]] = {}
 
 
 def send(home: Path, event: str, message: str, **details: Any) -> None:
-    """Tell somebody: one JSON line in the file and in the log.
+    """Raise an alert: one JSON line in the file and in the log.
 
-    What cannot be written, because the disk is full, stops nobody: it is in the log, and is written with the next alert
-    of this process, or by `write_waiting`.
+    A line that cannot be written, because the disk is full, stops nothing: it is in the log, and is written with the
+    next alert of this process, or by `write_waiting`. On an event loop, which must not wait for a disk, a thread
+    writes it; the process does not end before that.
 
     Args:
         home: the platform's folder.
         event: what kind of thing it is, one word: `task_failed`, `rollout_rolled_back`.
         message: one line for an operator.
-        details: whatever helps to look further; what JSON does not know is written as text.
+        details: whatever helps to find the cause; what JSON does not know is written as text.
     """
     line = _line(event, message, details)
     _waiting.setdefault(Home(home).alerts, collections.deque(maxlen=WAITING)).append(line)
-    write_waiting()
+    if _on_an_event_loop():
+        threading.Thread(target=write_waiting, name="alerts").start()
+    else:
+        write_waiting()
+
+
+def _on_an_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def write(home: Path, event: str, message: str, **details: Any) -> None:
-    """The same for those who keep what cannot be written themselves.
+    """Raise an alert for a caller that itself tries again what could not be written.
 
     Raises:
         OSError: it cannot be written.
@@ -93,7 +106,7 @@ def _append(path: Path, line: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """The file of alerts, open at its end, which nobody else writes meanwhile; one that was replaced is opened anew."""
+    """The journal, open at its end and locked against other writers; if it was replaced meanwhile, opened anew."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
