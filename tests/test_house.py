@@ -84,7 +84,7 @@ def test_what_we_import_is_what_we_ask_for() -> None:
         for package in {name.split(".")[0] for name in imported(path)} - sys.stdlib_module_names - {"include"}
         if not {found.lower().replace("_", "-") for found in of_package.get(package, [])} & asked
     }
-    assert sorted(undeclared) == []
+    assert sorted(undeclared) == [], "not in requirements.in; or .venv is older than the lock: make venv-dev"
 
 
 UNIMPORTED = {

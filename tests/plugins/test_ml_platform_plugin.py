@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from include.alerting.place import Failure, Place
 from include.monitoring import report
 from tests.conftest import administering
 from tests.dags import airflow_home
@@ -71,6 +73,17 @@ def test_alerts_that_no_person_has_acknowledged_are_on_the_page(server: Server, 
     page = server.get("/ml-platform/", token).text
     assert "part_died &lt;img src=x&gt; of the prediction service" in page
     assert "part_flaps" not in page
+
+
+def test_a_channel_that_does_not_have_every_alert_is_on_the_page_with_the_reason(server: Server, token: str) -> None:
+    home, moment = Path(server.environment["MLOPS_HOME"]), dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+    place = Place(home, "slack-3fa2c1")
+    assert "Alerts that a channel does not have" not in server.get("/ml-platform/", token).text
+    place.note(Failure(moment, 4, "<b> error=403", moment))
+    page = server.get("/ml-platform/", token).text
+    place.note(None)
+    assert "slack-3fa2c1: 0 alerts not delivered; 4 attempts since 2026-03-01 12:00:00" in page
+    assert "&lt;b&gt; error=403" in page
 
 
 def test_a_column_of_another_type_is_on_the_page_with_when_and_why(server: Server, token: str) -> None:

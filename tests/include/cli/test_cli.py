@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import socket
 import subprocess
@@ -390,6 +391,23 @@ def test_alerts_are_listed_and_acknowledged_and_come_from_the_file_while_postgre
     status, _, err = run("alerts", "--event", "task_faild")
     assert (status, "did you mean 'task_failed'" in err) == (1, True)
     assert run("alerts", "--acknowledge", "zz")[0] == 1
+
+
+def test_a_channel_that_does_not_have_every_alert_is_named_with_the_reason(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Path
+) -> None:
+    from include import alerting
+    from include.alerting.place import Failure, Place
+
+    monkeypatch.setenv("MLOPS_DATABASE_URL", database_url)
+    alerting.send(tmp_path / "var", "task_failed", "train_tumour failed")
+    moment = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+    Place(tmp_path / "var", "slack-3fa2c1").note(Failure(moment, 4, "error=403", moment))
+    status, _, err = run("alerts")
+    assert status == 0
+    assert "slack-3fa2c1: 1 alert not delivered" in err
+    assert "4 attempts since 2026-03-01 12:00:00" in err
+    assert "error=403" in err
 
 
 def test_a_model_is_retired_with_a_reason_and_comes_back_by_name(

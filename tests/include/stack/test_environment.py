@@ -149,3 +149,9 @@ def test_the_service_connects_to_postgresql_as_a_role_of_its_own(tmp_path: Path)
     assert url.startswith("postgresql+psycopg2://serving:")
     assert url.endswith("/platform")
     assert made["rollouts"].environment["MLOPS_DATABASE_URL"].startswith("postgresql+psycopg2://platform:")
+
+
+def test_only_the_part_that_delivers_alerts_knows_where_they_go(tmp_path: Path) -> None:
+    given = {"MLOPS_ALERT_URLS": "slack://secret"}
+    knows = [program.name for program in programs(stack(tmp_path), given) if "slack://secret" in str(program)]
+    assert knows == ["rollouts"]
