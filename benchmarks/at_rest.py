@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 import yaml
 
-from include.stack import local, processes
+from include.stack import lifecycle, machine, processes, shutdown, status
 from include.stack.airflow_api import Airflow
 from include.stack.progress import Progress
 
@@ -49,9 +49,9 @@ def part_of(process: psutil.Process, parts: dict[int, str]) -> str:
     return "other"
 
 
-def cpu_seconds(stack: local.Stack) -> Counter[str]:
+def cpu_seconds(stack: machine.Stack) -> Counter[str]:
     """CPU seconds since each part's start, with those of the children that have ended."""
-    parts = {line.pid: line.part for line in local.status(ROOT, stack.home) if line.pid}
+    parts = {line.pid: line.part for line in status.status(ROOT, stack.home) if line.pid}
     seconds: Counter[str] = Counter()
     for process in of(stack):
         with contextlib.suppress(psutil.Error):
@@ -59,14 +59,14 @@ def cpu_seconds(stack: local.Stack) -> Counter[str]:
     return seconds
 
 
-def of(stack: local.Stack) -> list[psutil.Process]:
+def of(stack: machine.Stack) -> list[psutil.Process]:
     """The stack's processes."""
     return [*processes.marked(stack.stack_id), *processes.postgres(stack.home / "postgres")]
 
 
-def memory(stack: local.Stack) -> dict[str, tuple[int, int, int]]:
+def memory(stack: machine.Stack) -> dict[str, tuple[int, int, int]]:
     """Processes, RSS and PSS in bytes, by part."""
-    parts = {line.pid: line.part for line in local.status(ROOT, stack.home) if line.pid}
+    parts = {line.pid: line.part for line in status.status(ROOT, stack.home) if line.pid}
     found: dict[str, tuple[int, int, int]] = {}
     for process in of(stack):
         with contextlib.suppress(psutil.Error):
@@ -76,7 +76,7 @@ def memory(stack: local.Stack) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def measure(stack: local.Stack, seconds: float) -> None:
+def measure(stack: machine.Stack, seconds: float) -> None:
     """Print a line for each part, and their sum."""
     began, before = time.monotonic(), cpu_seconds(stack)
     time.sleep(seconds)
@@ -118,7 +118,7 @@ def checkout(folder: Path, models: int) -> Path:
 
 
 @contextlib.contextmanager
-def own_stack(models: int) -> Iterator[tuple[local.Stack, Path]]:
+def own_stack(models: int) -> Iterator[tuple[machine.Stack, Path]]:
     """A fresh stack on free ports, and its checkout; it is gone afterwards."""
     home = Path(tempfile.mkdtemp(prefix="mlops-at-rest-"))
     root = checkout(home / "checkout", models)
@@ -126,9 +126,9 @@ def own_stack(models: int) -> Iterator[tuple[local.Stack, Path]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLOPS_")}
     try:
         inherited = {**kept, **ports, "MLOPS_PARAMS": str(root / "params.yaml")}
-        yield local.up(root, home, inherited=inherited, progress=Progress(io.StringIO())), root
+        yield lifecycle.up(root, home, inherited=inherited, progress=Progress(io.StringIO())), root
     finally:
-        local.down(root, home)
+        shutdown.down(root, home)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -196,7 +196,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.models is None:
         home = Path(os.environ.get("MLOPS_HOME") or ROOT / "var").absolute()
-        measure(local.load(ROOT, home), asked.seconds)
+        measure(machine.load(ROOT, home), asked.seconds)
         return
     with own_stack(asked.models) as (stack, root):
         airflow = Airflow(stack.address("airflow"), "admin", stack.credentials().airflow_admin_password)

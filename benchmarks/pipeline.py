@@ -18,7 +18,7 @@ from pathlib import Path
 
 from include import settings
 from include.stack.airflow_api import Airflow, Run
-from include.stack.local import load
+from include.stack.machine import load
 
 ROOT = Path(__file__).resolve().parent.parent
 PARSE = """

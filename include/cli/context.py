@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlalchemy
 
     from include.settings import Environment
-    from include.stack.local import Stack
+    from include.stack.machine import Stack
 
 
 def finite(value: float | None) -> float | None:
@@ -39,18 +39,18 @@ def stack() -> Stack:
     Raises:
         StackError: `mlops up` was never called here.
     """
-    from include.stack import local
+    from include.stack import machine
 
-    return local.load(ROOT, home())
+    return machine.load(ROOT, home())
 
 
 def environment() -> Environment:
     """The settings as this machine's tasks see them: from the running stack, where the environment does not say."""
     from include import settings
-    from include.stack import local
+    from include.stack import parts
 
     if not os.environ.get("MLOPS_DATABASE_URL"):
-        for name, value in local.platform_variables(stack(), os.environ).items():
+        for name, value in parts.platform_variables(stack(), os.environ).items():
             os.environ.setdefault(name, value)
     return settings.environment()
 

@@ -170,14 +170,14 @@ def retire(
 
 def _end_runs(model: str) -> None:
     """End the model's runs in Airflow; what has been retired stays so where Airflow is away."""
-    from include.stack import airflow_api, local
+    from include.stack import airflow_api, machine
 
     try:
         stack = context.stack()
         airflow = airflow_api.Airflow(stack.address("airflow"), "admin", stack.credentials().airflow_admin_password)
         for run in airflow.end_runs(airflow_api.of_model(model), f"{model} was retired"):
             typer.echo(f"ended: {run.dag} {run.run_id}")
-    except (local.StackError, airflow_api.AirflowError, OSError) as error:
+    except (machine.StackError, airflow_api.AirflowError, OSError) as error:
         typer.echo(f"its runs in Airflow, if any, go on: {errors.first_line(error)}", err=True)
     except Exception as error:
         if (told := errors.foreign(error)) is None:

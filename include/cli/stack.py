@@ -14,16 +14,16 @@ from include.cli.app import app
 from include.home import ROOT
 
 if TYPE_CHECKING:
-    from include.stack.local import Stack
+    from include.stack.machine import Stack
 
 
 @app.command()
 def up() -> None:
     """Start the stack; what runs already is left alone."""
-    from include.stack import local
+    from include.stack import lifecycle
     from include.stack.progress import Progress
 
-    stack = local.up(ROOT, context.home(), inherited=os.environ, progress=Progress(sys.stdout))
+    stack = lifecycle.up(ROOT, context.home(), inherited=os.environ, progress=Progress(sys.stdout))
     typer.echo(f"  Airflow {stack.address('airflow')} · MLflow {stack.address('mlflow')} (user admin in both)")
     typer.echo(f"  service {stack.address('serving')} · passwords and keys {stack.credentials_file}")
     _show_what_is_paused(stack)
@@ -49,22 +49,22 @@ def _show_what_is_paused(stack: Stack) -> None:
 @app.command()
 def down() -> None:
     """Stop the stack, with everything it started; all data is kept."""
-    from include.stack import local
+    from include.stack import shutdown
 
-    swept = local.down(ROOT, context.home())
+    swept = shutdown.down(ROOT, context.home())
     typer.echo("the stack is down" + (f"; {swept} processes that nothing supervised were ended" if swept else ""))
 
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """What runs, where, since when; status 1 unless every part is ready and supervised."""
-    from include.stack import local
+    from include.stack import status
 
-    lines = local.status(ROOT, context.home())
+    lines = status.status(ROOT, context.home())
     if as_json:
         import json
 
-        typer.echo(json.dumps(local.as_dicts(lines)))
+        typer.echo(json.dumps(status.as_dicts(lines)))
     elif not lines:
         typer.echo("the stack is down: `make up` starts it")
     else:
@@ -90,13 +90,13 @@ def demo(
     """Take every model of params.yaml through the whole chain in Airflow, and call the service."""
     from include import settings
     from include.stack import demo as chain
-    from include.stack import local
+    from include.stack import lifecycle
     from include.stack.progress import Progress
 
     progress = Progress(sys.stdout)
     history = chain.history(first, last, today=dt.datetime.now(dt.UTC).date())
     params = settings.load_params(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
-    stack = local.up(ROOT, context.home(), inherited=os.environ, progress=progress)
+    stack = lifecycle.up(ROOT, context.home(), inherited=os.environ, progress=progress)
     chain.run(stack, params, history, progress=progress)
 
 
@@ -127,9 +127,9 @@ def env() -> None:
     """Print `export` lines: the environment in which this machine's tasks run (secrets included)."""
     import shlex
 
-    from include.stack import local
+    from include.stack import parts
 
-    for name, value in local.airflow_variables(context.stack(), os.environ).items():
+    for name, value in parts.airflow_variables(context.stack(), os.environ).items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
@@ -139,9 +139,9 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="how many")] = 50,
 ) -> None:
     """The last lines of a part's log."""
-    from include.stack import local, supervisor
+    from include.stack import machine, supervisor
 
-    log = context.stack().paths.log(context.one_of("part", part, local.PARTS, "the stack"))
+    log = context.stack().paths.log(context.one_of("part", part, machine.PARTS, "the stack"))
     if not log.exists():
-        raise local.StackError(f"{part} has written no log yet: {log} is not there")
+        raise machine.StackError(f"{part} has written no log yet: {log} is not there")
     typer.echo(supervisor.last_lines(log, lines))

@@ -27,7 +27,7 @@ from include.inference.served_form import MANIFEST
 from include.ingestion import partitions
 from include.stack import postgres
 from include.stack.airflow_api import Airflow, AirflowError, Run, TaskRun
-from include.stack.local import Stack
+from include.stack.machine import Stack
 from include.stack.progress import Progress
 
 HISTORY_DAYS = 60

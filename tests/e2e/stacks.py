@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-from include.stack import local, part, processes, supervisor
+from include.stack import machine, part, processes, status, supervisor
 
 
-def mine(stack: local.Stack) -> list[psutil.Process]:
+def mine(stack: machine.Stack) -> list[psutil.Process]:
     return processes.marked(stack.stack_id) + processes.postgres(stack.home / "postgres")
 
 
@@ -26,7 +26,7 @@ def kill_9(victims: list[psutil.Process]) -> None:
     psutil.wait_procs(victims, timeout=10)
 
 
-def watchers(stack: local.Stack) -> list[psutil.Process]:
+def watchers(stack: machine.Stack) -> list[psutil.Process]:
     """The supervisor and its guard, which restart each other, and everything else."""
     return [
         process
@@ -35,7 +35,7 @@ def watchers(stack: local.Stack) -> list[psutil.Process]:
     ]
 
 
-def waiting(stack: local.Stack) -> list[psutil.Process]:
+def waiting(stack: machine.Stack) -> list[psutil.Process]:
     """What waits for a part, and starts a supervisor when there is none."""
     name = f"/{Path(part.__file__).name} "  # of the stack's checkout, which is another one than the tests'
     return [process for process in processes.marked(stack.stack_id) if name in _command(process)]
@@ -51,7 +51,7 @@ def _command(process: psutil.Process) -> str:
 class Load:
     """Requests to the service, one after another, for as long as the block runs."""
 
-    def __init__(self, stack: local.Stack) -> None:
+    def __init__(self, stack: machine.Stack) -> None:
         self._url = f"{stack.address('serving')}/models"
         self._headers = {"Authorization": f"Bearer {stack.credentials().serving_key}"}
         self._ended = threading.Event()
@@ -74,11 +74,11 @@ class Load:
                 self.statuses.append(repr(error))
 
 
-def ready(stack: local.Stack, *, supervised: bool, seconds: float = 120) -> dict[str, int | None]:
+def ready(stack: machine.Stack, *, supervised: bool, seconds: float = 120) -> dict[str, int | None]:
     """The process of each part, once all are ready, with or without a supervisor: a heartbeat may be late."""
     deadline = time.monotonic() + seconds
     while True:
-        lines = local.status(stack.root, stack.home)
+        lines = status.status(stack.root, stack.home)
         if {(line.state, line.supervised) for line in lines} == {("ready", supervised)}:
             return {line.part: line.pid for line in lines}
         assert time.monotonic() < deadline, lines

@@ -25,7 +25,7 @@ import psutil
 import pytest
 import yaml
 
-from include.stack import local, postgres, processes, supervisor
+from include.stack import lifecycle, machine, parts, postgres, processes, shutdown, status, supervisor
 from include.stack.airflow_api import Airflow, AirflowError
 from include.stack.progress import Progress
 from tests.conftest import free_port
@@ -175,32 +175,32 @@ class TestASecondStack:
         assert made.processes() == []
 
     @pytest.fixture(scope="class")
-    def stack(self, beside: Checkout) -> local.Stack:
+    def stack(self, beside: Checkout) -> machine.Stack:
         """Once its first task runs: until then the scheduler imports what tasks need, and its heartbeat may be late."""
-        made = local.load(beside.folder, Path(beside.environment["MLOPS_HOME"]))
+        made = machine.load(beside.folder, Path(beside.environment["MLOPS_HOME"]))
         ready(made, supervised=True, seconds=240)
         return made
 
-    def test_neither_disturbs_the_other(self, demo: Checkout, beside: Checkout, stack: local.Stack) -> None:
+    def test_neither_disturbs_the_other(self, demo: Checkout, beside: Checkout, stack: machine.Stack) -> None:
         assert not {str(port) for port in stack.ports.values()} & set(demo.environment.values())
         beside.run(".venv/bin/mlops status")
         demo.run(".venv/bin/mlops status")
         assert demo.predict("trip_duration", TRIP).status_code == 200
 
-    def test_every_part_is_ready(self, stack: local.Stack) -> None:
-        assert set(ready(stack, supervised=True)) == set(local.PARTS)
+    def test_every_part_is_ready(self, stack: machine.Stack) -> None:
+        assert set(ready(stack, supervised=True)) == set(machine.PARTS)
 
-    def test_a_second_up_changes_nothing(self, stack: local.Stack, beside: Checkout) -> None:
-        before = {line.part: line.pid for line in local.status(stack.root, stack.home)}
+    def test_a_second_up_changes_nothing(self, stack: machine.Stack, beside: Checkout) -> None:
+        before = {line.part: line.pid for line in status.status(stack.root, stack.home)}
         assert "already up" in beside.mlops("up")
-        assert {line.part: line.pid for line in local.status(stack.root, stack.home)} == before
+        assert {line.part: line.pid for line in status.status(stack.root, stack.home)} == before
 
-    def test_another_port_needs_a_down_first(self, stack: local.Stack) -> None:
+    def test_another_port_needs_a_down_first(self, stack: machine.Stack) -> None:
         asked = {"MLOPS_AIRFLOW_PORT": str(free_port())}
-        with pytest.raises(local.StackError, match="`make down` first"):
-            local.up(stack.root, stack.home, inherited=asked, progress=Progress(io.StringIO()))
+        with pytest.raises(machine.StackError, match="`make down` first"):
+            lifecycle.up(stack.root, stack.home, inherited=asked, progress=Progress(io.StringIO()))
 
-    def test_no_folder_was_opened_for_postgresql(self, stack: local.Stack) -> None:
+    def test_no_folder_was_opened_for_postgresql(self, stack: machine.Stack) -> None:
         """Pytest's folder is closed to others, and so is the home; PostgreSQL works below both, as another user."""
         assert stack.home.stat().st_mode & 0o077 == 0
         assert stack.home.parent.stat().st_mode & 0o077 == 0
@@ -208,24 +208,24 @@ class TestASecondStack:
             [server] = {p.username() for p in processes.postgres(stack.home / "postgres")}
             assert server == postgres.ACCOUNT
 
-    def test_airflow_lets_only_the_admin_in(self, stack: local.Stack) -> None:
+    def test_airflow_lets_only_the_admin_in(self, stack: machine.Stack) -> None:
         keys = stack.credentials()
         with pytest.raises(AirflowError, match="refuses"):
             Airflow(stack.address("airflow"), "admin", "guessed")
         airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
         assert "example_bash_operator" not in airflow.dags()
 
-    def test_mlflow_answers_nobody_without_the_password(self, stack: local.Stack) -> None:
+    def test_mlflow_answers_nobody_without_the_password(self, stack: machine.Stack) -> None:
         url = f"{stack.address('mlflow')}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(url)  # noqa: S310  (an http URL of ours)
-        variables = local.platform_variables(stack, {})
+        variables = parts.platform_variables(stack, {})
         code = "import mlflow; print(mlflow.MlflowClient().get_experiment('0').name)"
         environment = {**os.environ, **variables}
         result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert result.stdout.strip() == "Default", result.stderr[-2000:]
 
-    def test_no_file_of_ours_can_be_read_by_others(self, stack: local.Stack) -> None:
+    def test_no_file_of_ours_can_be_read_by_others(self, stack: machine.Stack) -> None:
         secrets = [s.encode() for s in vars(stack.credentials()).values()]
         for path in stack.home.rglob("*"):
             if not path.is_file() or path.is_relative_to(stack.home / "postgres") or path.stat().st_size > 1 << 20:
@@ -233,26 +233,28 @@ class TestASecondStack:
             content = path.read_bytes()
             assert path.stat().st_mode & 0o077 == 0 or not any(secret in content for secret in secrets), path
 
-    def test_a_part_that_is_killed_is_started_again_by_its_supervisor(self, stack: local.Stack) -> None:
-        killed = next(line for line in local.status(stack.root, stack.home) if line.part == "prediction")
+    def test_a_part_that_is_killed_is_started_again_by_its_supervisor(self, stack: machine.Stack) -> None:
+        killed = next(line for line in status.status(stack.root, stack.home) if line.part == "prediction")
         assert killed.pid
         psutil.Process(killed.pid).kill()
         deadline = time.monotonic() + 90
         while True:
-            now = next(line for line in local.status(stack.root, stack.home) if line.part == "prediction")
+            now = next(line for line in status.status(stack.root, stack.home) if line.part == "prediction")
             if now.state == "ready" and now.pid != killed.pid:
                 break
             assert time.monotonic() < deadline
             time.sleep(0.5)
 
     @pytest.mark.parametrize("alone", [True, False], ids=["its-guard-lives", "with-its-guard"])
-    def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(self, stack: local.Stack, alone: bool) -> None:
+    def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(
+        self, stack: machine.Stack, alone: bool
+    ) -> None:
         before = ready(stack, supervised=True)
         killed = [p for p in watchers(stack) if not alone or processes.part_of(p) != supervisor.GUARD]
         with Load(stack) as load:
             kill_9(killed)
             deadline = time.monotonic() + 60
-            while not (lines := local.status(stack.root, stack.home)) or not all(line.supervised for line in lines):
+            while not (lines := status.status(stack.root, stack.home)) or not all(line.supervised for line in lines):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
         assert {line.part: line.pid for line in lines} == before
@@ -261,7 +263,7 @@ class TestASecondStack:
         assert "supervisor_died" in [alert["event"] for alert in alerts]
 
     def test_without_supervisor_and_guard_status_says_so_and_up_adopts_what_serves(
-        self, stack: local.Stack, beside: Checkout
+        self, stack: machine.Stack, beside: Checkout
     ) -> None:
         before = ready(stack, supervised=True)
         with Load(stack) as load:
@@ -278,10 +280,10 @@ class TestASecondStack:
         assert after.pop("scheduler") != before.pop("scheduler")
         assert after == before
 
-    def test_down_after_kill_9_of_the_supervisor_leaves_no_process(self, stack: local.Stack) -> None:
+    def test_down_after_kill_9_of_the_supervisor_leaves_no_process(self, stack: machine.Stack) -> None:
         kill_9([*watchers(stack), *waiting(stack)])
         assert len(mine(stack)) > 6
-        assert local.down(stack.root, stack.home) > 6
+        assert shutdown.down(stack.root, stack.home) > 6
         assert mine(stack) == []
         assert not (stack.home / "postgres" / "postmaster.pid").exists()
         assert json.loads((stack.home / "stack.json").read_text())["id"] == stack.stack_id

@@ -132,11 +132,11 @@ def test_a_suite_is_proposed_once_and_never_overwritten(tmp_path: Path) -> None:
 
 def test_too_little_disk_and_a_port_in_use_are_one_line_each(tmp_path: Path) -> None:
     """Promise 49, at the start: told before anything is written."""
-    from include.stack import local
+    from include.stack import lifecycle, machine
     from include.stack.progress import Progress
 
-    with pytest.raises(local.StackError, match=r"too little disk: .* set MLOPS_HOME"):
-        local.up(ROOT, tmp_path / "home", inherited={}, progress=Progress(sys.stdout), minimum_free=1 << 60)
+    with pytest.raises(machine.StackError, match=r"too little disk: .* set MLOPS_HOME"):
+        lifecycle.up(ROOT, tmp_path / "home", inherited={}, progress=Progress(sys.stdout), minimum_free=1 << 60)
     import socket
 
     with socket.socket() as sock:

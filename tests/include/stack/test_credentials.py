@@ -13,7 +13,7 @@ import pytest
 
 from include.home import Home
 from include.serving import api_keys as keys
-from include.stack import credentials, local
+from include.stack import credentials, lifecycle
 from include.stack.progress import Progress
 
 
@@ -74,8 +74,8 @@ def test_up_adds_what_a_newer_version_of_the_platform_needs(tmp_path: Path) -> N
     credentials.read_or_create(path)
     kept = [line for line in path.read_text().splitlines() if not line.startswith("SERVING_FEEDBACK_KEY")]
     path.write_text("\n".join(kept))
-    found, _ = local._find(Path("/root of it"), tmp_path, {}, Progress(io.StringIO()))
-    local._keep_serving_keys(found)
+    found, _ = lifecycle._find(Path("/root of it"), tmp_path, {}, Progress(io.StringIO()))
+    lifecycle._keep_serving_keys(found)
     held = {key.name: (key.sha256, key.scopes) for key in keys.read(Home(tmp_path).serving_keys)}
     assert held["feedback"] == (keys.digest(found.credentials().serving_feedback_key), ("feedback",))
 

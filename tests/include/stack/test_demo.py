@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from include import database, settings
 from include.stack import credentials, demo
 from include.stack.airflow_api import Airflow, Run
-from include.stack.local import Stack
+from include.stack.machine import Stack
 from include.stack.progress import Progress
 from tests.include.stack.test_airflow_api import Server, serving
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from include import settings
 from include.stack import environment
-from include.stack.local import Stack, airflow_secrets, airflow_variables, platform_variables, programs
+from include.stack.machine import Stack
+from include.stack.parts import airflow_secrets, airflow_variables, platform_variables, programs
 from include.stack.supervisor import Program
 
 
@@ -90,7 +91,7 @@ def test_mlflow_gives_nothing_away_without_a_password() -> None:
 def test_with_a_certificate_the_service_speaks_tls_and_our_clients_trust_it(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from include.stack.local import load
+    from include.stack.machine import load
 
     for name in ("certificate.pem", "key.pem"):
         (tmp_path / name).touch()

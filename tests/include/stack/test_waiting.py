@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from include.stack import local, processes
+from include.stack import machine, processes, readiness
 from tests.conftest import free_port
 
 BURN = (
@@ -21,13 +21,13 @@ BURN = (
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> local.Stack:
+def stack(tmp_path: Path) -> machine.Stack:
     (tmp_path / "logs").mkdir()
-    return local.Stack(tmp_path, tmp_path, str(tmp_path), {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4})
+    return machine.Stack(tmp_path, tmp_path, str(tmp_path), {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4})
 
 
 @pytest.fixture
-def part(stack: local.Stack) -> Iterator[subprocess.Popen[bytes]]:
+def part(stack: machine.Stack) -> Iterator[subprocess.Popen[bytes]]:
     """A part that first sleeps, and works when it is let."""
     variables = {**os.environ, processes.MARKER: stack.stack_id, processes.PART: "mlflow"}
     code = f"input()\n{BURN}input()"
@@ -39,10 +39,10 @@ def part(stack: local.Stack) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_part_that_writes_to_its_log_or_uses_the_processor_is_getting_further_and_one_that_sleeps_is_not(
-    stack: local.Stack, part: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    stack: machine.Stack, part: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local._Motion, "EVERY", 0.0)
-    motion = local._Motion(stack)
+    monkeypatch.setattr(readiness.Motion, "EVERY", 0.0)
+    motion = readiness.Motion(stack)
     assert motion.seconds_still("mlflow") == 0
     motion.seconds_still("mlflow")  # its interpreter may still have been starting
     still = motion.seconds_still("mlflow")
@@ -62,8 +62,8 @@ def test_a_part_that_writes_to_its_log_or_uses_the_processor_is_getting_further_
 
 
 def test_what_failed_is_named_with_its_log_and_what_is_ready_is_named_too() -> None:
-    failed = {"mlflow": local.StackError("mlflow could not start; the last lines of x.log:\nno such table")}
-    text = str(local._all_of(failed, {"postgres", "prediction"}))
+    failed = {"mlflow": machine.StackError("mlflow could not start; the last lines of x.log:\nno such table")}
+    text = str(readiness._all_of(failed, {"postgres", "prediction"}))
     assert text == (
         "mlflow could not start; the last lines of x.log:\nno such table\nready, and left alone: postgres, prediction"
     )
@@ -81,11 +81,11 @@ def test_what_failed_is_named_with_its_log_and_what_is_ready_is_named_too() -> N
     ],
 )
 def test_a_scheduler_is_ready_from_its_first_heartbeat_on(
-    stack: local.Stack, status: str, beat: int | None, since: int, ready: bool
+    stack: machine.Stack, status: str, beat: int | None, since: int, ready: bool
 ) -> None:
     moment = dt.datetime.fromtimestamp(beat, dt.UTC).isoformat() if beat else None
     health = {"scheduler": {"status": status, "latest_scheduler_heartbeat": moment}}
-    assert local._is_ready(stack, "scheduler", health, float(since)) is ready
+    assert readiness.is_ready(stack, "scheduler", health, float(since)) is ready
 
 
 LISTENS = """
@@ -100,7 +100,7 @@ input()
 """
 
 
-def test_an_orphan_that_still_answers_does_not_make_its_successor_ready(stack: local.Stack, tmp_path: Path) -> None:
+def test_an_orphan_that_still_answers_does_not_make_its_successor_ready(stack: machine.Stack, tmp_path: Path) -> None:
     """The launcher was killed, and its worker holds the port for a moment longer than the next launcher needs."""
     port = free_port()
     stack.ports["serving"] = port
@@ -119,11 +119,11 @@ def test_an_orphan_that_still_answers_does_not_make_its_successor_ready(stack: l
 
     with contextlib.ExitStack() as ended:
         orphan = started("descendant", str(port), MLOPS_PART_PID="1")
-        assert not local._listens(stack, "prediction", "serving")
+        assert not readiness._listens(stack, "prediction", "serving")
         launcher = started("first", "none")
-        assert not local._listens(stack, "prediction", "serving")
+        assert not readiness._listens(stack, "prediction", "serving")
         for process in (orphan, launcher):
             process.kill()
             process.wait()
         started("first", str(port))
-        assert local._listens(stack, "prediction", "serving")
+        assert readiness._listens(stack, "prediction", "serving")
