@@ -30,9 +30,10 @@ from typing import Any
 import psutil
 import yaml
 
-from include.stack import lifecycle, machine, processes, shutdown, status
+from include.stack import lifecycle, machine, shutdown, status
 from include.stack.airflow_api import Airflow
 from include.stack.progress import Progress
+from include.stack.supervision import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 1024**2

@@ -41,7 +41,7 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 
 LONGEST = (
     "tests/e2e/test_demo.py", "tests/dags/test_runs.py", "tests/include/training/test_tracking.py",
-    "tests/include/stack/test_local.py", "tests/include/training/test_fitting.py",
+    "tests/include/stack/test_lifecycle.py", "tests/include/training/test_fitting.py",
     "tests/integration/test_real_taxi.py",
     "tests/test_benchmarks_serving.py", "tests/include/features/test_versions.py",
     "tests/include/monitoring/test_loop.py", "tests/integration/test_serving_under_load.py",
@@ -49,7 +49,7 @@ LONGEST = (
     "tests/include/serving/versions/test_cache.py", "tests/include/ingestion/test_validation.py",
     "tests/include/serving/prediction_log/test_log.py", "tests/include/deployment/test_controller.py",
     "tests/plugins/test_ml_platform_plugin.py", "tests/include/deployment/test_gate.py", "tests/dags/test_api.py",
-    "tests/include/cli/test_cli.py", "tests/include/stack/test_supervisor.py",
+    "tests/include/cli/test_cli.py", "tests/include/stack/supervision/test_supervisor.py",
 )  # fmt: skip
 """The files that take longest, from half a minute to many: begun last, one would run on beside an idle core."""
 

@@ -32,8 +32,8 @@ def up() -> None:
 def _show_what_is_paused(stack: Stack) -> None:
     """A line about the DAGs that do not run by themselves yet, where Airflow and params.yaml can be read."""
     from include import settings
-    from include.stack import demo as chain
     from include.stack.airflow_api import AirflowError
+    from include.stack.demo import chain
 
     try:
         params = settings.load_params(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
@@ -89,15 +89,15 @@ def demo(
 ) -> None:
     """Take every model of params.yaml through the whole chain in Airflow, and call the service."""
     from include import settings
-    from include.stack import demo as chain
     from include.stack import lifecycle
+    from include.stack.demo import chain, history
     from include.stack.progress import Progress
 
     progress = Progress(sys.stdout)
-    history = chain.history(first, last, today=dt.datetime.now(dt.UTC).date())
+    days = history.between(first, last, today=dt.datetime.now(dt.UTC).date())
     params = settings.load_params(os.environ.get("MLOPS_PARAMS") or ROOT / "params.yaml")
     stack = lifecycle.up(ROOT, context.home(), inherited=os.environ, progress=progress)
-    chain.run(stack, params, history, progress=progress)
+    chain.run(stack, params, days, progress=progress)
 
 
 @app.command()
@@ -139,7 +139,8 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="how many")] = 50,
 ) -> None:
     """The last lines of a part's log."""
-    from include.stack import machine, supervisor
+    from include.stack import machine
+    from include.stack.supervision import supervisor
 
     log = context.stack().paths.log(context.one_of("part", part, machine.PARTS, "the stack"))
     if not log.exists():

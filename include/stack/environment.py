@@ -121,6 +121,42 @@ def platform_environment(
     }
 
 
+AIRFLOW_OPTIONS = {
+    "core": {
+        "load_examples": "False",
+        # What runs by itself runs from its first parsing on, whoever starts the stack; only `ingest_` and `features_`
+        # wait, in their files, until somebody has chosen the history.
+        "dags_are_paused_at_creation": "False",
+        "hostname_callable": "socket.gethostname",
+        "simple_auth_manager_users": "admin:admin",
+        # A file is parsed when it has changed: what is new must be written, however soon after the last edit.
+        "min_serialized_dag_update_interval": "0",
+    },
+    "api": {"workers": "1", "expose_config": "False"},
+    "api_auth": {"jwt_issuer": "mlops"},
+    "scheduler": {
+        "scheduler_idle_sleep_time": "0.2",
+        "enable_health_check": "False",
+        # Only the scheduler's LocalExecutor forks tasks: the others would import all this for nothing.
+        "mp_start_method": "forkserver",
+        "mp_forkserver_preload": ",".join(PRELOADED),
+        "task_instance_heartbeat_timeout": "300",
+    },
+    # A task outlives two minutes without an API server: 40 failed heartbeats, 5 s apart.
+    "workers": {"min_heartbeat_interval": "5", "max_failed_heartbeats": "40", "execution_api_retries": "10"},
+    # An edit of a DAG file, of params.yaml or of include/ is seen within two seconds, and parsed then: the bundle
+    # watches them (include/orchestration/bundle.py). Without an edit, a file is parsed every ten minutes.
+    "dag_processor": {
+        "refresh_interval": "2",
+        "bundle_refresh_check_interval": "2",
+        "min_file_process_interval": "600",
+        "parsing_processes": "2",
+    },
+    "logging": {"colored_console_log": "False"},
+}
+"""Airflow's configuration, by section, as far as it is the same on every machine."""
+
+
 def airflow_environment(
     *,
     root: Path,
@@ -151,62 +187,29 @@ def airflow_environment(
         "classpath": "include.orchestration.bundle.SnapshotBundle",
         "kwargs": {"folder": str(root / "dags")},
     }
-    options: dict[str, dict[str, str]] = {
+    options = {
         "core": {
             "dags_folder": str(root / "dags"),
             "plugins_folder": str(root / "plugins"),
             "executor": executor,
             "parallelism": str(parallelism),
             "max_active_tasks_per_dag": str(parallelism),
-            "load_examples": "False",
-            # What runs by itself runs from its first parsing on, whoever starts the stack; only `ingest_` and
-            # `features_` wait, in their files, until somebody has chosen the history.
-            "dags_are_paused_at_creation": "False",
             "execution_api_server_url": f"{base_url.rstrip('/')}/execution/",
-            "hostname_callable": "socket.gethostname",
-            "simple_auth_manager_users": "admin:admin",
             "simple_auth_manager_passwords_file": str(passwords_file),
-            # A file is parsed when it has changed: what is new must be written, however soon after the last edit.
-            "min_serialized_dag_update_interval": "0",
         },
-        "api": {
-            "host": host,
-            "port": str(port),
-            "base_url": base_url,
-            "workers": "1",
-            "expose_config": "False",
-        },
-        "api_auth": {"jwt_issuer": "mlops"},
-        "scheduler": {
-            "scheduler_idle_sleep_time": "0.2",
-            "enable_health_check": "False",
-            # Only the scheduler's LocalExecutor forks tasks: the others would import all this for nothing.
-            "mp_start_method": "forkserver",
-            "mp_forkserver_preload": ",".join(PRELOADED),
-            "task_instance_heartbeat_timeout": "300",
-        },
-        # A task outlives two minutes without an API server: 40 failed heartbeats, 5 s apart.
-        "workers": {"min_heartbeat_interval": "5", "max_failed_heartbeats": "40", "execution_api_retries": "10"},
-        # An edit of a DAG file, of params.yaml or of include/ is seen within two seconds, and parsed then: the bundle
-        # watches them (include/orchestration/bundle.py). Without an edit, a file is parsed every ten minutes.
+        "api": {"host": host, "port": str(port), "base_url": base_url},
         "dag_processor": {
-            "refresh_interval": "2",
-            "bundle_refresh_check_interval": "2",
-            "min_file_process_interval": "600",
-            "parsing_processes": "2",
             "dag_bundle_config_list": json.dumps([bundle]),
             "dag_bundle_storage_path": str(airflow_home / "dag_bundles"),
         },
-        "logging": {
-            "base_log_folder": str(airflow_home / "logs"),
-            "colored_console_log": "False",
-        },
+        "logging": {"base_log_folder": str(airflow_home / "logs")},
     }
     return {
         "AIRFLOW_HOME": str(airflow_home),
         **{
             f"AIRFLOW__{section.upper()}__{option.upper()}": value
-            for section, values in options.items()
+            for source in (AIRFLOW_OPTIONS, options)
+            for section, values in source.items()
             for option, value in values.items()
         },
     }

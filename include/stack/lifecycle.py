@@ -19,21 +19,10 @@ from include import storage
 from include.home import Home
 from include.serving import api_keys as serving_keys
 from include.serving.process.command import CannotStart, certificate
-from include.stack import (
-    credentials,
-    environment,
-    machine,
-    migrations,
-    parts,
-    ports,
-    postgres,
-    processes,
-    readiness,
-    shutdown,
-    supervisor,
-)
+from include.stack import credentials, environment, machine, migrations, parts, ports, postgres, readiness, shutdown
 from include.stack.machine import Stack, StackError
 from include.stack.progress import Progress
+from include.stack.supervision import processes, supervisor
 
 
 def up(

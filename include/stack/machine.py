@@ -16,11 +16,12 @@ from typing import TextIO
 
 from include import storage
 from include.home import Home
-from include.stack import credentials, ports, supervisor
+from include.stack import credentials, ports
+from include.stack.supervision import supervisor
 
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 FORKSERVER = "airflow"
-"""The process that Airflow's parts are forked from (include/stack/forkserver.py)."""
+"""The process that Airflow's parts are forked from (include/stack/supervision/forkserver.py)."""
 FORKS = (FORKSERVER,) if sys.platform == "linux" else ()
 PARTS = (*FORKS, "postgres", "mlflow", "prediction", "rollouts", *AIRFLOW_PARTS)
 MINIMUM_FREE_BYTES = 2 * 1024**3

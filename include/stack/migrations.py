@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from include.stack import machine, part, parts, ports, postgres
+from include.stack import machine, parts, ports, postgres
 from include.stack.machine import Stack
+from include.stack.supervision import part
 
 
 def version(database: str) -> str:

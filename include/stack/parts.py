@@ -9,8 +9,9 @@ from pathlib import Path
 
 from include import settings
 from include.serving.process.command import STOP_SECONDS, certificate, serve_command
-from include.stack import environment, machine, ports, postgres, processes, supervisor
+from include.stack import environment, machine, ports, postgres
 from include.stack.machine import Stack
+from include.stack.supervision import processes, supervisor
 
 MLFLOW_SERVER = (
     "import os, runpy, sys, uvicorn; from mlflow import server; from mlflow.cli import cli;"
@@ -96,7 +97,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
 
 def _forkservers(stack: Stack, airflow: Mapping[str, str]) -> list[supervisor.Program]:
     socket = str(machine.forkserver_socket(stack.run))
-    command = (sys.executable, "-m", "include.stack.forkserver", "--socket", socket, *environment.SHARED)
+    command = (sys.executable, "-m", "include.stack.supervision.forkserver", "--socket", socket, *environment.SHARED)
     # Few arenas of the forks; what they execute, such as tasks, has the environment of its part.
     return [supervisor.Program(name, command, {**airflow, **FEW_ARENAS}) for name in machine.FORKS]
 

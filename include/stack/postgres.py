@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from include.stack import part
 from include.stack.environment import database_url
 from include.stack.ports import HOST
+from include.stack.supervision import part
 from include.storage import write_private
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import Any
 
 import psutil
 
-from include.stack import machine, part, postgres, processes, supervisor
+from include.stack import machine, postgres
 from include.stack.machine import Stack, StackError
 from include.stack.progress import Progress
+from include.stack.supervision import part, processes, supervisor
 
 STILL_SECONDS = 120.0
 """A part that lives, is not ready, and for so long neither wrote to its log nor used the processor, is given up."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 
 from include.home import Home
-from include.stack import machine, processes, supervisor
+from include.stack import machine
 from include.stack.machine import Stack
+from include.stack.supervision import processes, supervisor
 
 
 def down(root: Path, home: Path) -> int:

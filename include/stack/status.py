@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 
-from include.stack import machine, ports, processes, readiness
+from include.stack import machine, ports, readiness
+from include.stack.supervision import processes
 
 
 @dataclass(frozen=True)

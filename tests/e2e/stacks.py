@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from include.stack import machine, part, processes, status, supervisor
+from include.stack import machine, status
+from include.stack.supervision import part, processes, supervisor
 
 
 def mine(stack: machine.Stack) -> list[psutil.Process]:

@@ -25,9 +25,10 @@ import psutil
 import pytest
 import yaml
 
-from include.stack import lifecycle, machine, parts, postgres, processes, shutdown, status, supervisor
+from include.stack import lifecycle, machine, parts, postgres, shutdown, status
 from include.stack.airflow_api import Airflow, AirflowError
 from include.stack.progress import Progress
+from include.stack.supervision import processes, supervisor
 from tests.conftest import free_port
 from tests.e2e.conftest import Checkout, until
 from tests.e2e.stacks import Load, kill_9, mine, ready, waiting, watchers

@@ -9,7 +9,7 @@ from include import settings
 from include.stack import environment
 from include.stack.machine import Stack
 from include.stack.parts import airflow_secrets, airflow_variables, platform_variables, programs
-from include.stack.supervisor import Program
+from include.stack.supervision.supervisor import Program
 
 
 def stack(tmp_path: Path) -> Stack:

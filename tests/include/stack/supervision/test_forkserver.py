@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from include.stack import environment, part, processes
+from include.stack import environment
+from include.stack.supervision import part, processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="parts are forked on Linux only")
 
@@ -41,7 +42,7 @@ def variables(folder: Path, **own: str) -> dict[str, str]:
 
 @pytest.fixture
 def forkserver(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "include.stack.forkserver", "--socket", str(folder / "socket"), "json"]
+    command = [sys.executable, "-m", "include.stack.supervision.forkserver", "--socket", str(folder / "socket"), "json"]
     process = subprocess.Popen(command, env=variables(folder, MLOPS_PART="airflow"))
     until(lambda: part.forks(folder / "socket"))
     yield process
@@ -103,7 +104,7 @@ def test_a_forkservers_death_ends_no_part_and_its_successor_forks_at_the_same_pl
     forkserver.wait()
     assert fork.is_running()
     assert not part.forks(folder / "socket")
-    command = [sys.executable, "-m", "include.stack.forkserver", "--socket", str(folder / "socket")]
+    command = [sys.executable, "-m", "include.stack.supervision.forkserver", "--socket", str(folder / "socket")]
     with subprocess.Popen(command, env=variables(folder, MLOPS_PART="airflow")) as successor:
         until(lambda: part.forks(folder / "socket"))
         assert part.roots(str(folder))["one"] == fork

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from include.stack.part import MARKER, PART, postmaster, roots
+from include.stack.supervision.part import MARKER, PART, postmaster, roots
 
 __all__ = ["MARKER", "PART", "living_parts", "marked", "of_part", "part_of", "postgres", "stop"]
 

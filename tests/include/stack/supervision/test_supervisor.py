@@ -16,8 +16,9 @@ import pytest
 from supervisor.options import ServerOptions
 
 from include.home import Home
-from include.stack import credentials, guard, processes, supervisor
-from include.stack.supervisor import ROOT, Control, Program, SupervisorError
+from include.stack import credentials
+from include.stack.supervision import guard, processes, supervisor
+from include.stack.supervision.supervisor import ROOT, Control, Program, SupervisorError
 
 ODD = {"SPACES": "a b", "PERCENT": "50%", "COMMA": "a,b=c", "QUOTED": '{"admin": "x"}', "EMPTY": "", "HASH": "a#b;c"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from include.stack import guard
-from include.stack.guard import Alert, Alerts, Watch
+from include.stack.supervision import guard
+from include.stack.supervision.guard import Alert, Alerts, Watch
 
 EXITED, RUNNING, BACKOFF = "PROCESS_STATE_EXITED", "PROCESS_STATE_RUNNING", "PROCESS_STATE_BACKOFF"
 

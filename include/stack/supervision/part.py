@@ -7,7 +7,7 @@ A supervisor that was killed leaves its parts at work, and its successor cannot 
 through this file, which first searches for one that lives:
 
 - It finds none: it turns into the part (`exec`), at no cost. With --forkserver the part is forked from a process that
-  has imported what it needs (include/stack/forkserver.py), and this one waits for its end; where there is no such
+  has imported what it needs (forkserver.py), and this one waits for its end; where there is no such
   process, it turns into the part after all.
 - It finds one: it waits until that one has ended, and ends too, so that the supervisor starts the next one; what the
   supervisor sends to stop it is passed on. What serves is never started a second time, and never stopped for that.
@@ -243,7 +243,7 @@ def _wait_for(living: psutil.Process, parent: int, inherited: Mapping[str, str])
             return
     if inherited.get(MARKER) == os.environ.get(MARKER) and "MLOPS_HOME" in os.environ:
         own = {name: os.environ[name] for name in ("MLOPS_HOME", "PYTHONPATH") if name in os.environ}
-        command = [sys.executable, "-m", "include.stack.guard", "--revive"]
+        command = [sys.executable, "-m", "include.stack.supervision.guard", "--revive"]
         os.execve(sys.executable, command, {**inherited, **own, PART: GUARD})  # noqa: S606
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from include.stack import credentials, lifecycle, machine, postgres, processes
+from include.stack import credentials, lifecycle, machine, postgres
 from include.stack.progress import Progress
+from include.stack.supervision import processes
 from tests.conftest import ROOT, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

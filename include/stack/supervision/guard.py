@@ -1,11 +1,11 @@
 """Watches the supervisor and its parts: restarts it when it dies, and what it has given up; alerts; rotates the logs.
 
-    python -m include.stack.guard               # run by the supervisor
-    python -m include.stack.guard --revive      # start a supervisor if there is none, and end
+    python -m include.stack.supervision.guard               # run by the supervisor
+    python -m include.stack.supervision.guard --revive      # start a supervisor if there is none, and end
 
 The supervisor restarts every part, and this is the one that restarts it: it runs below the supervisor, which starts it
 again when it dies, and hears of each part's state through a pipe. The pipe's end means that the supervisor has died;
-then another one is started, which adopts the parts that live (include/stack/part.py). `down` ends both. Where both
+then another one is started, which adopts the parts that live (part.py). `down` ends both. Where both
 were killed at once, a part's first process sees to the same within seconds.
 
 Nothing here depends on the disk. An alert that cannot be written waits until it can be; so does a supervisor that
@@ -145,7 +145,8 @@ def rotate(logs: Path, limit: int = LOG_BYTES) -> None:
 
 def start_again(home: Home, parts: list[str]) -> None:
     """Start parts that the supervisor has given up."""
-    from include.stack import credentials, supervisor
+    from include.stack import credentials
+    from include.stack.supervision import supervisor
 
     password = credentials.read(home.credentials).supervisor_password
     control = supervisor.connect(supervisor.socket_path(home.run), password)
@@ -159,7 +160,8 @@ def start_again(home: Home, parts: list[str]) -> None:
 
 def revive(home: Home, sent: Alerts) -> None:
     """Start a supervisor in place of the one that died, unless the stack was stopped, or somebody else did."""
-    from include.stack import credentials, supervisor
+    from include.stack import credentials
+    from include.stack.supervision import supervisor
 
     alerted = False
     while home.meant_to_run.exists():

@@ -1,8 +1,8 @@
 """supervisord, the library that starts, restarts and stops the parts: its configuration and its remote control.
 
 It writes no file: a full disk, at which its own loggers raise, must not end what restarts everything else. Each part
-writes its log itself (include/stack/part.py), and what happens to the parts is written by the guard
-(include/stack/guard.py), which runs below supervisord and starts another one when it dies.
+writes its log itself (include/stack/supervision/part.py), and what happens to the parts is written by the guard
+(include/stack/supervision/guard.py), which runs below supervisord and starts another one when it dies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import psutil
 
 from include.home import ROOT
-from include.stack import part
+from include.stack.supervision import part
 from include.storage import write_private
 
 LONGEST_SOCKET_PATH = 95
@@ -96,7 +96,7 @@ def configuration(
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
         f"[eventlistener:{GUARD}]",
-        f"command={_escape(shlex.join((sys.executable, '-m', 'include.stack.guard')))}",
+        f"command={_escape(shlex.join((sys.executable, '-m', 'include.stack.supervision.guard')))}",
         "directory=/",
         f"environment={_environment(guarded)}",
         "events=PROCESS_STATE_RUNNING,PROCESS_STATE_EXITED,PROCESS_STATE_BACKOFF,PROCESS_STATE_FATAL,TICK_5,TICK_60",

@@ -1,11 +1,11 @@
 """Imports Airflow once and forks its parts: each of them would import it for seconds, and have 130 MB of its own.
 
-    python -m include.stack.forkserver --socket SOCKET MODULE ...
+    python -m include.stack.supervision.forkserver --socket SOCKET MODULE ...
 
-A part's first process (include/stack/part.py) connects and sends one message: which Python module to run, with which
+A part's first process (part.py) connects and sends one message: which Python module to run, with which
 arguments and environment, and where; with it comes its log, as a file descriptor. The answer is the process id of the
 fork, and at its end its exit code. The fork belongs to the sender's process group, so that it is stopped with it, and
-to its part: /proc shows its own environment, by which parts are found (include/stack/processes.py).
+to its part: /proc shows its own environment, by which parts are found (include/stack/supervision/processes.py).
 
 Only libraries are imported beforehand, so that an edit of ours counts from a part's next start on. Nothing depends on
 this process: where it has died, its forks go on, and parts are started without it until it is back.
@@ -32,7 +32,7 @@ from typing import Any
 
 from setproctitle import getproctitle, setproctitle
 
-from include.stack.part import FORK_BYTES, MARKER, PART, PART_PID, PING
+from include.stack.supervision.part import FORK_BYTES, MARKER, PART, PART_PID, PING
 
 SEND_SECONDS = 5.0
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from include.stack import machine, processes, readiness
+from include.stack import machine, readiness
+from include.stack.supervision import processes
 from tests.conftest import free_port
 
 BURN = (
@@ -90,7 +91,7 @@ def test_a_scheduler_is_ready_from_its_first_heartbeat_on(
 
 LISTENS = """
 import os, socket, sys
-if sys.argv[1] == "first":  # as include/stack/part.py marks a part's first process, for all that it starts
+if sys.argv[1] == "first":  # as include/stack/supervision/part.py marks a part's first process, for all that it starts
     os.environ["MLOPS_PART_PID"] = str(os.getpid())
     os.execv(sys.executable, [sys.executable, sys.argv[0], "marked", *sys.argv[2:]])
 if sys.argv[2] != "none":

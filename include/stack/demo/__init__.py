@@ -1,0 +1,1 @@
+"""`make demo`: the whole chain, for every model of params.yaml."""

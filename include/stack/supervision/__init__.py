@@ -1,0 +1,1 @@
+"""How the parts are started, watched, restarted and found again: supervisord, its guard, and the processes' marks."""
