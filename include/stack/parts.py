@@ -24,6 +24,8 @@ is imported twice, and an orphan may be left. uvicorn is imported first, since M
 
 Should MLflow start it in another way one day, the line has no effect.
 """
+ALERT_URLS = "MLOPS_ALERT_URLS"
+"""A secret that only the part that delivers alerts is given: tasks neither need nor see it."""
 FEW_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 """For processes with many threads that allocate little: glibc gives each thread a heap of its own otherwise."""
 
@@ -88,9 +90,7 @@ def programs(stack: Stack, inherited: Mapping[str, str]) -> list[supervisor.Prog
         _postgres(stack),
         _mlflow(stack),
         _prediction(stack, inherited, platform),
-        supervisor.Program(
-            "rollouts", (sys.executable, "-m", "include.deployment.controller"), platform, stop_seconds=4
-        ),
+        _rollouts(inherited, platform),
         *_airflow(stack, airflow),
     ]
 
@@ -153,6 +153,12 @@ def _prediction(stack: Stack, inherited: Mapping[str, str], platform: Mapping[st
         variables |= {"MLOPS_SERVING_CERTIFICATE": str(files[0]), "MLOPS_SERVING_CERTIFICATE_KEY": str(files[1])}
     command = tuple(serve_command(stack.ports["serving"], stack.root))
     return supervisor.Program("prediction", command, variables, stop_seconds=STOP_SECONDS)
+
+
+def _rollouts(inherited: Mapping[str, str], platform: Mapping[str, str]) -> supervisor.Program:
+    secrets = {name: inherited[name] for name in (ALERT_URLS,) if inherited.get(name)}
+    command = (sys.executable, "-m", "include.deployment.controller")
+    return supervisor.Program("rollouts", command, {**platform, **secrets}, stop_seconds=4)
 
 
 def _airflow(stack: Stack, airflow: dict[str, str]) -> list[supervisor.Program]:
