@@ -7,8 +7,9 @@ A process's CPU seconds count with those of the children that it has waited for:
 that live for a second, is in the DAG processor's line. RSS counts shared pages once for each process, PSS once in all:
 the sum of PSS is what the stack takes from the machine.
 
-In a stack of its own an edit is made afterwards, of a model in params.yaml and of a DAG file in turns, and what is
-printed are the seconds from the save until Airflow's API shows the model's new manual, or the file's new text.
+In a stack of its own edits are made afterwards, of a model in params.yaml and of a DAG file in turns, each when nothing
+is left to parse; printed are the seconds from the save until Airflow's API shows the model's new manual, or the file's
+new text.
 """
 
 from __future__ import annotations
@@ -168,7 +169,15 @@ def seconds_to_see(shown: Callable[[], str], file: Path, old: str, new: str) -> 
     return time.monotonic() - began
 
 
-def watch_edits(airflow: Airflow, root: Path, times: int = 3) -> None:
+def rest(stack: machine.Stack) -> None:
+    """Wait until the DAG processor has nothing left to parse: after an edit of some entries every file comes again."""
+    before = -1.0
+    while (now := cpu_seconds(stack)["dag-processor"]) - before > 0.1:
+        before = now
+        time.sleep(3)
+
+
+def watch_edits(stack: machine.Stack, airflow: Airflow, root: Path, times: int = 3) -> None:
     """Edit a model and a DAG file, some times in turns, and print how long each edit took to be seen."""
 
     def manual() -> str:
@@ -181,7 +190,9 @@ def watch_edits(airflow: Airflow, root: Path, times: int = 3) -> None:
     models, files = [], []
     for number in range(times):
         new = f"{described} Edit {number}."
+        rest(stack)
         models.append(seconds_to_see(manual, root / "params.yaml", described, new))
+        rest(stack)
         files.append(seconds_to_see(source, root / "dags" / "train.py", '"""', f'"""Edit {number}. '))
         described = new
     for what, seconds in (("a model in params.yaml", models), ("a DAG file", files)):
@@ -205,7 +216,7 @@ def main() -> None:
         run_tasks(airflow)
         time.sleep(asked.settle)
         measure(stack, asked.seconds)
-        watch_edits(airflow, root)
+        watch_edits(stack, airflow, root)
 
 
 if __name__ == "__main__":

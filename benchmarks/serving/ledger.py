@@ -85,7 +85,7 @@ def running_ledger(folder: Path, *, cores: tuple[int, ...] = (GENERATOR_CORE,)) 
     command = postgres.standalone(folder / "data", port, folder / "log")
     with running(command, environment, folder, cores=cores, stop_signal=signal.SIGINT) as tree:
         tree.wait_until(lambda: postgres.answers(port, password), 60, pause=0.1)
-        roles = {name: secrets.token_hex() for name in postgres.DATABASES}
+        roles = {name: secrets.token_hex() for name in (*postgres.DATABASES, postgres.SERVICE_ROLE)}
         postgres.ensure_databases(port, password, roles)
         url = postgres.url("platform", roles["platform"], port)
         engine = database.connect(url)
