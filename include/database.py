@@ -200,7 +200,10 @@ measures = sa.Table(
         "result_id", sa.BigInteger, sa.ForeignKey("monitor_results.id", ondelete="CASCADE"), primary_key=True,
         comment="the check that measured it",
     ),
-    sa.Column("kind", sa.Text, primary_key=True, comment="psi | metric | worsening | unanswered"),
+    sa.Column(
+        "kind", sa.Text, primary_key=True,
+        comment="a measure of drift (psi, jensen_shannon, ...) | metric | worsening | unanswered",
+    ),
     sa.Column("subject", sa.Text, primary_key=True, comment="the column, the metric, or predictions"),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),

@@ -45,6 +45,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     settings.Logged: "models.<model>.serving.log",
     settings.Rollout: "models.<model>.serving.rollout",
     settings.Monitoring: "models.<model>.monitoring",
+    settings.Drift: "models.<model>.monitoring.drift",
     settings.Service: "service",
     settings.Keep: "keep",
 }

@@ -156,7 +156,7 @@ def drift(arm: tuple[int, ...], control: tuple[int, ...]) -> float | None:
         return None
     weight = len(pooled) / 2
     shares = [(counts + weight * pooled) / (counts.sum() + weight) for counts in (e, a)]
-    return profile.psi(*(list(map(float, share)) for share in shares))
+    return float(profile.psi(*shares))
 
 
 def differ(arm: tuple[int, ...], control: tuple[int, ...]) -> bool:

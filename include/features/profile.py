@@ -3,8 +3,8 @@
     number    quantile bins of the training set; `edges` are the inner ones, an infinity lies at each end
     category  the most frequent categories of the training set, and one bucket for all others
 
-The last bucket of both is the share of missing values. Shares are never 0 but at least `EPSILON`, so that a
-population stability index, sum((a - b) * log(a / b)), is finite. A profile is plain data (JSON).
+The last bucket of both is the share of missing values. Shares are never 0 but at least `EPSILON`, so that measures of
+drift that divide by them, as the population stability index does, are finite. A profile is plain data (JSON).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from include.features.declared import is_missing
 
@@ -51,10 +52,10 @@ def shares(profile: Mapping[str, Any], columns: Columns) -> dict[str, list[float
     }
 
 
-def psi(expected: list[float], actual: list[float]) -> float:
-    """The population stability index of two lists of shares over the same buckets; above 0.2 they differ."""
+def psi(expected: ArrayLike, actual: ArrayLike) -> np.ndarray:
+    """The population stability index of shares over the same buckets, along the last axis; above 0.2 they differ."""
     e, a = np.maximum(expected, EPSILON), np.maximum(actual, EPSILON)
-    return float(((a - e) * np.log(a / e)).sum())
+    return np.asarray(((a - e) * np.log(a / e)).sum(axis=-1))
 
 
 def _profile_number(values: np.ndarray, bins: int) -> dict[str, Any]:

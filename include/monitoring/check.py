@@ -31,7 +31,7 @@ from include.inference import served_form
 from include.inference.predictor import Predictor
 from include.inference.served_form import ServedForm
 from include.ingestion.partitions import Partition
-from include.monitoring import collection, drift, measures, performance, report, requests
+from include.monitoring import collection, drift, drift_measures, measures, performance, report, requests
 from include.monitoring.decision import Decision, Finding, by_weight, decide, worst
 from include.settings import Model
 
@@ -121,27 +121,47 @@ def check(
             form = served_form.verify(storage.download(champion.url, Path(folder) / "form"), champion.content_hash)
             chosen, published = collection.newest(database_url, entry.source, entry.monitoring.window)
             learned = _learned_from(engine, model, str(form.manifest["feature_version"]))
-            unseen = [p for p in published if learned.get(p.key) != p.sha256]
+            trained = [p for p in published if learned.get(p.key) == p.sha256]
             compared = _compare(form, chosen, entry, time_column, data_url)
-            checked, result_id = _conclude(engine, model, champion.version, entry, compared, len(unseen), now, run_key)
+            unseen = len(published) - len(trained)
+            checked, result_id = _conclude(engine, model, champion.version, entry, compared, unseen, now, run_key)
             if checked.status == "insufficient_data":
                 return checked
-            trained = [p for p in published if learned.get(p.key) == p.sha256]
-            name = _folder(run_key, now)
-            url = storage.join(data_url, "reports", model, name)
-            try:
-                if (before := report.drawn_before(engine, result_id)) is not None:
-                    _note_report(engine, result_id, before)
-                    return replace(checked, report_url=before)
-                files = _draw(checked, compared, form, trained, entry, data_url)
-                checked = replace(checked, report_url=report.publish(files, url))
-                _log(files, form, name, Path(folder) / "report", mlflow_url)
-            except Exception as error:  # noqa: BLE001  (whatever broke it: what was found stands, and this is told)
-                checked = replace(checked, report_problem=f"{type(error).__name__}: {error}")
+            drawing = _Drawing(form, trained, entry, data_url, mlflow_url, _folder(run_key, now), Path(folder))
+            checked = _with_report(engine, result_id, checked, compared, drawing)
             _note_report(engine, result_id, checked.report_url)
             return checked
     finally:
         engine.dispose()
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What a report is drawn from, and where it goes."""
+
+    form: ServedForm
+    trained: list[Partition]
+    """The partitions that the champion learned from and that are still as they were."""
+    entry: Model
+    data_url: str
+    mlflow_url: str
+    name: str
+    """Of the report's folder."""
+    scratch: Path
+
+
+def _with_report(engine: sa.Engine, result_id: int, checked: Check, compared: _Compared, drawing: _Drawing) -> Check:
+    """The check with its report, an earlier equal one or a new one; or with the reason why there is none."""
+    url = storage.join(drawing.data_url, "reports", checked.model, drawing.name)
+    try:
+        if (before := report.drawn_before(engine, result_id)) is not None:
+            return replace(checked, report_url=before)
+        files = _draw(checked, compared, drawing)
+        checked = replace(checked, report_url=report.publish(files, url))
+        _log(files, drawing)
+    except Exception as error:  # noqa: BLE001  (whatever broke it: what was found stands, and this is reported)
+        return replace(checked, report_problem=f"{type(error).__name__}: {error}")
+    return checked
 
 
 def _folder(run_key: str | None, now: dt.datetime) -> str:
@@ -151,9 +171,8 @@ def _folder(run_key: str | None, now: dt.datetime) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', run_key)[:80]}-{hashlib.sha256(run_key.encode()).hexdigest()[:6]}"
 
 
-def _draw(
-    checked: Check, compared: _Compared, form: ServedForm, trained: Sequence[Partition], entry: Model, data_url: str
-) -> report.Files:
+def _draw(checked: Check, compared: _Compared, drawing: _Drawing) -> report.Files:
+    form, trained, entry, data_url = drawing.form, drawing.trained, drawing.entry, drawing.data_url
     step = max(1, -(-len(trained) // REFERENCE_PARTITIONS))
     reference = None
     if trained:
@@ -166,7 +185,8 @@ def _draw(
         profile=compared.profile["columns"],
         reference=reference,
         current=report.sample({**compared.window.inputs, **compared.window.features}),
-        thresholds=(entry.monitoring.psi_warn, entry.monitoring.psi_critical),
+        measure=drift_measures.load(entry.monitoring.drift.measure),
+        thresholds=drift_measures.thresholds(entry.monitoring),
         facts={
             "model": checked.model,
             "version": checked.version,
@@ -179,16 +199,18 @@ def _draw(
     )
 
 
-def _log(files: report.Files, form: ServedForm, name: str, folder: Path, mlflow_url: str) -> None:
+def _log(files: report.Files, drawing: _Drawing) -> None:
     """Make the report's findings and picture artifacts of the champion's run; its page, which is large, is not."""
     from include.training import tracking
 
+    folder = drawing.scratch / "report"
     folder.mkdir()
     for file, content in files.contents.items():
         if file != report.PAGE:
             (folder / file).write_bytes(content)
-    tracking.check(mlflow_url)
-    tracking.attach(form.manifest["run_id"], folder, f"monitoring/{name}", mlflow_url=mlflow_url)
+    tracking.check(drawing.mlflow_url)
+    run_id = drawing.form.manifest["run_id"]
+    tracking.attach(run_id, folder, f"monitoring/{drawing.name}", mlflow_url=drawing.mlflow_url)
 
 
 def _learned_from(engine: sa.Engine, model: str, feature_version: str) -> dict[str, str]:
@@ -211,9 +233,10 @@ def _compare(
     if window.rows < rules.minimum_rows:
         return _Compared(window, [], profile)
     columns = {**window.inputs, **window.features}
+    warn, critical = drift_measures.thresholds(rules)
     calendar = drift.calendar_columns(features, window.inputs, time_column)
-    findings = drift.measure(
-        profile["columns"], columns, warn=rules.psi_warn, critical=rules.psi_critical, calendar=calendar
+    findings = drift.find(
+        profile["columns"], columns, by=rules.drift.measure, warn=warn, critical=critical, calendar=calendar
     )
     return _Compared(window, [*findings, *_answers(form, window, profile, entry)], profile)
 
@@ -250,8 +273,9 @@ def _predictions(form: ServedForm, profile: dict[str, Any], prediction: np.ndarr
     answers = prediction if form.manifest["classes"] is None else prediction[:, -1]
     known = {"prediction": answers[np.isfinite(answers)]}
     rules = entry.monitoring
+    warn, _ = drift_measures.thresholds(rules)
     described = {"prediction": profile["prediction"]}
-    return drift.measure(described, known, warn=rules.psi_warn, critical=math.inf)
+    return drift.find(described, known, by=rules.drift.measure, warn=warn, critical=math.inf)
 
 
 def _conclude(

@@ -25,12 +25,14 @@ class Finding:
     level: Level
     message: str
     value: float | None = None
-    """What is judged: a PSI, the share by which a metric is worse."""
+    """What is judged: a measure of drift, the share by which a metric is worse."""
     threshold: float | None = None
     metric: float | None = None
     """Of a performance finding: the metric itself."""
     rows: int | None = None
     """How many rows it rests on."""
+    measure: str | None = None
+    """Of a drift finding: which measure `value` is, by its file in include/monitoring/drift_measures/."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, to be stored."""

@@ -1,10 +1,11 @@
 """Every figure of every check over time, the quiet ones too: what a plot is drawn from.
 
-kind         subject        value
-psi          a column       its population stability index; `prediction` is the champion's answers
-metric       a metric       the champion's metric on the newest labelled rows, in the metric's own unit
-worsening    a metric       by which share it is worse than at training, negative when better
-unanswered   predictions    the share of rows that the champion could not answer
+kind             subject        value
+psi, …           a column       that measure of drift (include/monitoring/drift_measures/); `prediction` is the
+                                champion's answers
+metric           a metric       the champion's metric on the newest labelled rows, in the metric's own unit
+worsening        a metric       by which share it is worse than at training, negative when better
+unanswered       predictions    the share of rows that the champion could not answer
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def history(
 
 
 def _figures(finding: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    kinds = {"drift": "psi", "performance": "worsening", "data": "unanswered"}
+    kinds = {"drift": finding["measure"], "performance": "worsening", "data": "unanswered"}
     named = {"subject": finding["subject"], "rows": finding["rows"]}
     if finding["value"] is not None and finding["kind"] in kinds:
         yield {

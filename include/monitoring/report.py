@@ -21,12 +21,12 @@ import sqlalchemy as sa
 from include import database, storage
 from include.features.columns import select
 from include.monitoring.decision import Finding, by_weight
+from include.monitoring.drift_measures import DriftMeasure
 
 SAMPLE = 1500
 """Rows of each side in Evidently's report, which takes seconds per 100,000."""
 MAXIMUM_COLUMNS = 40
 PAGE = "evidently.html"
-METHOD = "PSI over the bins pinned at training"
 
 Columns = Mapping[str, np.ndarray]
 
@@ -47,6 +47,7 @@ def build(
     profile: Mapping[str, Any],
     reference: Columns | None,
     current: Columns,
+    measure: DriftMeasure,
     thresholds: tuple[float, float],
     facts: Mapping[str, Any],
 ) -> Files:
@@ -58,19 +59,20 @@ def build(
         profile: the training set's, which names the columns and pins their bins.
         reference: a sample of training rows, raw inputs and features; None when there is none to be had.
         current: the newest rows, in the same columns.
-        thresholds: PSI to warn and to ask.
+        measure: of drift, by which the findings were judged.
+        thresholds: its values to warn and to request retraining.
         facts: what else to write down: model, version, window, decision.
     """
-    files = {"drift.png": picture(findings, title=title, thresholds=thresholds)}
+    files = {"drift.png": picture(findings, title=title, measure=measure, thresholds=thresholds)}
     left_out = ["all: no rows of the training set are at hand"]
     if reference is not None:
-        page, left_out = evidently_page(profile, reference, current, findings, warn=thresholds[0])
+        page, left_out = evidently_page(profile, reference, current, findings, measure=measure, warn=thresholds[0])
         if page is not None:
             files[PAGE] = page
     summary = {
         **facts,
         "findings": [finding.as_json() for finding in by_weight(findings)],
-        "evidently": {"method": METHOD, "sample": SAMPLE, "left_out": left_out},
+        "evidently": {"method": method(measure), "sample": SAMPLE, "left_out": left_out},
     }
     files["findings.json"] = json.dumps(summary, indent=1, default=str).encode()
     return Files(files, left_out)
@@ -137,8 +139,19 @@ def retain(engine: sa.Engine, days: Mapping[str, int], today: dt.date, *, defaul
     return [url.rpartition("/")[0] for url in old]
 
 
+def method(measure: DriftMeasure) -> str:
+    """What Evidently's page calls the measure."""
+    return f"{measure.SHORT} over the bins pinned at training"
+
+
 def evidently_page(
-    profile: Mapping[str, Any], reference: Columns, current: Columns, findings: Sequence[Finding], *, warn: float
+    profile: Mapping[str, Any],
+    reference: Columns,
+    current: Columns,
+    findings: Sequence[Finding],
+    *,
+    measure: DriftMeasure,
+    warn: float,
 ) -> tuple[bytes | None, list[str]]:
     """Evidently's drift report as HTML, and what it leaves out; None when no column is left to show.
 
@@ -168,7 +181,8 @@ def evidently_page(
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
-    method = _named_method({_harmless(finding.subject): finding for finding in findings if finding.kind == "drift"})
+    drifts = {_harmless(finding.subject): finding for finding in findings if finding.kind == "drift"}
+    name_of_test = _register_test(method(measure), drifts)
     frames = [
         pd.DataFrame({_harmless(name): _sampled(values) for name, values in side.items() if name in shown})
         for side in (current, reference)
@@ -177,12 +191,12 @@ def evidently_page(
         numerical_columns=[_harmless(name) for name in shown if profile[name]["kind"] == "number"],
         categorical_columns=[_harmless(name) for name in shown if profile[name]["kind"] == "category"],
     )
-    report = Report([DataDriftPreset(columns=list(map(_harmless, shown)), method=method, threshold=warn)])
+    report = Report([DataDriftPreset(columns=list(map(_harmless, shown)), method=name_of_test, threshold=warn)])
     result = report.run(*(Dataset.from_pandas(frame, data_definition=definition) for frame in frames))
     return str(result.get_html_str(as_iframe=False)).encode(), left_out
 
 
-def _named_method(findings: Mapping[str, Finding]) -> str:
+def _register_test(display_name: str, findings: Mapping[str, Finding]) -> str:
     """Make the check's own figures known to Evidently, which finds its tests by name and calls them with both sides."""
     from evidently.legacy.calculations.stattests.registry import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
@@ -192,8 +206,8 @@ def _named_method(findings: Mapping[str, Finding]) -> str:
         return finding.value or 0.0, finding.level != "ok"
 
     kinds = [ColumnType.Numerical, ColumnType.Categorical]
-    register_stattest(StatTest("psi_pinned", METHOD, kinds, 0.1), decided)
-    return "psi_pinned"
+    register_stattest(StatTest("pinned", display_name, kinds, 0.1), decided)
+    return "pinned"
 
 
 def sample(columns: Columns, rows: int = SAMPLE, seed: int = 7) -> dict[str, np.ndarray]:
@@ -215,8 +229,10 @@ def _harmless(text: str) -> str:
     return text.replace("<", "\u2039")
 
 
-def picture(findings: Sequence[Finding], *, title: str, thresholds: tuple[float, float]) -> bytes:
-    """The PSI of the columns that moved most, with both thresholds, as a PNG."""
+def picture(
+    findings: Sequence[Finding], *, title: str, measure: DriftMeasure, thresholds: tuple[float, float]
+) -> bytes:
+    """The drift of the columns that moved most, with both thresholds, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -230,7 +246,7 @@ def picture(findings: Sequence[Finding], *, title: str, thresholds: tuple[float,
     for threshold, level in zip(thresholds, ("warn", "critical"), strict=True):
         axes.axvline(threshold, color=colours[level], linewidth=1, linestyle="--", label=f"{level} > {threshold:g}")
     others = [f.message for f in findings if f.kind == "performance"]
-    axes.set(title="\n".join([title, *others]), xlabel="population stability index")
+    axes.set(title="\n".join([title, *others]), xlabel=measure.TITLE)
     axes.title.set_fontsize(9)
     axes.legend(fontsize=7, loc="lower right")
     FigureCanvasAgg(figure)

@@ -11,7 +11,7 @@ No side effects; of ours it imports the layout of MLOPS_HOME alone.
 from include.home import ROOT
 from include.settings.diagnostics import Lines, ParamsError
 from include.settings.environment import Environment, cores, environment
-from include.settings.models import PCA, Features, Gate, Model, Monitoring, Split
+from include.settings.models import PCA, Drift, Features, Gate, Model, Monitoring, Split, drift_measure_names
 from include.settings.params import LARGEST_PARAMS, Keep, Params, load_params, parse_params
 from include.settings.search_space import DEFAULT_ESTIMATORS, Choices, Dimension, Range, Tuning, estimator_names
 from include.settings.serving import FieldPolicy, Logged, Missing, OutOfRange, Rollout, Service, Serving
@@ -30,6 +30,7 @@ __all__ = [
     "Choices",
     "ColumnType",
     "Dimension",
+    "Drift",
     "Environment",
     "Features",
     "FieldPolicy",
@@ -57,6 +58,7 @@ __all__ = [
     "Task",
     "Tuning",
     "cores",
+    "drift_measure_names",
     "environment",
     "estimator_names",
     "load_params",

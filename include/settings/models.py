@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from include.home import ROOT
 from include.settings.search_space import DEFAULT_ESTIMATORS, Dimension, Tuning, dimension_of, estimator_names
 from include.settings.serving import Serving
 from include.settings.types import DEFAULT_METRIC, METRICS, TASK_METRICS, Name, Strict, Task
@@ -102,6 +103,32 @@ class Gate(Strict):
     """Whether an operator must approve the promotion in the Airflow UI."""
 
 
+class Drift(Strict):
+    """How the nightly check measures that a column's distribution has moved since training."""
+
+    measure: str = "psi"
+    """Its name. There is a file for each in include/monitoring/drift_measures/, which says how it is computed."""
+    warn: float | None = Field(default=None, gt=0)
+    """The value of a column beyond which it has drifted. Default: the measure's own, at most `critical`."""
+    critical: float | None = Field(default=None, gt=0)
+    """The value of a column beyond which retraining is requested. Default: the measure's own, at least `warn`."""
+
+    @model_validator(mode="after")
+    def _known_and_warns_before_it_asks(self) -> Drift:
+        if self.measure not in drift_measure_names():
+            hint = did_you_mean(self.measure, drift_measure_names())
+            raise ValueError(f"measure: no file include/monitoring/drift_measures/{self.measure}.py{hint}")
+        if self.warn is not None and self.critical is not None and self.warn > self.critical:
+            raise ValueError(f"warn: {self.warn:g} must not be above critical, {self.critical:g}")
+        return self
+
+
+def drift_measure_names() -> list[str]:
+    """The measures of drift that there are: one file each in include/monitoring/drift_measures/."""
+    folder = ROOT / "include" / "monitoring" / "drift_measures"
+    return sorted(file.stem for file in folder.glob("[a-z]*.py"))
+
+
 class Monitoring(Strict):
     """When the nightly check warns, and when it asks for retraining."""
 
@@ -111,10 +138,11 @@ class Monitoring(Strict):
     """How many of the newest partitions are compared with the champion's training set."""
     minimum_rows: int = Field(default=100, ge=1)
     """Rows of the window below which the check says "insufficient data"."""
-    psi_warn: float = Field(default=0.1, gt=0)
-    """PSI of a column beyond which it has drifted."""
-    psi_critical: float = Field(default=0.2, gt=0)
-    """PSI of a column beyond which retraining is requested."""
+    drift: Drift = Drift()
+    psi_warn: float | None = Field(default=None, gt=0)
+    """`drift.warn` by its earlier name, for `drift.measure: psi`."""
+    psi_critical: float | None = Field(default=None, gt=0)
+    """`drift.critical` by its earlier name, for `drift.measure: psi`."""
     performance_warn: float = Field(default=0.05, gt=0)
     """How much worse than at training the metric may be, relative, before it is a warning."""
     performance_critical: float = Field(default=0.10, gt=0)
@@ -128,9 +156,29 @@ class Monitoring(Strict):
     def _warns_before_it_asks(self) -> Monitoring:
         for name in ("psi", "performance"):
             warn, critical = getattr(self, f"{name}_warn"), getattr(self, f"{name}_critical")
-            if warn > critical:
+            if warn is not None and critical is not None and warn > critical:
                 raise ValueError(f"{name}_warn: {warn:g} must not be above {name}_critical, {critical:g}")
         return self
+
+    @model_validator(mode="after")
+    def _one_spelling_of_a_threshold(self) -> Monitoring:
+        for name in ("warn", "critical"):
+            if getattr(self, f"psi_{name}") is None:
+                continue
+            if self.drift.measure != "psi":
+                raise ValueError(f"psi_{name}: the measure is {self.drift.measure}, not psi; write drift.{name}")
+            if getattr(self.drift, name) is not None:
+                raise ValueError(f"psi_{name}: drift.{name} says the same; keep one of them")
+        return self
+
+    @property
+    def drift_thresholds(self) -> tuple[float | None, float | None]:
+        """The declared values of the measure beyond which it warns and requests; None: the measure's own."""
+        drift = self.drift
+        return (
+            self.psi_warn if drift.warn is None else drift.warn,
+            self.psi_critical if drift.critical is None else drift.critical,
+        )
 
 
 class Model(Strict):

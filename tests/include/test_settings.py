@@ -51,7 +51,7 @@ def test_a_model_of_four_lines_has_sensible_defaults():
     assert (model.split.train, model.split.validation, model.split.test) == (0.7, 0.15, 0.15)
     assert set(model.estimators) == {"linear", "random_forest", "xgboost"}
     assert model.gate.baseline_margin == 0.10
-    assert (model.monitoring.psi_warn, model.monitoring.psi_critical) == (0.1, 0.2)
+    assert (model.monitoring.drift.measure, model.monitoring.drift_thresholds) == ("psi", (None, None))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,19 @@ def test_estimators_may_be_a_list_of_names():
     assert params(model="    estimators: [linear, xgboost]").models["m"].estimators == {"linear": {}, "xgboost": {}}
 
 
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ("{psi_warn: 0.15, psi_critical: 0.3}", ("psi", (0.15, 0.3))),
+        ("{drift: {warn: 0.15}, psi_critical: 0.3}", ("psi", (0.15, 0.3))),
+        ("{drift: {measure: jensen_shannon, critical: 0.3}}", ("jensen_shannon", (None, 0.3))),
+    ],
+)
+def test_thresholds_of_drift_have_an_earlier_and_a_present_name(declared, expected):
+    monitoring = params(model=f"    monitoring: {declared}").models["m"].monitoring
+    assert (monitoring.drift.measure, monitoring.drift_thresholds) == expected
+
+
 def test_ordinal_columns_may_be_a_list():
     assert params(model="    features: {ordinal: [size]}").models["m"].features.ordinal == {"size": None}
 
@@ -119,6 +132,25 @@ def test_ordinal_columns_may_be_a_list():
         ("    split: {tran: 0.5}", 11, "split.tran", "unknown key; did you mean 'train'?"),
         ("    serving: {defalt: true}", 11, "serving.defalt", "unknown key; did you mean 'default'?"),
         ("    monitoring:\n      psi_warm: 1", 12, "monitoring.psi_warm", "unknown key; did you mean 'psi_warn'?"),
+        (
+            "    monitoring:\n      drift: {measure: jensen_shanon}",
+            12,
+            "monitoring.drift.measure",
+            "no file include/monitoring/drift_measures/jensen_shanon.py; did you mean 'jensen_shannon'?",
+        ),
+        (
+            "    monitoring:\n      drift: {warn: 0.3, critical: 0.2}",
+            12,
+            "monitoring.drift.warn",
+            "0.3 must not be above",
+        ),
+        ("    monitoring: {drift: {warn: 0.3}, psi_warn: 0.3}", 11, "monitoring.psi_warn", "drift.warn says the same"),
+        (
+            "    monitoring: {drift: {measure: jensen_shannon}, psi_critical: 0.3}",
+            11,
+            "monitoring.psi_critical",
+            "the measure is jensen_shannon, not psi; write drift.critical",
+        ),
         (
             "    features:\n     pca:\n      c:\n       columns: [a, b]\n       components: 2\n       colum: 1",
             16,

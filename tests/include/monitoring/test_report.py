@@ -7,6 +7,7 @@ import numpy as np
 
 from include.features.profile import profile
 from include.monitoring import drift, report
+from include.monitoring.drift_measures import psi
 
 THRESHOLDS = (0.1, 0.2)
 
@@ -22,9 +23,16 @@ def columns(seed, rows=400, shift=0.0):
 
 def build(reference, current, **facts):
     pinned = profile(columns(1))
-    findings = drift.measure(pinned, current, warn=0.1, critical=0.2)
+    findings = drift.find(pinned, current, by="psi", warn=0.1, critical=0.2)
     return report.build(
-        findings, title="m", profile=pinned, reference=reference, current=current, thresholds=THRESHOLDS, facts=facts
+        findings,
+        title="m",
+        profile=pinned,
+        reference=reference,
+        current=current,
+        measure=psi,
+        thresholds=THRESHOLDS,
+        facts=facts,
     )
 
 
@@ -33,7 +41,7 @@ def test_a_report_shows_the_pinned_statistic_and_leaves_empty_columns_out_by_nam
     files = build(columns(2), columns(3, shift=1.0), model="m")
     page = files.contents["evidently.html"]
     assert b"<html" in page[:2000].lower()
-    assert report.METHOD.encode() in page
+    assert report.method(psi).encode() in page
     assert files.left_out == ["empty: all values are missing"]
 
 
@@ -42,7 +50,7 @@ def test_the_summary_holds_what_was_found_and_how_it_was_drawn():
     assert (summary["model"], summary["version"]) == ("m", 3)
     assert summary["findings"][0]["subject"] == "x"
     assert summary["findings"][0]["level"] == "critical"
-    assert summary["evidently"]["method"] == report.METHOD
+    assert summary["evidently"]["method"] == report.method(psi)
 
 
 def test_without_rows_of_the_training_set_the_picture_is_drawn_and_the_rest_is_said():
@@ -53,15 +61,15 @@ def test_without_rows_of_the_training_set_the_picture_is_drawn_and_the_rest_is_s
 
 def test_a_window_of_which_every_column_is_empty_has_no_page():
     nothing = {name: np.full(50, np.nan) for name in ("x", "empty")} | {"zone": np.full(50, None, dtype=object)}
-    page, left_out = report.evidently_page(profile(columns(1)), columns(2), nothing, [], warn=0.1)
+    page, left_out = report.evidently_page(profile(columns(1)), columns(2), nothing, [], measure=psi, warn=0.1)
     assert page is None
     assert len(left_out) == 3
 
 
 def test_more_columns_than_a_person_reads_are_left_out_by_name():
     many = {f"x{i}": np.random.default_rng(i).normal(0, 1, 50) for i in range(report.MAXIMUM_COLUMNS + 2)}
-    findings = drift.measure(profile(many), many, warn=0.1, critical=0.2)
-    _, left_out = report.evidently_page(profile(many), many, many, findings, warn=0.1)
+    findings = drift.find(profile(many), many, by="psi", warn=0.1, critical=0.2)
+    _, left_out = report.evidently_page(profile(many), many, many, findings, measure=psi, warn=0.1)
     assert left_out == [f"x{report.MAXIMUM_COLUMNS + n}: more than {report.MAXIMUM_COLUMNS} columns" for n in (0, 1)]
 
 
@@ -70,9 +78,9 @@ def test_the_page_counts_as_drifted_what_the_check_judged_so_and_nothing_else():
     random = np.random.default_rng(5)
     trained = {name: random.normal(0, 1, 300) for name in ("weekday", "price", "steady")}
     newest = {"weekday": trained["weekday"] + 3, "price": trained["price"] + 3, "steady": trained["steady"]}
-    findings = drift.measure(profile(trained), newest, warn=0.1, critical=0.2, calendar={"weekday"})
+    findings = drift.find(profile(trained), newest, by="psi", warn=0.1, critical=0.2, calendar={"weekday"})
     assert {f.subject: f.level for f in findings} == {"weekday": "ok", "price": "critical", "steady": "ok"}
-    page, _ = report.evidently_page(profile(trained), trained, newest, findings, warn=0.1)
+    page, _ = report.evidently_page(profile(trained), trained, newest, findings, measure=psi, warn=0.1)
     assert b"of columns (1 out of 3)" in page
 
 
@@ -92,8 +100,8 @@ def test_the_picture_is_a_png():
 def test_names_and_values_are_no_markup_in_the_page():
     def page(text):
         values = {text: np.array([text, "b"] * 50, dtype=object), "x": np.arange(100.0)}
-        findings = drift.measure(profile(values), values, warn=0.1, critical=0.2)
-        return report.evidently_page(profile(values), values, values, findings, warn=0.1)[0].decode()
+        findings = drift.find(profile(values), values, by="psi", warn=0.1, critical=0.2)
+        return report.evidently_page(profile(values), values, values, findings, measure=psi, warn=0.1)[0].decode()
 
     def tags(text):
         return re.findall(r"<(script|form|meta|base|style|iframe|img)\b", text)
