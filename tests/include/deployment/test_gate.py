@@ -50,7 +50,7 @@ def test_how_much_better_is_a_share_of_the_error(metric, value, reference, bette
     [
         (4.4, 5.0, "PROMOTE", "better by 12.0%: mae 4.4 against 5"),
         (4.5, 5.0, "PROMOTE", "better by 10.0%"),
-        (4.6, 5.0, "HOLD", "better by 8.0%, but 10% is asked for"),
+        (4.6, 5.0, "HOLD", "better by 8.0%, but 10% is required"),
         (5.0, 5.0, "HOLD", "not better"),
         (5.1, 5.0, "REJECT", "worse by 2.0%"),
         (math.nan, 5.0, "REJECT", "the candidate's mae is not a number"),
@@ -61,6 +61,19 @@ def test_a_first_model_must_beat_its_baseline_by_the_margin(candidate, baseline,
     decision = decide(evidence(candidate, baseline), GATE, first=True)
     assert decision.verdict == verdict
     assert decision.reasons[0].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "baseline", "reason"),
+    [
+        (0.9994, 0.5, "better by 99.9% of the gap to 1: roc_auc 0.9994 against 0.5"),
+        (0.52, 0.5, "better by 4.0% of the gap to 1, but 10% is required"),
+        (0.45, 0.5, "worse by 10.0% of the gap to 1"),
+    ],
+)
+def test_the_share_of_a_score_names_what_it_is_a_share_of(candidate, baseline, reason):
+    found = dataclasses.replace(evidence(candidate, baseline), metric="roc_auc")
+    assert decide(found, GATE, first=True).reasons[0].startswith(reason)
 
 
 @pytest.mark.parametrize(
