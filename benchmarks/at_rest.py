@@ -23,7 +23,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,10 @@ def part_of(process: psutil.Process, parts: dict[int, str]) -> str:
     return "other"
 
 
-def cpu_seconds(stack: machine.Stack) -> Counter[str]:
+def cpu_seconds(stack: machine.Stack) -> dict[str, float]:
     """CPU seconds since each part's start, with those of the children that have ended."""
     parts = {line.pid: line.part for line in status.status(ROOT, stack.home) if line.pid}
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for process in of(stack):
         with contextlib.suppress(psutil.Error):
             seconds[part_of(process, parts)] += sum(process.cpu_times()[:4])
@@ -82,14 +82,15 @@ def measure(stack: machine.Stack, seconds: float) -> None:
     """Print a line for each part, and their sum."""
     began, before = time.monotonic(), cpu_seconds(stack)
     time.sleep(seconds)
-    spent, minutes = cpu_seconds(stack) - before, (time.monotonic() - began) / 60
+    after, minutes = cpu_seconds(stack), (time.monotonic() - began) / 60
     used = memory(stack)
+    spent = {part: after.get(part, 0.0) - before.get(part, 0.0) for part in used}
     print(f"{'part':<14} {'CPU s/min':>9} {'processes':>9} {'RSS MB':>8} {'PSS MB':>8}")
     for part in sorted(used, key=lambda name: -spent[name]):
         number, rss, pss = used[part]
         print(f"{part:<14} {spent[part] / minutes:>9.2f} {number:>9} {rss / MB:>8.0f} {pss / MB:>8.0f}")
     number, rss, pss = (sum(values) for values in zip(*used.values(), strict=True))
-    print(f"{'all':<14} {spent.total() / minutes:>9.2f} {number:>9} {rss / MB:>8.0f} {pss / MB:>8.0f}")
+    print(f"{'all':<14} {sum(spent.values()) / minutes:>9.2f} {number:>9} {rss / MB:>8.0f} {pss / MB:>8.0f}")
 
 
 # ------------------------------------------------------------------------------------------------ a stack of its own

@@ -52,7 +52,8 @@ def generate(path: Path, rows: int) -> None:
         )
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table)
-    writer.close()
+    if writer is not None:
+        writer.close()
 
 
 def with_pandas(source: Path, target: Path) -> None:

@@ -41,7 +41,7 @@ Columns = dict[str, np.ndarray]
 def trips(rows: int) -> tuple[FeatureSet, Columns, np.ndarray]:
     """Made up, with the shape of trip_duration: 8 columns by the clock, 10 others, a target encoding."""
     random = np.random.default_rng(1)
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "pickup_datetime": np.datetime64("2018-01-01T00:00:00", "us")
         + random.integers(0, 30 * 86_400, rows) * np.timedelta64(1, "s"),
         "trip_distance": random.gamma(2, 2, rows),

@@ -52,7 +52,12 @@ def fill(engine: sa.Engine, folder: Path, models: int, days: int) -> None:
             content = {"model": model, "content_hash": f"h{n}"}
             verdict = 0
             for version in (1, 2):
-                judged = {"version": version, "verdict": "PROMOTE", "reasons": ["better"], "numbers": {}}
+                judged: dict[str, Any] = {
+                    "version": version,
+                    "verdict": "PROMOTE",
+                    "reasons": ["better"],
+                    "numbers": {},
+                }
                 insert = sa.insert(database.verdicts).values(**content, **judged)
                 verdict = connection.execute(insert.returning(database.verdicts.c.id)).scalar_one()
             where = {"url": url, "bento": "b"}

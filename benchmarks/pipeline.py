@@ -65,13 +65,14 @@ def overhead(airflow: Airflow, runs: list[Run]) -> list[float]:
     """Per run: the mean of (gap before a task), plus the whole of `check`."""
     found = []
     for run in runs:
-        timed = [t for t in airflow.tasks([run]) if t.started and t.seconds is not None]
-        tasks = sorted(timed, key=lambda t: t.started)
-        ends = [t.started + dt.timedelta(seconds=t.seconds) for t in tasks]
-        gaps = [(after.started - end).total_seconds() for end, after in zip(ends, tasks[1:], strict=False)]
-        check = next(t.seconds for t in tasks if t.task == "check")
+        tasks = airflow.tasks([run])
+        timed = [(t.started, t.seconds, t) for t in tasks if t.started is not None and t.seconds is not None]
+        timed.sort(key=lambda ran: ran[0])
+        ends = [started + dt.timedelta(seconds=seconds) for started, seconds, _ in timed]
+        gaps = [(started - end).total_seconds() for end, (started, *_) in zip(ends, timed[1:], strict=False)]
+        check = next(seconds for _, seconds, t in timed if t.task == "check")
         found.append(statistics.mean(gap for gap in gaps if gap >= 0) + check)
-        print(f"  {run.dag:<24} " + " · ".join(f"{t.name} {t.seconds:.2f}" for t in tasks))
+        print(f"  {run.dag:<24} " + " · ".join(f"{t.name} {seconds:.2f}" for _, seconds, t in timed))
     return found
 
 

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
@@ -59,10 +60,11 @@ def per_row(run: Callable[[], object], rows: int, rounds: int = 9, repeat: int =
     return min(found)
 
 
-async def on_the_loop(folder: Path, fsync: str) -> tuple[float, float, float]:
+async def on_the_loop(folder: Path, fsync: Literal["always", "interval", "never"]) -> tuple[float, float, float]:
     """Microseconds a row of the event loop's thread, in all; and a group's wait in ms: median and 99th percentile."""
     log = PredictionLog(folder / fsync, database_url=NOWHERE, fsync=fsync, registry=CollectorRegistry())
-    loop, waits, groups = asyncio.get_running_loop(), [], 3000
+    loop, groups = asyncio.get_running_loop(), 3000
+    waits: list[float] = []
     log.start(loop)
     content = lines(prediction_ids(GROUP))
     for n in range(groups + 50):
@@ -92,7 +94,8 @@ async def drained(folder: Path, url: str, engine: sa.Engine, rows: int) -> float
     await log.stop()
     log = PredictionLog(folder / "spool", database_url=url, fsync="never", registry=CollectorRegistry())
     log.start(loop)
-    copied, times = log.metrics.drained._value.get, []
+    copied: Callable[[], float] = log.metrics.drained._value.get
+    times: list[tuple[float, float]] = []
     while copied() < rows // GROUP * GROUP:
         if copied() or times:
             times.append((time.perf_counter(), copied()))

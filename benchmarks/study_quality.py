@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -42,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.tuning import trees_counted
 from include.features.columns import from_arrow, types_of
 from include.features.feature_set import compile_features
-from include.settings import Model
+from include.settings import ColumnType, Model
 from include.training import estimators, evaluation, fitting, layouts, preparation, tuning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,7 +204,11 @@ def points(table: Table, parts: Parts) -> list[dict[str, Any]]:
     }  # fmt: skip
     if table.task == "multiclass":
         fixed["num_class"] = len(parts.classes or ())
-    tried = [{"max_depth": 6}, {"max_depth": 8}, {"max_depth": 4, "subsample": 0.8, "colsample_bytree": 0.8}]
+    tried: list[dict[str, Any]] = [
+        {"max_depth": 6},
+        {"max_depth": 8},
+        {"max_depth": 4, "subsample": 0.8, "colsample_bytree": 0.8},
+    ]
     if table.metric == "mae":
         tried.append({"max_depth": 8, "objective": "reg:absoluteerror"})
     return [{**fixed, **point} for point in tried]
@@ -286,7 +291,9 @@ def study(table: Table, parts: Parts, *, trials: int, pruning: bool) -> Studied:
 
 def prepare(table: Table, entry: Model, parts: Parts, work: Path) -> None:
     """The matrices of the study, as preparation lays them down."""
-    kinds = {name: "string" if values.dtype.kind == "O" else "float" for name, values in parts.columns.items()}
+    kinds: dict[str, ColumnType] = {
+        name: "string" if values.dtype.kind == "O" else "float" for name, values in parts.columns.items()
+    }
     features = compile_features(
         entry.features, source_columns={**kinds, table.target: "float"}, target=table.target, entity=None,
         time_column=None, root=ROOT,
@@ -368,6 +375,10 @@ def report(log: Path) -> str:
     return "\n".join(rows)
 
 
+def from_csv(file: Path, target: str, task: str, metric: str) -> Table:
+    return Table(file.stem, pd.read_csv(file), target, task, metric)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=list(TABLES))
@@ -385,7 +396,7 @@ def main() -> None:
         return
     makers = {name: TABLES[name] for name in arguments.tables}
     for file, target, task, metric in arguments.csv:
-        makers[Path(file).stem] = lambda f=file, a=(target, task, metric): Table(Path(f).stem, pd.read_csv(f), *a)
+        makers[Path(file).stem] = functools.partial(from_csv, Path(file), target, task, metric)
     for name, make in makers.items():
         try:
             table = make()

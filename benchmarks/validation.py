@@ -7,6 +7,7 @@ To reach: 1,000,000 rows in under 5 s (the import of Great Expectations is paid 
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import tempfile
 import time
@@ -62,7 +63,7 @@ def million(folder: Path, rows: int = ROWS, bad: float = 0.01) -> float:
     data = table(rows, bad)
     assert data.num_columns == COLUMNS
     storage.write_table(str(folder / "staging" / "benchmark" / "r" / "2018-01-01.parquet"), data)
-    given = validation.parameters("2018-01-01", rows, validation.dt.date(2018, 2, 1))
+    given = validation.parameters("2018-01-01", rows, dt.date(2018, 2, 1))
     validation.judge(data.slice(0, 1000), rules, quarantine_share=0.05, given=given)  # imports
     begin = time.perf_counter()
     staged = storage.read_table(str(folder / "staging" / "benchmark" / "r" / "2018-01-01.parquet"))
@@ -81,7 +82,7 @@ def million(folder: Path, rows: int = ROWS, bad: float = 0.01) -> float:
 def many(folder: Path, partitions: int = 60, rows: int = 2000) -> float:
     """Seconds for each of many small partitions."""
     rules, data = suite(folder), table(rows)
-    given = validation.parameters("2018-01-01", rows, validation.dt.date(2018, 2, 1))
+    given = validation.parameters("2018-01-01", rows, dt.date(2018, 2, 1))
     begin = time.perf_counter()
     with validation._engine_room() as run:
         for _ in range(partitions):

@@ -31,6 +31,8 @@ was decided before it: clearing an old run repeats none.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, task
 
 from include import settings
@@ -58,14 +60,14 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
     ) as dag:
 
         @task
-        def check() -> dict:
+        def check() -> dict[str, Any]:
             from include import preflight
 
             env = settings.environment()
             return runs.checked(preflight.check(PARAMS, suites=env.suites), f"models.{model}")
 
         @task
-        def gate(*, params=None, dag_run=None) -> dict:
+        def gate(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
             from include.deployment import decisions
             from include.deployment import gate as judgement
             from include.training import tracking
@@ -77,31 +79,49 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
             return runs.judged(judgement.judge(model, version, entry=entry, **where, again=again), env.mlflow_url)
 
         @task
-        def package(verdict: dict) -> dict:
+        def package(verdict: dict[str, Any]) -> dict[str, Any]:
             from include.deployment import promotion
 
             if verdict["verdict"] != "PROMOTE":
                 return runs.idle(verdict["summary"])
             env = settings.environment()
             where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}
-            how = {"bento_home": env.paths.bentoml, "root": settings.ROOT}
-            made = promotion.package(model, verdict["version"], **where, **how)
+            made = promotion.package(
+                model, verdict["version"], bento_home=env.paths.bentoml, root=settings.ROOT, **where
+            )
             return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
 
         @task
-        def promote(verdict: dict, packaged: dict, approved: dict | None, *, params=None, dag_run=None) -> dict:
+        def promote(
+            verdict: dict[str, Any],
+            packaged: dict[str, Any],
+            approved: dict[str, Any] | None,
+            *,
+            params: Any = None,
+            dag_run: Any = None,
+        ) -> dict[str, Any]:
             from include.deployment import decisions, promotion
 
             if idle := runs.idle_after(packaged, approved):
                 return idle
+            database_url, decision = (
+                settings.environment().database_url,
+                decisions.of(params["again"], dag_run.run_after),
+            )
             who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
-            who["decision"] = decisions.of(params["again"], dag_run.run_after)
-            how = {"settings": entry.serving.rollout, "task": entry.task}
-            where = {"database_url": settings.environment().database_url}
-            return runs.carried_out(promotion.carry_out(verdict, packaged, **how, **where, **who), model)
+            done = promotion.carry_out(
+                verdict,
+                packaged,
+                settings=entry.serving.rollout,
+                task=entry.task,
+                decision=decision,
+                database_url=database_url,
+                **who,
+            )
+            return runs.carried_out(done, model)
 
         @task
-        def aliases(promoted: dict) -> dict:
+        def aliases(promoted: dict[str, Any]) -> dict[str, Any]:
             from include.deployment import promotion
 
             if idle := runs.idle_after(promoted):
@@ -111,17 +131,17 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
             return runs.result(set_to, f"MLflow's aliases: {set_to}")
 
         @task(outlets=[assets.champion(model)])
-        def verify(promoted: dict, *, outlet_events=None) -> dict:
+        def verify(promoted: dict[str, Any], *, outlet_events: Any = None) -> dict[str, Any]:
             from include.deployment import promotion
 
             if idle := runs.idle_after(promoted):
                 return idle
             env, within = settings.environment(), dag_defaults.SERVED_WITHIN
-            where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "timeout": within}
+            where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
             if "kind" in promoted:
-                return runs.tried(promotion.see_tried(promoted, **where, workers=workers), promoted)
-            seen = runs.verified(promotion.verify(promoted, **where), promoted, env.serving_url)
-            return runs.tell(outlet_events, assets.champion(model), seen)
+                return runs.tried(promotion.see_tried(promoted, **where, workers=workers, timeout=within), promoted)
+            seen = promotion.verify(promoted, **where, timeout=within)
+            return runs.tell(outlet_events, assets.champion(model), runs.verified(seen, promoted, env.serving_url))
 
         verdict = runs.link(gate(), version_url="MLflow version")
         packaged = package(verdict)

@@ -19,6 +19,8 @@ somebody unpauses it, here or by `make demo`: a day alone is no history to train
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, task
 
 from include import settings
@@ -46,7 +48,7 @@ def features(model: str, entry: settings.Model) -> None:
     ) as dag:
 
         @task
-        def check() -> dict:
+        def check() -> dict[str, Any]:
             from include import preflight
 
             env = settings.environment()
@@ -54,7 +56,7 @@ def features(model: str, entry: settings.Model) -> None:
             return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
 
         @task(outlets=[assets.features(model)])
-        def build(*, outlet_events=None) -> dict:
+        def build(*, outlet_events: Any = None) -> dict[str, Any]:
             from include.features import versions
 
             env = settings.environment()
@@ -66,7 +68,9 @@ def features(model: str, entry: settings.Model) -> None:
             return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
 
         @task(outlets=[assets.retraining(model)])
-        def first_training(built: dict, *, ti=None, run_id=None, outlet_events=None) -> dict:
+        def first_training(
+            built: dict[str, Any], *, ti: Any = None, run_id: Any = None, outlet_events: Any = None
+        ) -> dict[str, Any]:
             from include.monitoring import first_model
 
             url, patience = settings.environment().database_url, dag_defaults.first_training_patience(entry)

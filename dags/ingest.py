@@ -27,6 +27,8 @@ by a lock in PostgreSQL.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, TriggerRule, task
 
 from include import settings
@@ -56,14 +58,14 @@ def ingest(name: str, source: settings.Source) -> None:
     ) as dag:
 
         @task
-        def check() -> dict:
+        def check() -> dict[str, Any]:
             from include import preflight
 
             env = settings.environment()
             return runs.checked(preflight.check(PARAMS, suites=env.suites), f"sources.{name}")
 
         @task
-        def extract(*, dag_run=None, params=None) -> dict:
+        def extract(*, dag_run: Any = None, params: Any = None) -> dict[str, Any]:
             from include.ingestion import partitions
 
             env, keys = settings.environment(), partitions.keys_between(source, *runs.days(dag_run, params))
@@ -74,7 +76,7 @@ def ingest(name: str, source: settings.Source) -> None:
             )
 
         @task
-        def validate(extracted: dict, *, dag_run=None, ti=None) -> dict:
+        def validate(extracted: dict[str, Any], *, dag_run: Any = None, ti: Any = None) -> dict[str, Any]:
             from include.ingestion import validation
 
             env, today = settings.environment(), runs.today(dag_run, source.timezone)
@@ -84,11 +86,13 @@ def ingest(name: str, source: settings.Source) -> None:
             return runs.validated(done, ti, env.data_url)
 
         @task(outlets=[assets.validated(name)], trigger_rule=TriggerRule.ALL_DONE)
-        def publish(validated: dict | None, *, dag_run=None, outlet_events=None) -> dict:
+        def publish(
+            validated: dict[str, Any] | None, *, dag_run: Any = None, outlet_events: Any = None
+        ) -> dict[str, Any]:
             from include.ingestion import partitions
 
-            if idle := runs.unpublished(validated):
-                return idle
+            if not validated or not validated["accepted"]:
+                return runs.unpublished(validated)
             env, keys = settings.environment(), validated["accepted"]
             where = {"data_url": env.data_url, "database_url": env.database_url, "run_id": dag_run.run_id}
             done = partitions.publish(name, keys, **where)
@@ -98,7 +102,7 @@ def ingest(name: str, source: settings.Source) -> None:
             return runs.tell(outlet_events, assets.validated(name), told)
 
         @task(trigger_rule=TriggerRule.ALL_DONE, retries=0, on_failure_callback=ending.failed_again)
-        def outcome(*, ti=None) -> dict:
+        def outcome(*, ti: Any = None) -> dict[str, Any]:
             return runs.outcome(ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id])
 
         checked = check()

@@ -32,6 +32,8 @@ one did not. `mlops predictions <model>` counts what is there.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
 from include import settings
@@ -60,7 +62,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
     ) as dag:
 
         @task
-        def make_partitions(*, dag_run=None) -> dict:
+        def make_partitions(*, dag_run: Any = None) -> dict[str, Any]:
             from include import database
             from include.monitoring import predictions
 
@@ -69,7 +71,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
             return runs.result({"made": made}, f"{runs.span(made)} made")
 
         @task
-        def delete_old(*, params=None, dag_run=None) -> dict:
+        def delete_old(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
             from include import database
             from include.monitoring import predictions
 
@@ -79,7 +81,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
             return runs.result(done, ("would delete, " if params["dry_run"] else "deleted, ") + done.summary)
 
         @task
-        def settle(*, dag_run=None) -> dict:
+        def settle(*, dag_run: Any = None) -> dict[str, Any]:
             from include import database
             from include.monitoring import predictions
 
@@ -88,7 +90,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
             return runs.result({"days": days}, f"{runs.span(days)} vacuumed")
 
         @task
-        def delete_reports(*, params=None, dag_run=None) -> dict:
+        def delete_reports(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
             from include import database
             from include.monitoring import report
 
@@ -101,7 +103,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
             )
 
         @task
-        def delete_alerts(*, params=None, dag_run=None) -> dict:
+        def delete_alerts(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
             from include import database
             from include.alerting import table
 
@@ -111,7 +113,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
             return runs.result({"alerts": count}, f"{count} alerts {'would be ' if dry_run else ''}deleted")
 
         @task
-        def delete_what_runs_left(*, params=None, dag_run=None) -> dict:
+        def delete_what_runs_left(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
             from include.monitoring import lifetimes
 
             env, how = settings.environment(), {"now": dag_run.run_after.timestamp(), "dry_run": params["dry_run"]}
@@ -119,7 +121,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
             return runs.result(gone, ("would delete " if params["dry_run"] else "deleted ") + gone.summary)
 
         @task(outlets=[assets.CAUGHT_UP])
-        def catch_up(*, params=None, outlet_events=None) -> dict:
+        def catch_up(*, params: Any = None, outlet_events: Any = None) -> dict[str, Any]:
             from include.monitoring import catch_up as late
 
             env = settings.environment()

@@ -23,6 +23,7 @@ A model without a champion is not compared, and the tasks say so.
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 
@@ -52,7 +53,7 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
     ) as dag:
 
         @task
-        def check() -> dict:
+        def check() -> dict[str, Any]:
             from include import preflight
 
             env = settings.environment()
@@ -60,7 +61,7 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
             return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
 
         @task
-        def compare(*, run_id=None, params=None) -> dict:
+        def compare(*, run_id: Any = None, params: Any = None) -> dict[str, Any]:
             from include.monitoring import check as nightly
 
             env, now = settings.environment(), dt.datetime.now(dt.UTC)
@@ -70,11 +71,11 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
             return runs.compared(found, env.data_url)
 
         @task(outlets=[assets.retraining(model)])
-        def request_retraining(compared: dict, *, outlet_events=None) -> dict:
+        def request_retraining(compared: dict[str, Any], *, outlet_events: Any = None) -> dict[str, Any]:
             return runs.requested(compared, outlet_events, model)
 
         @task
-        def report(compared: dict) -> dict:
+        def report(compared: dict[str, Any]) -> dict[str, Any]:
             return runs.drawn(compared)
 
         compared = runs.link(compare(), report="Drift report")

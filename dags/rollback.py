@@ -19,6 +19,8 @@ same from a shell, and does not need Airflow.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, task
 
 from include import settings
@@ -47,15 +49,15 @@ def rollback(model: str, entry: settings.Model, workers: int) -> None:
     ) as dag:
 
         @task
-        def roll_back(*, params=None, dag_run=None) -> dict:
+        def roll_back(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
             from include.deployment import promotion
 
             env, who = settings.environment(), runs.actor(dag_run)
             how = {"actor": who, "reason": params["reason"], "once": True, "seen_at": dag_run.run_after}
-            back = promotion.withdraw(model, params["version"], database_url=env.database_url, **how)
-            back = runs.withdrawn(back, model)
-            where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "workers": workers}
-            return runs.followed(promotion.see_withdrawn(back, **where, timeout=dag_defaults.SERVED_WITHIN), back)
+            done = promotion.withdraw(model, params["version"], database_url=env.database_url, **how)
+            back, within = runs.withdrawn(done, model), dag_defaults.SERVED_WITHIN
+            where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
+            return runs.followed(promotion.see_withdrawn(back, **where, workers=workers, timeout=within), back)
 
         roll_back()
         dag_defaults.document_tasks(dag)

@@ -19,6 +19,8 @@ and stops it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, task
 
 from include import settings
@@ -47,7 +49,7 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
     ) as dag:
 
         @task
-        def gate(*, params=None, dag_run=None) -> dict:
+        def gate(*, params: Any = None, dag_run: Any = None) -> dict[str, Any]:
             from include.deployment import decisions
             from include.deployment import gate as judgement
 
@@ -58,7 +60,7 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
             return runs.judged(verdict, env.mlflow_url)
 
         @task
-        def package(verdict: dict, *, params=None) -> dict:
+        def package(verdict: dict[str, Any], *, params: Any = None) -> dict[str, Any]:
             from include.deployment import promotion
 
             wanted = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
@@ -66,31 +68,39 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
                 return runs.idle(verdict["summary"])
             env = settings.environment()
             where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}
-            how = {"bento_home": env.paths.bentoml, "root": settings.ROOT}
-            made = promotion.package(model, verdict["version"], **where, **how)
+            made = promotion.package(
+                model, verdict["version"], bento_home=env.paths.bentoml, root=settings.ROOT, **where
+            )
             return runs.result(made, f"{made.bento}, in {made.seconds:.1f} s")
 
         @task
-        def start(verdict: dict, packaged: dict, *, params=None, dag_run=None) -> dict:
+        def start(
+            verdict: dict[str, Any], packaged: dict[str, Any], *, params: Any = None, dag_run: Any = None
+        ) -> dict[str, Any]:
             from include.deployment import decisions, promotion
 
             if idle := runs.idle_after(packaged):
                 return idle
+            rules, decision = (
+                dag_defaults.with_rollout(entry, params),
+                decisions.of(params["reason"], dag_run.run_after),
+            )
             who = {"actor": runs.actor(dag_run), "run_key": f"{dag_run.dag_id} {dag_run.run_id}"}
-            how = {"settings": dag_defaults.with_rollout(entry, params), "task": entry.task, "kind": params["kind"]}
-            where = {"database_url": settings.environment().database_url, "reason": params["reason"]}
-            where["decision"] = decisions.of(params["reason"], dag_run.run_after)
-            return runs.carried_out(promotion.begin(verdict, packaged, **how, **where, **who), model)
+            who |= {"database_url": settings.environment().database_url, "reason": params["reason"]}
+            begun = promotion.begin(
+                verdict, packaged, kind=params["kind"], settings=rules, task=entry.task, decision=decision, **who
+            )
+            return runs.carried_out(begun, model)
 
         @task
-        def verify(started: dict) -> dict:
+        def verify(started: dict[str, Any]) -> dict[str, Any]:
             from include.deployment import promotion
 
             if idle := runs.idle_after(started):
                 return idle
             env, within = settings.environment(), dag_defaults.SERVED_WITHIN
-            where = {"serving_url": env.serving_url, "serving_key": env.serving_key, "timeout": within}
-            seen = promotion.see_tried(started, **where, workers=workers)
+            where = {"serving_url": env.serving_url, "serving_key": env.serving_key}
+            seen = promotion.see_tried(started, **where, workers=workers, timeout=within)
             return runs.result(seen, f"every worker has version {started['version']} as {started['arm']}")
 
         verdict = runs.link(gate(), version_url="MLflow version")

@@ -22,6 +22,8 @@ defaults are params.yaml's. One run at a time.
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, task
 
 from include import settings
@@ -50,7 +52,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
     ) as dag:
 
         @task
-        def check() -> dict:
+        def check() -> dict[str, Any]:
             from include import preflight
 
             env = settings.environment()
@@ -58,7 +60,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
             return runs.checked(found, f"models.{model}", f"sources.{entry.source}")
 
         @task
-        def prepare(*, run_id=None, params=None, triggering_asset_events=None) -> dict:
+        def prepare(*, run_id: Any = None, params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
             from include.monitoring import requests
             from include.training import preparation
 
@@ -67,34 +69,51 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
                 runs.overrides(params, triggering_asset_events, assets.retraining(model)),
             )
             where = {"database_url": env.database_url, "optuna_url": env.optuna_url, "mlflow_url": env.mlflow_url}
-            where |= {"remote_url": env.dvc_remote_url, "home": env.home, "work": runs.folder(env.home, dag_id, run_id)}
+            run = {"run_key": run_id, "origin_url": runs.origin(env.airflow_url, dag_id, run_id)}
+            run |= {"work": runs.folder(env.home, dag_id, run_id)}
             requests.begin(model, env.database_url, run_key=run_id)
-            where |= {"origin_url": runs.origin(env.airflow_url, dag_id, run_id)}
-            what = {"overrides": form, "time_column": time_column, "feature_version": None}
-            return runs.prepared(preparation.prepare(model, entry, run_key=run_id, **what, **where))
+            return runs.prepared(
+                preparation.prepare(
+                    model,
+                    entry,
+                    overrides=form,
+                    time_column=time_column,
+                    feature_version=None,
+                    remote_url=env.dvc_remote_url,
+                    **where,
+                    **run,
+                    home=env.home,
+                )
+            )
 
         @task(map_index_template="worker {{ task.op_kwargs['worker'] + 1 }}", show_return_value_in_logs=False)
-        def tune(prepared: dict, worker: int) -> dict:
+        def tune(prepared: dict[str, Any], worker: int) -> dict[str, Any]:
             from include.training import tuning
 
             env, threads = settings.environment(), settings.cores(entry.tuning.workers)
-            where = {"optuna_url": env.optuna_url, "database_url": env.database_url}
-            done = tuning.tune(model, entry, prepared, worker=worker, threads=threads, **where)
+            done = tuning.tune(
+                model,
+                entry,
+                prepared,
+                worker=worker,
+                threads=threads,
+                optuna_url=env.optuna_url,
+                database_url=env.database_url,
+            )
             best = "none" if done.best is None else f"{done.best:.4g}"
             text = f"{done.ran} trials here, {done.finished} in all ({done.pruned} pruned); best {best}"
             return runs.result(done, text)
 
         @task
-        def fit(prepared: dict, tuned: list) -> dict:
+        def fit(prepared: dict[str, Any], tuned: list[dict[str, Any]]) -> dict[str, Any]:
             from include.training import fitting
 
             env, root = settings.environment(), settings.ROOT
-            where = {"optuna_url": env.optuna_url, "mlflow_url": env.mlflow_url}
-            done = fitting.fit(model, entry, prepared, **where, root=root)
+            done = fitting.fit(model, entry, prepared, optuna_url=env.optuna_url, mlflow_url=env.mlflow_url, root=root)
             return runs.result(done, f"{done.estimator}: {done.metric} {done.value:.4g}, baseline {done.baseline:.4g}")
 
         @task(outlets=[assets.candidate(model)])
-        def register(fitted: dict, *, outlet_events=None) -> dict:
+        def register(fitted: dict[str, Any], *, outlet_events: Any = None) -> dict[str, Any]:
             from include.training import tracking
 
             env = settings.environment()

@@ -90,7 +90,9 @@ def _features() -> Any:
     from include import settings
     from include.features.feature_set import compile_features
 
-    types: dict[str, settings.ColumnType] = dict.fromkeys(NUMBERS, "float") | dict.fromkeys(CATEGORIES, "string")
+    types: dict[str, settings.ColumnType] = {}
+    types |= dict.fromkeys(NUMBERS, "float")
+    types |= dict.fromkeys(CATEGORIES, "string")
     return compile_features(
         settings.Features(standard_scaler=NUMBERS, one_hot=CATEGORIES),
         source_columns={**types, TARGET: "float"},

@@ -77,7 +77,7 @@ def swap(bench: Bench, swaps: int) -> dict[str, Any]:
 
 
 def _median(measured: list[Measured], what: str) -> float:
-    return round(median(getattr(m, what) for m in measured), 3)
+    return round(median(float(getattr(m, what)) for m in measured), 3)
 
 
 def _stretch(bench: Bench, server: Server, ledger: Ledger, swaps: int) -> tuple[Measured, list[float]]:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import bentoml
+from pydantic import ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -39,21 +40,30 @@ class InFront(bentoml.Service):
         return worker.application.in_front_of(InFront.behind)
 
 
-class Row(bentoml.IODescriptor, extra="allow"):
+class Row(bentoml.IODescriptor):
     """An object with a field for each input of the version that answers."""
 
+    model_config = ConfigDict(extra="allow")
+
     @classmethod
-    async def from_http_request(cls, request: Request, serde: Any) -> Row:
+    async def from_http_request(cls, request: Request, serde: Any) -> Self:
         """Nothing: the version's own schema, which BentoML cannot know, decodes and checks the body."""
-        return cls.model_construct()
+        empty: Self = cls.model_construct()
+        return empty
 
 
-class Batch(Row, json_schema_extra={"properties": {"rows": {"type": "array"}, "columns": {"type": "object"}}}):
+class Batch(Row):
     """Rows, or columns of equal length; as Arrow or parquet, too."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"properties": {"rows": {"type": "array"}, "columns": {"type": "object"}}}
+    )
 
-class PredictedRow(bentoml.IODescriptor, extra="allow"):
+
+class PredictedRow(bentoml.IODescriptor):
     """A prediction and what goes with it; `probabilities` of a classification only, the last two if there are any."""
+
+    model_config = ConfigDict(extra="allow")
 
     prediction_id: str
     prediction: float | int | bool | str

@@ -152,11 +152,10 @@ def validated(validation: Any, ti: Any, data_url: str) -> dict[str, Any]:
     return answer
 
 
-def unpublished(validation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The answer of `publish` where there is no partition to publish; None where there is."""
-    if not validation:
-        return idle("nothing was validated; what was published before stays")
-    return None if validation["accepted"] else idle("no new partition was accepted; what was published before stays")
+def unpublished(validation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The answer of `publish` where there is no partition to publish."""
+    what = "no new partition was accepted" if validation else "nothing was validated"
+    return idle(f"{what}; what was published before stays")
 
 
 def overrides(form: Mapping[str, Any], events: Any, asset: Asset) -> dict[str, Any]:

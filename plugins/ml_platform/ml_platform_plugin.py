@@ -199,10 +199,11 @@ def render(environment: Any, *, nonce: str, now: dt.datetime) -> str:
     except Exception as error:  # noqa: BLE001  (whatever it is, an operator must read it here)
         problem = f"the platform's database could not be read: {error}"
     template = _templates().get_template("page.html")
-    return template.render(
+    page: str = template.render(
         overview=found, problem=problem, environment=environment, nonce=nonce, now=now, flow=flow(),
         undelivered=delivery.undelivered(environment.home), airflow=_airflow(), prefix=_airflow() + PREFIX,
     )  # fmt: skip
+    return page
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,8 @@ def _airflow() -> str:
     """The path of Airflow's own address, where it has one: behind a proxy, say."""
     from airflow.configuration import conf
 
-    return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+    address: str = conf.get("api", "base_url", fallback="")
+    return urlsplit(address).path.rstrip("/")
 
 
 def ago(moment: dt.datetime | None, now: dt.datetime) -> str:

@@ -162,7 +162,7 @@ class MissedEvents:
             log.exception("events that came during the pause could not be looked for")
 
 
-class OrchestrationPlugin(AirflowPlugin):  # type: ignore[misc]
+class OrchestrationPlugin(AirflowPlugin):
     """Registered by Airflow, which finds this file below its plugins folder."""
 
     name = "orchestration"

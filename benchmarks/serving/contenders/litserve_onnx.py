@@ -24,7 +24,7 @@ class Delivery(litserve.LitAPI):
         return preprocessing.of_row(rows[0]) if len(rows) == 1 else preprocessing.of_rows(rows)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {"X": x})[0]
+        return np.asarray(self.session.run(None, {"X": x})[0])
 
     def encode_response(self, output: np.ndarray) -> dict[str, Any]:
         return {"predictions": output.ravel().tolist()}

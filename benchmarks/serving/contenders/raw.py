@@ -14,8 +14,8 @@ import onnxruntime
 from benchmarks.serving.contenders import preprocessing
 
 _FIELDS: list[Any] = [(n, float) for n in preprocessing.NUMBERS] + [(n, str) for n in preprocessing.CATEGORIES]
-Row = msgspec.defstruct("Row", _FIELDS, gc=False)
-Rows = msgspec.defstruct("Rows", [("rows", list[Row])])
+Row: Any = msgspec.defstruct("Row", _FIELDS, gc=False)
+Rows: Any = msgspec.defstruct("Rows", [("rows", list[Row])])
 decode_row, decode_rows = msgspec.json.Decoder(Row).decode, msgspec.json.Decoder(Rows).decode
 encode, values = msgspec.json.Encoder().encode, msgspec.structs.astuple
 
