@@ -64,7 +64,7 @@ def main() -> None:
     reference, current = columns(1, given.rows), columns(2, given.rows)
     pinned = profile(reference)
     contenders = {
-        "decision (profile kept)": lambda: drift.measure(pinned, current, warn=0.1, critical=0.2),
+        "decision (profile kept)": lambda: drift.find(pinned, current, by="psi", warn=0.1, critical=0.2),
         "Evidently's report": evidently(reference, current),
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
