@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import sys
@@ -17,12 +18,16 @@ from tests.conftest import ROOT
 SOURCES = sorted(p for room in ("include", "dags", "plugins", "bentofiles") for p in (ROOT / room).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """The modules that a file imports: at its top, in a function, or for the type checker alone."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+            found.add(node.module)
+    return frozenset(found)
 
 
 def imported_at_the_top(path: Path) -> Iterator[str]:
@@ -85,6 +90,47 @@ def test_what_we_import_is_what_we_ask_for() -> None:
         if not {found.lower().replace("_", "-") for found in of_package.get(package, [])} & asked
     }
     assert sorted(undeclared) == [], "not in requirements.in; or .venv is older than the lock: make venv-dev"
+
+
+IMPORTERS = {
+    "airflow": {"dags", "plugins", "include/orchestration"},
+    "alembic": {"include/database.py", "include/migrations"},
+    "apprise": {"include/alerting/channels/apprise.py"},
+    "bentoml": {"bentofiles"},
+    "boto3": set(),
+    "dvc": {"include/features/versions.py"},
+    "evidently": {"include/monitoring/report.py"},
+    "fastapi": {"plugins"},
+    "great_expectations": {"include/ingestion/suites.py", "include/ingestion/validation.py"},
+    "mlflow": {"include/training/tracking.py"},
+    "onnx": {"include/training/graphs.py"},
+    "onnxruntime": {"include/inference/runtimes.py"},
+    "optuna": {"include/training/fitting.py", "include/training/tuning.py"},
+    "psycopg": {"include/serving/control/ledger_reader.py", "include/serving/prediction_log/shipper.py"},
+    "psycopg2": {"include/stack/postgres.py"},
+    "s3fs": set(),
+    "sklearn": {"include/ingestion/sources/sample.py", "include/training/estimators"},
+    "starlette": {"bentofiles"},
+    "statsmodels": {"include/deployment/experiment.py"},
+    "supervisor": {"include/stack/supervision"},
+    "typer": {"include/cli", "include/reference.py"},
+    "uvicorn": {"include/serving/http"},
+    "xgboost": {"include/training/boosters.py", "include/training/estimators"},
+}
+"""Library → the files and rooms that alone import it, in functions and for the type checker too.
+
+S3 is reached through fsspec, whose `s3://` is s3fs; boto3 is the tests'.
+"""
+
+
+@pytest.mark.parametrize("library", IMPORTERS)
+def test_the_importers_of_a_library_are_exactly(library: str) -> None:
+    importers = {path for path in SOURCES if library in {name.split(".")[0] for name in imported(path)}}
+    rooms = {ROOT / room for room in IMPORTERS[library]}
+    assert {path for path in importers if not {path, *path.parents} & rooms} == set(), "imports it as well"
+    assert {room for room in rooms if not any(room in (path, *path.parents) for path in importers)} == set(), (
+        "imports it no longer"
+    )
 
 
 UNIMPORTED = {
@@ -190,6 +236,17 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     modules = _modules()
     sorter = graphlib.TopologicalSorter({module: _imports(module, modules) for module in modules})
     sorter.prepare()  # CycleError names the circle
+
+
+def test_airflow_is_at_the_edge() -> None:
+    """Its room alone imports Airflow, and no other imports that room: not by way of others either."""
+    modules = _modules()
+    edge = {module for module in modules if f"{module}.".startswith("include.orchestration.")}
+    importers = {
+        module for module, path in modules.items() if any(n.split(".")[0] == "airflow" for n in imported(path))
+    }
+    reach = {module for module in modules if (_imports(module, modules) | {module}) & (edge | importers)}
+    assert reach == edge
 
 
 def test_no_room_is_too_full_to_be_seen_at_a_glance() -> None:
