@@ -150,7 +150,7 @@ class Prediction:
 
 async def _answered(ctx: bentoml.Context) -> Response:
     scope, body = ctx.request.scope, await ctx.request.body()
-    status, answer = await worker.application.answer_plainly(
+    status, answer = await worker.application.answer_typed(
         scope["path"], scope[CONTENT_TYPE], scope["query_string"], body
     )
     ctx.response.status_code = status

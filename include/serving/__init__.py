@@ -1,8 +1,8 @@
 """What runs inside the prediction service; BentoML runs it: see bentofiles/prediction/service.py.
 
     process          command → supervisor → worker: start and end, heartbeat, shutdown, json_log
-    http             connections → fast_path, or ASGI → application → headers, authentication, load_shedding,
-                     request_body → predict, v2, feedback, openapi; table_process, which reads tables; access_log
+    http             connections → fast_path, or ASGI → application → headers, route_table, authentication,
+                     load_shedding, request_body → endpoints → predict; table_process, which reads tables; access_log
     batching         micro_batcher → scoring; shadow
     control          reconciler, which follows what ledger_reader reads in PostgreSQL
     routing          table → route: which version answers; rollout, breaker

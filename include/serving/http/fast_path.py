@@ -45,10 +45,10 @@ class Reply(Protocol):
 class Answering(Protocol):
     """What is used of the application."""
 
-    def answers(self, url: bytes) -> bool:
+    def takes(self, target: bytes) -> bool:
         """Whether a small POST to this target, as it was sent, is answered directly."""
 
-    def ask(self, url: bytes, headers: Headers, body: bytes, client: Any, reply: Reply) -> ASGIApp | None:
+    def begin(self, target: bytes, headers: Headers, body: bytes, client: Any, reply: Reply) -> ASGIApp | None:
         """Begin to answer, by the reply. Or an application that refuses."""
 
 
@@ -196,7 +196,7 @@ class FastTransport(HttpToolsProtocol):
         if (
             application is not None
             and (cycle is None or cycle.response_complete)
-            and application.answers(self.url)
+            and application.takes(self.url)
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and parser.should_keep_alive()
@@ -237,7 +237,7 @@ class FastTransport(HttpToolsProtocol):
             return
         self._whole = None
         self.cycle = self.answering = cycle = FastRequest(self)  # type: ignore[assignment]
-        refusing = self.application.ask(self.url, self._head, body, self.client, cycle)
+        refusing = self.application.begin(self.url, self._head, body, self.client, cycle)
         if refusing is not None:
             self.cycle, self._whole = before, body
             application, self.app = self.app, refusing

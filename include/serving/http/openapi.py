@@ -1,13 +1,15 @@
-"""The OpenAPI document of the models that answer now: its examples are golden rows, which succeed when pasted."""
+"""The OpenAPI document, made from the endpoints and the models that answer now, and the parts that operations share.
+
+Its examples are golden rows, which succeed when pasted.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from include.inference.schema import BATCH_TYPES, JSON
-from include.serving.http import v2
+from include.serving.http.endpoint import Endpoint, Operation
 from include.serving.routing.route import Route
 from include.serving.versions.loader import Loaded
 
@@ -44,36 +46,27 @@ _ERRORS: dict[str, tuple[str, dict[str, Any]]] = {
         "code": "overloaded", "message": "the service has more requests than it can answer in time; come again",
         "field": None}),
 }  # fmt: skip
-_EXPLAIN = {
+EXPLAIN = {
     "name": "explain",
     "in": "query",
     "required": False,
     "description": "Adds what each feature contributed to each prediction: exact TreeSHAP for tree models.",
     "schema": {"type": "boolean", "default": False},
 }
-_BECAME_TRUE = "When it became true; default: now. Without a zone it is UTC."
 _ZONE = re.compile(r"[Zz]$|[+-]\d\d:?\d\d$").search
 _LIMIT = {"429", "503"}
-_GET = {"401", "403", "429"}
+KEY_ERRORS = {"401", "403", "429"}
 
 
-def document(routes: Mapping[str, Route], default: str | None, base: str = "") -> dict[str, Any]:
+def document(
+    endpoints: Iterable[Endpoint], routes: Mapping[str, Route], default: str | None, base: str = ""
+) -> dict[str, Any]:
     """OpenAPI 3.0, with a request and the answer it gets for each model; `base` is the path before all others."""
-    paths: dict[str, Any] = {}
+    models = {name: route.champion.loaded for name, route in sorted(routes.items())}
     schemas: dict[str, Any] = {"Error": _error_schema(), "Accepted": _accepted_schema()}
-    for name, route in sorted(routes.items()):
-        loaded = route.champion.loaded
-        schemas[name] = _row_schema(loaded)
+    for name, loaded in models.items():
+        schemas[name] = row_schema(loaded)
         schemas[f"{name}_prediction"] = _prediction_schema(loaded)
-        paths |= _paths(f"/models/{name}", name, loaded)
-        paths[f"/models/{name}/feedback"] = _feedback(loaded)
-        paths |= _protocol_paths(name, loaded)
-    if default in routes:
-        paths |= _paths("", str(default), routes[str(default)].champion.loaded)
-    paths["/models"] = {"get": _get("The loaded models, their arms, and which version was refused and why.", _GET)}
-    paths["/health"] = {
-        "get": _get("`ok`, `degraded` (answering; with the admin key, see `problems`) or `unavailable`.", {"503"})
-    }
     return {
         "openapi": "3.0.3",
         "info": {
@@ -82,7 +75,7 @@ def document(routes: Mapping[str, Route], default: str | None, base: str = "") -
             "description": "Answers with the champion of each model, and names its version and a prediction id.",
         },
         "servers": [{"url": base or "/"}],
-        "paths": paths,
+        "paths": _paths(endpoints, models, default),
         "components": {
             "schemas": schemas,
             "securitySchemes": {
@@ -94,132 +87,78 @@ def document(routes: Mapping[str, Route], default: str | None, base: str = "") -
     }
 
 
-# ------------------------------------------------------------------------------------------------ paths
+def _paths(endpoints: Iterable[Endpoint], models: Mapping[str, Loaded], default: str | None) -> dict[str, Any]:
+    """Each documented endpoint: once where it is no model's, else for every model and for the default one."""
+    paths: dict[str, dict[str, Operation]] = {}
+    for endpoint in endpoints:
+        operation, method, template = endpoint.openapi, endpoint.method.lower(), endpoint.paths[0]
+        if isinstance(operation, dict):
+            paths.setdefault(template, {})[method] = operation
+        elif operation is not None:
+            for name, loaded in models.items():
+                paths.setdefault(template.replace("{model}", name), {})[method] = operation(loaded)
+            if endpoint.default_path is not None and default in models:
+                paths.setdefault(endpoint.default_path, {})[method] = operation(models[str(default)])
+    return paths
 
 
-def _paths(prefix: str, name: str, loaded: Loaded) -> dict[str, Any]:
-    golden = loaded.predictor.golden
-    rows, expected = [_as_example(row, loaded) for row in golden["rows"][:2]], golden["expected"][:2]
-    answers = [
-        {"prediction_id": "0190f3c2a1b4" + f"{n:020x}", **loaded.answers.told(e)} for n, e in enumerate(expected)
-    ]
-    head = {"model": name, "version": loaded.version}
-    manifest = loaded.predictor.manifest
-    unit = f" in {manifest['target_unit']}" if manifest.get("target_unit") else ""
-    what = f"{manifest.get('target')}{unit} ({manifest.get('task')}), by version {loaded.version} of {name}"
-    row = {"$ref": f"#/components/schemas/{name}"}
-    one = {"application/json": {"schema": row, "example": rows[0]}}
-    told = {"$ref": f"#/components/schemas/{name}_prediction"}
-    whole = {
-        "type": "object",
-        "required": ["model", "version", "predictions"],
-        "properties": {
-            "model": {"type": "string"},
-            "version": {"type": "integer"},
-            "predictions": {"type": "array", "items": told},
-        },
-    }
-    return {
-        f"{prefix}/predict": _post(f"Predict {what}: one row.", one, told, head | answers[0], [_EXPLAIN]),
-        f"{prefix}/batch-predict": _post(
-            f"Predict {what}: several rows.",
-            _batch_bodies(name, loaded, rows),
-            whole,
-            head | {"predictions": answers},
-            [_EXPLAIN],
-        ),
-    }
+# ------------------------------------------------------------------------------------------------ operations
 
 
-def _batch_bodies(name: str, loaded: Loaded, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    limit = loaded.predictor.schema.max_batch
-    row = {"$ref": f"#/components/schemas/{name}"}
-    inputs = loaded.predictor.schema.inputs
-    columns = {
-        field: {"type": "array", "maxItems": limit, "items": _property(entry)} for field, entry in inputs.items()
-    }
-    required = [field for field, entry in inputs.items() if entry.get("required", True)]
-    as_rows = {
-        "type": "object",
-        "required": ["rows"],
-        "additionalProperties": False,
-        "properties": {"rows": {"type": "array", "minItems": 1, "maxItems": limit, "items": row}},
-    }
-    as_columns = {
-        "type": "object",
-        "required": ["columns"],
-        "additionalProperties": False,
-        "properties": {"columns": {"type": "object", "required": required, "properties": columns}},
-    }
-    example_columns = {field: [r.get(field) for r in rows] for field in inputs}
-    examples = {"rows": {"value": {"rows": rows}}, "columns": {"value": {"columns": example_columns}}}
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    json_body = {"schema": {"oneOf": [as_rows, as_columns]}, "examples": examples}
-    return {kind: json_body if kind == JSON else binary for kind in sorted(BATCH_TYPES)}
-
-
-def _feedback(loaded: Loaded) -> dict[str, Any]:
-    label = _label_schema(loaded)
-    moment = {"type": "string", "format": "date-time", "description": _BECAME_TRUE}
-    by_id = {
-        "type": "object",
-        "required": ["prediction_id", "label"],
-        "properties": {"prediction_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "label": label, "at": moment},
-    }
-    by_entity = {
-        "type": "object",
-        "required": ["entity", "label"],
-        "properties": {"entity": {"type": "string", "minLength": 1}, "label": label, "at": moment},
-    }
-    one = {"oneOf": [by_id, by_entity]}
-    many = {"type": "object", "required": ["labels"], "properties": {"labels": {"type": "array", "items": one}}}
-    expected = loaded.predictor.golden["expected"][0]
-    example = {"prediction_id": "0190f3c2a1b4" + "0" * 20, "label": loaded.answers.told(expected)["prediction"]}
-    body = {"application/json": {"schema": {"oneOf": [by_id, by_entity, many]}, "example": example}}
-    accepted = {"$ref": "#/components/schemas/Accepted"}
-    return _post("Tell what came true: needs a key with the scope feedback.", body, accepted, {"accepted": 1}, [])
-
-
-def _protocol_paths(name: str, loaded: Loaded) -> dict[str, Any]:
-    inputs = v2.metadata(loaded)["inputs"]
-    row = _as_example(loaded.predictor.golden["rows"][0], loaded)
-    example = {
-        "inputs": [
-            {"name": i["name"], "datatype": i["datatype"], "shape": [1], "data": [row.get(i["name"])]} for i in inputs
-        ]
-    }
-    anything = {"type": "object"}
-    body = {"application/json": {"schema": {"type": "object", "required": ["inputs"]}, "example": example}}
-    ready = _get("Whether it answers.", _GET | {"404"})
-    return {
-        f"/v2/models/{name}": {"get": _get("Open Inference Protocol: the model's tensors.", _GET | {"404"})},
-        f"/v2/models/{name}/ready": {"get": ready},
-        f"/v2/models/{name}/infer": _post(
-            "Open Inference Protocol: infer.", body, anything, {"model_name": name, "outputs": []}, []
-        ),
-    }
-
-
-def _post(
-    summary: str, content: dict[str, Any], schema: dict[str, Any], answered: dict[str, Any], parameters: list[Any]
-) -> dict[str, Any]:
+def post(
+    summary: str, content: dict[str, Any], schema: dict[str, Any], answer: dict[str, Any], parameters: list[Any]
+) -> Operation:
+    """A POST operation: the request's content by media type, and the schema and an example of its answer."""
     good = {
         "description": "As asked.",
-        "content": {"application/json": {"schema": schema, "example": answered}},
+        "content": {"application/json": {"schema": schema, "example": answer}},
     }
     return {
-        "post": {
-            "summary": summary,
-            "parameters": parameters,
-            "requestBody": {"required": True, "content": content},
-            "responses": {"200": good, **_error_responses(set(_ERRORS))},
-        }
+        "summary": summary,
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": good, **_error_responses(set(_ERRORS))},
     }
 
 
-def _get(summary: str, errors: set[str]) -> dict[str, Any]:
+def get(summary: str, errors: set[str]) -> Operation:
+    """A GET operation that answers with JSON, or with one of these statuses."""
     good = {"description": "JSON.", "content": {"application/json": {"schema": {"type": "object"}}}}
     return {"summary": summary, "responses": {"200": good, **_error_responses(errors)}}
+
+
+def subject(loaded: Loaded) -> str:
+    """What a version predicts, in words."""
+    manifest = loaded.predictor.manifest
+    unit = f" in {manifest['target_unit']}" if manifest.get("target_unit") else ""
+    return f"{manifest.get('target')}{unit} ({manifest.get('task')}), by version {loaded.version} of {loaded.model}"
+
+
+def row_reference(loaded: Loaded) -> dict[str, Any]:
+    """The reference to `row_schema`."""
+    return {"$ref": f"#/components/schemas/{loaded.model}"}
+
+
+def prediction_reference(loaded: Loaded) -> dict[str, Any]:
+    """The reference to the schema of a prediction."""
+    return {"$ref": f"#/components/schemas/{loaded.model}_prediction"}
+
+
+def example_rows(loaded: Loaded, count: int) -> list[dict[str, Any]]:
+    """Golden rows, with times as `format: date-time` demands them: with a zone, UTC, as which they count anyway."""
+    inputs = loaded.predictor.schema.inputs
+    return [
+        {name: _zoned(value, inputs[name]["type"]) if name in inputs else value for name, value in row.items()}
+        for row in loaded.predictor.golden["rows"][:count]
+    ]
+
+
+def example_predictions(loaded: Loaded, count: int) -> list[dict[str, Any]]:
+    """What the golden rows are answered with; the ids are made up."""
+    return [
+        {"prediction_id": "0190f3c2a1b4" + f"{n:020x}", **loaded.answers.told(expected)}
+        for n, expected in enumerate(loaded.predictor.golden["expected"][:count])
+    ]
 
 
 def _error_responses(statuses: set[str]) -> dict[str, Any]:
@@ -258,7 +197,7 @@ def _prediction_schema(loaded: Loaded) -> dict[str, Any]:
         "model": {"type": "string"},
         "version": {"type": "integer"},
         "prediction_id": {"type": "string"},
-        "prediction": _label_schema(loaded),
+        "prediction": label_schema(loaded),
         "warnings": {"type": "array", "items": {"type": "object"}},
         "explanation": {"type": "object"},
     }
@@ -267,7 +206,8 @@ def _prediction_schema(loaded: Loaded) -> dict[str, Any]:
     return {"type": "object", "required": ["prediction_id", "prediction"], "properties": properties}
 
 
-def _label_schema(loaded: Loaded) -> dict[str, Any]:
+def label_schema(loaded: Loaded) -> dict[str, Any]:
+    """The schema of what is predicted."""
     classes = loaded.predictor.classes
     if classes is None:
         unit = loaded.predictor.manifest.get("target_unit")
@@ -275,9 +215,10 @@ def _label_schema(loaded: Loaded) -> dict[str, Any]:
     return {"enum": classes}
 
 
-def _row_schema(loaded: Loaded) -> dict[str, Any]:
+def row_schema(loaded: Loaded) -> dict[str, Any]:
+    """The schema of a row."""
     inputs = loaded.predictor.schema.inputs
-    properties = {name: _property(entry) for name, entry in inputs.items()}
+    properties = {name: field_schema(entry) for name, entry in inputs.items()}
     if entity := loaded.predictor.manifest.get("entity"):
         properties.setdefault(entity, {"description": "Whom or what the row is about; kept with the prediction."})
     return {
@@ -286,12 +227,6 @@ def _row_schema(loaded: Loaded) -> dict[str, Any]:
         "required": [name for name, entry in inputs.items() if _required(entry)],
         "properties": properties,
     }
-
-
-def _as_example(row: Mapping[str, Any], loaded: Loaded) -> dict[str, Any]:
-    """A golden row, with times as `format: date-time` wants them: of a zone, here UTC, as which they count anyway."""
-    inputs = loaded.predictor.schema.inputs
-    return {name: _zoned(value, inputs[name]["type"]) if name in inputs else value for name, value in row.items()}
 
 
 def _zoned(value: Any, kind: str) -> Any:
@@ -305,7 +240,8 @@ def _required(entry: dict[str, Any]) -> bool:
     return bool(entry.get("required", True)) if missing == "auto" else missing == "error"
 
 
-def _property(entry: dict[str, Any]) -> dict[str, Any]:
+def field_schema(entry: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an input, an entry of the manifest's `inputs`."""
     described = dict(_TYPES[entry["type"]])
     said = [f"In {entry['unit']}."] if entry.get("unit") else []
     if entry["type"] == "timestamp":

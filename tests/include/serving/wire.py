@@ -239,9 +239,9 @@ class Seen:
     """What an application was asked, method and path, by the port of the client that asked."""
 
     def __init__(self, application: Application) -> None:
-        self._application, self._asked = application, application.ask
+        self._application, self._begin = application, application.begin
         self.requests: dict[int, list[tuple[str, str]]] = defaultdict(list)
-        application.ask = self.ask  # type: ignore[method-assign]
+        application.begin = self.begin  # type: ignore[method-assign]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """By ASGI."""
@@ -249,11 +249,11 @@ class Seen:
             self.requests[scope["client"][1]].append((scope["method"], scope["path"]))
         await self._application(scope, receive, send)
 
-    def ask(self, url: bytes, headers: Any, body: bytes, client: Any, reply: Any) -> Any:
+    def begin(self, target: bytes, headers: Any, body: bytes, client: Any, reply: Any) -> Any:
         """Directly."""
-        refusing = self._asked(url, headers, body, client, reply)
+        refusing = self._begin(target, headers, body, client, reply)
         if refusing is not self._application:
-            self.requests[client[1] if client else 0].append(("POST", url.decode()))
+            self.requests[client[1] if client else 0].append(("POST", target.decode()))
             return refusing
         return self
 

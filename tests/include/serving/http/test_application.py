@@ -19,10 +19,10 @@ from prometheus_client import CollectorRegistry
 
 from include.serving.batching.micro_batcher import Unrecorded
 from include.serving.control.reconciler import Reconciler
-from include.serving.http import application as served
 from include.serving.http.access_log import AccessLog
 from include.serving.http.application import Application, Limits
 from include.serving.http.authentication import Authentication
+from include.serving.http.endpoints.docs import ASSETS
 from include.serving.http.load_shedding import LoadShedder
 from include.serving.metrics.counters import ArmCounters
 from include.serving.metrics.prometheus import Metrics
@@ -353,7 +353,7 @@ def _without_ids(document: Any) -> Any:
 def test_the_documentation_page_loads_nothing_from_elsewhere(app: Application) -> None:
     page = call(app, "GET", "/docs").text
     assert "http" not in page
-    for asset in served.ASSETS:
+    for asset in ASSETS:
         assert f"/docs/{asset}" in page
         assert call(app, "GET", f"/docs/{asset}").status_code == 200
     assert "SwaggerUIBundle" in call(app, "GET", "/docs/swagger-ui-bundle.js").text

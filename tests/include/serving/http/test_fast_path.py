@@ -16,11 +16,11 @@ import pytest
 import uvicorn
 import uvicorn.config
 
-from include.serving.http import application as application_module
 from include.serving.http import connections
 from include.serving.http import fast_path as direct
 from include.serving.http.application import Application, Limits
 from include.serving.http.connections import Connection
+from include.serving.http.predict import INLINE_BODY
 from tests.include.serving.crafted import ROWS
 from tests.include.serving.http.test_application import application_of, around
 
@@ -165,7 +165,7 @@ def test_both_ways_give_the_same_bytes(application: Application) -> None:
     }
     assert all(ways[name, False] == 1 for name in USUAL)
     assert all(ways[name, True] == 1 for name in UNUSUAL if name != "in chunks")
-    assert direct.LARGEST <= application_module.INLINE_BODY
+    assert direct.LARGEST <= INLINE_BODY
 
 
 def test_a_connection_is_used_again_and_again_by_both_ways_in_turn(application: Application) -> None:
@@ -273,8 +273,8 @@ def test_what_is_too_much_is_refused_and_counted_once(tmp_path: Path) -> None:
 def test_the_typed_api_is_not_answered_past_it(application: Application) -> None:
     plain = around(application._models, application._metrics, Limits())
     plain._hot = False
-    assert application.answers(b"/predict")
-    assert not plain.answers(b"/predict")
+    assert application.takes(b"/predict")
+    assert not plain.takes(b"/predict")
 
 
 def test_a_fault_of_ours_is_told_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,9 +283,9 @@ def test_a_fault_of_ours_is_told_like_any_other(tmp_path: Path, monkeypatch: pyt
     def broken(*arguments: Any) -> Any:
         raise RuntimeError("broken")
 
-    for name in ("_begin", "prepared"):
+    for owner, name in ((application._predictions, "begin_row"), (application, "prepare")):
         with monkeypatch.context() as patch, serving(application, direct=True) as (port, _), connect(port) as client:
-            patch.setattr(application, name, broken)
+            patch.setattr(owner, name, broken)
             client.sendall(asking())
             head, body, _ = answer(client)
             assert head.startswith(b"HTTP/1.1 500")

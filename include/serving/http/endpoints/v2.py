@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from include.inference import errors
 from include.inference.duplicate_keys import refuse_duplicates
-from include.inference.errors import Refused
+from include.inference.errors import Refused, cut
 from include.inference.schema import JSON, Checked
-
-if TYPE_CHECKING:
-    from include.serving.batching.scoring import Scored
-    from include.serving.control.reconciler import Reconciler
-    from include.serving.versions.loader import Loaded
+from include.serving.batching.scoring import Scored
+from include.serving.http import openapi
+from include.serving.http.endpoint import Endpoint, Operation, Service, wants_explanation
+from include.serving.http.messages import Request, Response, json_response
+from include.serving.http.predict import Codec, DecodedRequest, RawRequest
+from include.serving.versions.loader import Loaded
 
 BINARY = "application/octet-stream"
 HEADER_LENGTH = b"inference-header-content-length"
@@ -48,7 +49,7 @@ class _Tensor(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class _Wanted(msgspec.Struct):
+class _Output(msgspec.Struct):
     name: str
     parameters: dict[str, Any] | None = None
 
@@ -56,17 +57,17 @@ class _Wanted(msgspec.Struct):
 class _Body(msgspec.Struct):
     inputs: list[_Tensor]
     id: str | None = None
-    outputs: list[_Wanted] | None = None
+    outputs: list[_Output] | None = None
     parameters: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
-class DecodedRequest:
+class InferRequest:
     """A checked inference request."""
 
     checked: Checked
     id: str | None
-    wanted: list[tuple[str, bool]] | None
+    outputs: list[tuple[str, bool]] | None
     """Outputs and whether each is to be binary; None: all of them."""
     binary: bool
     """Whether outputs are binary unless they say otherwise."""
@@ -76,7 +77,74 @@ _COLUMNS = re.compile(r"^(from )?columns\b|(?<= values and )columns(?=\.)")
 _decode = msgspec.json.Decoder(_Body).decode
 
 
-def request(body: bytes, header_length: bytes | None, loaded: Loaded) -> DecodedRequest:
+async def infer(service: Service, request: Request, body: bytes) -> Response:
+    """Answer with the outputs of a model."""
+    route = service.route(request.model)
+    _of_version(route.champion.loaded, request)
+    explain = wants_explanation(request.query)
+    return await service.predictions.answer(INFER, route, request, body, explain=explain)
+
+
+async def server(service: Service, request: Request, body: bytes) -> Response:
+    """Answer with the server's metadata."""
+    return json_response({"name": "mlops-prediction", "version": "1", "extensions": ["binary_tensor_data"]})
+
+
+async def live(service: Service, request: Request, body: bytes) -> Response:
+    """Answer that the process lives."""
+    return json_response({"live": True})
+
+
+async def ready(service: Service, request: Request, body: bytes) -> Response:
+    """Answer whether requests should be sent here."""
+    if reason := service.not_ready:
+        raise Refused(503, "not_ready", reason)
+    return json_response({"ready": True})
+
+
+async def model(service: Service, request: Request, body: bytes) -> Response:
+    """Answer with a model's tensors."""
+    return json_response(metadata(_loaded(service, request)))
+
+
+async def model_ready(service: Service, request: Request, body: bytes) -> Response:
+    """Answer whether a model, or this version of it, answers."""
+    return json_response({"name": _loaded(service, request).model, "ready": True})
+
+
+def _loaded(service: Service, request: Request) -> Loaded:
+    route = service.models.route(request.model or "")
+    if route is None:
+        names = ", ".join(service.models.routes)
+        raise Refused(404, "unknown_model", f"there is no model {cut(request.model or '')!r}; loaded are {names}")
+    return _of_version(route.champion.loaded, request)
+
+
+def _of_version(loaded: Loaded, request: Request) -> Loaded:
+    """The version that answers, if it is the one that the path names; it need not name any."""
+    version = (request.parameters or {}).get("version", str(loaded.version))
+    if version != str(loaded.version):
+        text = f"{loaded.model} answers with version {loaded.version}, not {cut(version)!r}"
+        raise Refused(404, "unknown_version", text)
+    return loaded
+
+
+# ------------------------------------------------------------------------------------------------ infer
+
+
+def _decode_request(raw: RawRequest, loaded: Loaded) -> DecodedRequest:
+    started = time.perf_counter()
+    infer = decode(raw.body, raw.request.headers.get(HEADER_LENGTH), loaded)
+    return DecodedRequest(started, infer.checked, infer=infer)
+
+
+def _encode_response(request: Request, decoded: DecodedRequest, loaded: Loaded, scored: Scored) -> bytes:
+    body, content_type, headers = encode(decoded.infer, loaded, scored)
+    request.response_type = content_type.encode(), headers
+    return body
+
+
+def decode(body: bytes, header_length: bytes | None, loaded: Loaded) -> InferRequest:
     """Check an inference request against the inputs of the version that answers.
 
     Args:
@@ -93,14 +161,14 @@ def request(body: bytes, header_length: bytes | None, loaded: Loaded) -> Decoded
             raise Refused(400, "bad_inference_request", "Inference-Header-Content-Length is not where the JSON ends")
         head, data = body[: int(header_length)], memoryview(body)[int(header_length) :]
     try:
-        asked = _decode(head)
+        document = _decode(head)
     except msgspec.ValidationError as error:
         raise Refused(400, "bad_inference_request", f"not a request of the Open Inference Protocol: {error}") from None
     except (ValueError, RecursionError) as error:
         raise Refused(400, "malformed_json", f"the body is not JSON: {error}") from None
     refuse_duplicates(head)
     columns: dict[str, list[Any]] = {}
-    for tensor in asked.inputs:
+    for tensor in document.inputs:
         values, data = _values(tensor, data)
         if tensor.name in columns:
             raise Refused(422, "duplicate_input", f"inputs.{tensor.name} is given twice", f"inputs.{tensor.name}")
@@ -112,24 +180,24 @@ def request(body: bytes, header_length: bytes | None, loaded: Loaded) -> Decoded
     except Refused as refused:
         raise _renamed(refused) from None
     checked.form = "inputs"
-    binary = bool((asked.parameters or {}).get("binary_data_output", False))
-    wanted = None
-    if asked.outputs is not None:
-        wanted = [(o.name, bool((o.parameters or {}).get("binary_data", binary))) for o in asked.outputs]
-    return DecodedRequest(checked, asked.id, wanted, binary)
+    binary = bool((document.parameters or {}).get("binary_data_output", False))
+    outputs = None
+    if document.outputs is not None:
+        outputs = [(o.name, bool((o.parameters or {}).get("binary_data", binary))) for o in document.outputs]
+    return InferRequest(checked, document.id, outputs, binary)
 
 
-def response(asked: DecodedRequest, loaded: Loaded, scored: Scored) -> tuple[bytes, str, list[tuple[bytes, bytes]]]:
+def encode(infer: InferRequest, loaded: Loaded, scored: Scored) -> tuple[bytes, str, list[tuple[bytes, bytes]]]:
     """The answer's body, its media type and the headers that the binary extension needs.
 
     Raises:
-        Refused: an output was asked for that there is not.
+        Refused: an output is requested that there is not, or twice.
     """
     tensors = _outputs(loaded, scored)
-    wanted = asked.wanted if asked.wanted is not None else [(name, asked.binary) for name in tensors]
+    requested = infer.outputs if infer.outputs is not None else [(name, infer.binary) for name in tensors]
     outputs: list[dict[str, Any]] = []
     chunks: list[bytes] = []
-    for name, binary in wanted:
+    for name, binary in requested:
         if name not in tensors:
             known = ", ".join(tensors)
             raise Refused(422, "unknown_output", f"there is no output {name!r}; there are {known}", f"outputs.{name}")
@@ -144,57 +212,19 @@ def response(asked: DecodedRequest, loaded: Loaded, scored: Scored) -> tuple[byt
             output["data"] = np.asarray(values).ravel().tolist()
         outputs.append(output)
     head: dict[str, Any] = {"model_name": loaded.model, "model_version": str(loaded.version)}
-    if asked.id is not None:
-        head["id"] = asked.id
+    if infer.id is not None:
+        head["id"] = infer.id
     if scored.more is not None:
-        told = [_as_inputs(more or {}) for more in scored.more]
-        head["parameters"] = {"notes": msgspec.json.encode(told).decode()}
+        notes = [_as_inputs(more or {}) for more in scored.more]
+        head["parameters"] = {"notes": msgspec.json.encode(notes).decode()}
     text = msgspec.json.encode({**head, "outputs": outputs})
     if not chunks:
         return text, JSON, []
     return text + b"".join(chunks), BINARY, [(HEADER_LENGTH, b"%d" % len(text))]
 
 
-def page(path: str, models: Reconciler, *, draining: bool) -> tuple[int, dict[str, Any]]:
-    """The answer to a GET below /v2.
-
-    Raises:
-        Refused: 404 for what is not there, 503 for what is not ready.
-    """
-    if path == "/v2":
-        return 200, {"name": "mlops-prediction", "version": "1", "extensions": ["binary_tensor_data"]}
-    if path == "/v2/health/live":
-        return 200, {"live": True}
-    if path == "/v2/health/ready":
-        if reason := "the service is about to end" if draining else models.not_ready:
-            raise Refused(503, "not_ready", reason)
-        return 200, {"ready": True}
-    parts = path.split("/")[2:]
-    if len(parts) < 2 or parts[0] != "models":
-        raise Refused(404, "not_found", f"there is nothing at {path}; see /docs")
-    loaded, rest = _named(parts[1], parts[2:], models)
-    if rest == ["ready"]:
-        return 200, {"name": loaded.model, "ready": True}
-    if rest:
-        raise Refused(404, "not_found", f"there is nothing at {path}; see /docs")
-    return 200, metadata(loaded)
-
-
-def _named(model: str, rest: Sequence[str], models: Reconciler) -> tuple[Loaded, list[str]]:
-    route = models.route(model)
-    if route is None:
-        raise Refused(404, "unknown_model", f"there is no model {model!r}; loaded are {', '.join(models.routes)}")
-    loaded = route.champion.loaded
-    if rest and rest[0] == "versions":
-        version = rest[1] if len(rest) > 1 else ""
-        if version != str(loaded.version):
-            raise Refused(404, "unknown_version", f"{model} answers with version {loaded.version}, not {version!r}")
-        return loaded, list(rest[2:])
-    return loaded, list(rest)
-
-
 def metadata(loaded: Loaded) -> dict[str, Any]:
-    """A model's tensors, as GET /v2/models/{model} tells them."""
+    """A model's tensors, as GET /v2/models/{model} lists them."""
     inputs = loaded.predictor.schema.inputs.values()
     classes = loaded.predictor.classes
     outputs = [{"name": "prediction", "datatype": _prediction_type(classes), "shape": [-1]}]
@@ -301,3 +331,37 @@ def _renamed(refused: Refused) -> Refused:
 def _path(text: str) -> str:
     """A path of our batches, or what begins with one, in this protocol's terms."""
     return _COLUMNS.sub(r"\g<1>inputs", text)
+
+
+# ------------------------------------------------------------------------------------------------ OpenAPI
+
+
+def _openapi(loaded: Loaded) -> Operation:
+    row = openapi.example_rows(loaded, 1)[0]
+    inputs = [
+        {"name": entry["name"], "datatype": entry["datatype"], "shape": [1], "data": [row.get(entry["name"])]}
+        for entry in metadata(loaded)["inputs"]
+    ]
+    schema, answer = {"type": "object", "required": ["inputs"]}, {"model_name": loaded.model, "outputs": []}
+    body = {"application/json": {"schema": schema, "example": {"inputs": inputs}}}
+    return openapi.post("Open Inference Protocol: infer.", body, {"type": "object"}, answer, [])
+
+
+def _openapi_model(loaded: Loaded) -> Operation:
+    return openapi.get("Open Inference Protocol: the model's tensors.", openapi.KEY_ERRORS | {"404"})
+
+
+def _openapi_ready(loaded: Loaded) -> Operation:
+    return openapi.get("Whether it answers.", openapi.KEY_ERRORS | {"404"})
+
+
+INFER = Codec(_decode_request, _encode_response)
+_MODEL, _VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+ENDPOINTS = (
+    Endpoint("GET", ("/v2",), "predict", server),
+    Endpoint("GET", ("/v2/health/live",), None, live),
+    Endpoint("GET", ("/v2/health/ready",), None, ready),
+    Endpoint("GET", (_MODEL, _VERSION), "predict", model, openapi=_openapi_model),
+    Endpoint("GET", (f"{_MODEL}/ready", f"{_VERSION}/ready"), "predict", model_ready, openapi=_openapi_ready),
+    Endpoint("POST", (f"{_MODEL}/infer", f"{_VERSION}/infer"), "predict", infer, openapi=_openapi),
+)

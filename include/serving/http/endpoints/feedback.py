@@ -1,4 +1,4 @@
-"""Late labels: what turned out to be true, told for a prediction or an entity → lines of the table `labels`.
+"""Late labels: what turned out to be true, for a prediction or an entity → lines of the table `labels`.
 
     POST /models/{model}/feedback   {"prediction_id": "…", "label": 12.5}          or for what the rows are about:
                                     {"entity": "customer-7", "label": true, "at": "2026-03-02T08:30:00Z"}
@@ -10,11 +10,13 @@ known (yet), a second or a contradicting one, one from the future. What of it co
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import math
 import re
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,6 +24,11 @@ import msgspec
 from include.inference.duplicate_keys import refuse_duplicates
 from include.inference.errors import Refused
 from include.inference.json_path import LONGEST_ENTITY
+from include.serving.http import openapi
+from include.serving.http.endpoint import Endpoint, Operation, Service, wants_explanation
+from include.serving.http.messages import Request, Response
+from include.serving.http.predict import INLINE_BODY
+from include.serving.versions.loader import Loaded
 
 TABLE = "labels"
 COLUMNS = ("model", "prediction_id", "entity", "label", "at", "received_at", "caller", "batch")
@@ -58,6 +65,17 @@ _one = msgspec.json.Decoder(_Label).decode
 _many = msgspec.json.Decoder(_Labels).decode
 _names_labels = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _json = msgspec.json.Encoder().encode
+
+
+async def feedback(service: Service, request: Request, body: bytes) -> Response:
+    """Record labels and answer with how many they are."""
+    wants_explanation(request.query)  # refuses parameters that there are not
+    route = service.route(request.model)
+    classes, now = route.champion.loaded.predictor.classes, dt.datetime.now(dt.UTC)
+    read = partial(labels, route.model, body, classes=classes, caller=request.caller, now=now)
+    lines, count = read() if len(body) <= INLINE_BODY else await asyncio.to_thread(read)
+    await service.predictions.record(lines, count, TABLE)
+    return Response(b'{"accepted":%d}' % count)
 
 
 def labels(
@@ -176,3 +194,33 @@ def _refusal(error: Exception) -> Refused:
     if name in _MUST:
         return _wrong(f"{where}." if where else "", name)
     return Refused(422, "wrong_type", f"{path or 'the body'} must be an object; the body is {_FORM}", path or None)
+
+
+def _openapi(loaded: Loaded) -> Operation:
+    moment = {
+        "type": "string",
+        "format": "date-time",
+        "description": "When it became true; default: now. Without a zone it is UTC.",
+    }
+    about = {"label": openapi.label_schema(loaded), "at": moment}
+    prediction = {"prediction_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
+    entity = {"entity": {"type": "string", "minLength": 1}}
+    by_id, by_entity = (
+        {"type": "object", "required": [*subject, "label"], "properties": {**subject, **about}}
+        for subject in (prediction, entity)
+    )
+    many = {
+        "type": "object",
+        "required": ["labels"],
+        "properties": {"labels": {"type": "array", "items": {"oneOf": [by_id, by_entity]}}},
+    }
+    predicted = openapi.example_predictions(loaded, 1)[0]
+    example = {"prediction_id": predicted["prediction_id"], "label": predicted["prediction"]}
+    body = {"application/json": {"schema": {"oneOf": [by_id, by_entity, many]}, "example": example}}
+    accepted = {"$ref": "#/components/schemas/Accepted"}
+    return openapi.post(
+        "Tell what came true: needs a key with the scope feedback.", body, accepted, {"accepted": 1}, []
+    )
+
+
+ENDPOINTS = (Endpoint("POST", ("/models/{model}/feedback",), "feedback", feedback, openapi=_openapi),)

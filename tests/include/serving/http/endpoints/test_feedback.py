@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.inference.errors import Refused
-from include.serving.http import feedback
+from include.serving.http.endpoints import feedback
 
 NOW = dt.datetime(2026, 3, 2, 8, 30, tzinfo=dt.UTC)
 ID = "0190f3c2a1b400000000000000000001"
