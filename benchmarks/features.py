@@ -86,7 +86,7 @@ def lay_out(workspace: Path, source: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     from include.features.columns import types_of
-    from include.features.feature_set import compile_features
+    from include.features.compiler import compile_features
     from include.settings import Features
 
     made = compile_features(

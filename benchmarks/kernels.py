@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.serving import model as delivery
 from include import settings
-from include.features.feature_set import FeatureSet, compile_features
+from include.features.compiler import compile_features
+from include.features.feature_set import FeatureSet
 from include.inference import runtimes
 from include.inference.predictor import Predictor
 from include.training import estimators, export

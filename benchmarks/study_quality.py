@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.tuning import trees_counted
 from include.features.columns import from_arrow, types_of
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.settings import ColumnType, Model
 from include.training import estimators, evaluation, fitting, layouts, preparation, tuning
 

@@ -185,7 +185,8 @@ class _Checker:
         self.features(name, params, columns)
 
     def features(self, name: str, params: Params, columns: dict[str, ColumnType]) -> None:
-        from include.features.feature_set import FeatureError, compile_model
+        from include.features.compiler import compile_model
+        from include.features.feature_set import FeatureError
 
         try:
             feature_set = compile_model(params, name, columns, root=self._root)

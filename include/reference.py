@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import datetime as dt
+import importlib
 import inspect
+import itertools
 import json
 import textwrap
 import types
@@ -21,6 +23,7 @@ from pydantic.fields import FieldInfo
 
 from include import settings
 from include.cli.main import app
+from include.features import transforms
 from include.home import ROOT
 from include.serving.metrics.prometheus import Metrics
 from include.serving.prediction_log.log import LogMetrics
@@ -29,6 +32,14 @@ DOCS = ROOT / "docs"
 
 MADE = "<!-- Made by `make docs` from {source}. Edit that, not this page. -->"
 
+
+def mappings(kind: Any) -> list[type[BaseModel]]:
+    """The mappings with keys of their own that a type is made of, itself among them."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind, *(inner for field in kind.model_fields.values() for inner in mappings(field.annotation))]
+    return [inner for each in get_args(kind) for inner in mappings(each)]
+
+
 SECTIONS: dict[type[BaseModel], str] = {
     settings.SourceBase: "sources.<source>",
     settings.SampleSource: "sources.<source>, type: sample",
@@ -36,7 +47,11 @@ SECTIONS: dict[type[BaseModel], str] = {
     settings.FilesSource: "sources.<source>, type: files",
     settings.Model: "models.<model>",
     settings.Features: "models.<model>.features",
-    settings.PCA: "models.<model>.features.pca.<name>",
+    **{
+        kind: f"models.<model>.features.{name}.<name>"
+        for name in transforms.names()
+        for kind in mappings(transforms.load(name).Declaration)
+    },
     settings.Split: "models.<model>.split",
     settings.Tuning: "models.<model>.tuning",
     settings.Gate: "models.<model>.gate",
@@ -82,6 +97,8 @@ def params_page() -> str:
             for name, field in section.model_fields.items()
             if name in own
         ]
+        if section is settings.Features:
+            lines += [_transform_row(name) for name in transforms.names()]
     return "\n".join(lines) + "\n"
 
 
@@ -90,6 +107,13 @@ def _row(name: str, field: FieldInfo, meaning: str) -> str:
         raise ValueError(f"{name}: has no docstring in the settings, so docs/params.md cannot say what it means")
     cells = [f"`{name}`", _type(field.annotation), _default(field), ", ".join(_bounds(field)), meaning]
     return _table_row(cells)
+
+
+def _transform_row(name: str) -> str:
+    """A transform is declared under its file's name; nothing is, by default."""
+    module = importlib.import_module(f"{transforms.__name__}.{name}")
+    meaning = _documented(ast.parse(inspect.getsource(module)).body)["Declaration"]
+    return _table_row([f"`{name}`", _type(module.Declaration), "none", "", meaning])
 
 
 def _table_row(cells: Iterable[str]) -> str:
@@ -110,10 +134,18 @@ def _meanings(section: type[BaseModel]) -> dict[str, str]:
     """Each field's docstring: the text that stands below it."""
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(body, ast.ClassDef)  # noqa: S101  for mypy
+    return _documented(body.body)
+
+
+def _documented(body: list[ast.stmt]) -> dict[str, str]:
+    """What is assigned in a class or a module, with the text that stands below it."""
     found = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    for each, text in itertools.pairwise(body):
+        if not isinstance(each, ast.AnnAssign | ast.Assign):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            target = each.target if isinstance(each, ast.AnnAssign) else each.targets[0]
+            found[ast.unparse(target)] = " ".join(str(text.value.value).split())
     return found
 
 

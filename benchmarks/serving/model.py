@@ -88,7 +88,7 @@ def make(folder: Path) -> None:
 def _features() -> Any:
     """The platform's features, as params.yaml would declare them."""
     from include import settings
-    from include.features.feature_set import compile_features
+    from include.features.compiler import compile_features
 
     types: dict[str, settings.ColumnType] = {}
     types |= dict.fromkeys(NUMBERS, "float")

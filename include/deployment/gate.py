@@ -330,8 +330,7 @@ def _held_out(candidate: Exhibit) -> tuple[Any, np.ndarray, np.ndarray]:
     """The held-out rows as a table, their target, and which of them are labelled."""
     import pyarrow.parquet as pq
 
-    from include.features.columns import from_arrow, types_of
-    from include.features.declared import is_missing
+    from include.features.columns import from_arrow, is_missing, types_of
 
     table = pq.read_table(candidate.evidence / "holdout.parquet")
     name = candidate.form.manifest["target"]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ColumnType = Literal["float", "int", "string", "bool", "timestamp", "date"]
 Columns = Mapping[str, np.ndarray]
+Values = np.ndarray | list[np.ndarray]
+"""Some columns of one kind without names: numbers as one float64 array (columns, rows), text as a list of (rows,)."""
 
 NUMERIC: frozenset[str] = frozenset({"float", "int", "bool"})
 TEMPORAL: frozenset[str] = frozenset({"timestamp", "date"})
@@ -213,6 +215,13 @@ def number_array(values: np.ndarray) -> pa.Array:
     missing = np.isnan(values)
     valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
     return pa.Array.from_buffers(pa.float64(), len(values), [valid, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def is_missing(values: np.ndarray) -> np.ndarray:
+    """Which values are missing: None in text, NaN in numbers."""
+    if values.dtype.kind == "O":
+        return np.asarray(values == None, dtype=bool)  # noqa: E711  (elementwise)
+    return np.asarray(np.isnan(values))
 
 
 def select(columns: Columns, rows: np.ndarray) -> dict[str, np.ndarray]:

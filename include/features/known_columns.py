@@ -16,7 +16,8 @@ from sqlalchemy.dialects import postgresql
 
 from include import database
 from include.features.columns import ColumnType
-from include.features.feature_set import FeatureError, compile_model
+from include.features.compiler import compile_model
+from include.features.feature_set import FeatureError
 from include.settings import Model, Params, Source
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from include.features.declared import is_missing
+from include.features.columns import is_missing
 
 EPSILON = 1e-4
 MAXIMUM_CATEGORIES = 30

@@ -39,8 +39,7 @@ import numpy as np
 
 from include import schemas, storage
 from include.features import columns as cols
-from include.features.columns import ColumnError
-from include.features.declared import is_missing
+from include.features.columns import ColumnError, is_missing
 from include.features.feature_set import FeatureError, FeatureSet
 from include.formulas import FormulaError
 

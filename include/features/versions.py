@@ -35,7 +35,8 @@ from sqlalchemy.dialects import postgresql
 from include import database, schema_record, schemas, storage
 from include.features import columns as cols
 from include.features import known_columns, stage
-from include.features.feature_set import FeatureError, FeatureSet, compile_model
+from include.features.compiler import compile_model
+from include.features.feature_set import FeatureError, FeatureSet
 from include.home import Home
 from include.settings import ROOT, ColumnType, Model, Params, load_params
 

@@ -48,7 +48,7 @@ def measure(
         warn: the relative worsening above which the finding warns.
         critical: the relative worsening above which it asks.
     """
-    from include.features.declared import is_missing
+    from include.features.columns import is_missing
     from include.training import evaluation
 
     answered = np.isfinite(prediction).all(axis=1) if prediction.ndim == 2 else np.isfinite(prediction)

@@ -159,7 +159,7 @@ def evidently_page(
 
     An empty column makes Evidently fail as a whole, so those are left out and named.
     """
-    from include.features.declared import is_missing
+    from include.features.columns import is_missing
 
     shown: list[str] = []
     left_out: list[str] = []

@@ -11,7 +11,16 @@ No side effects; of ours it imports the layout of MLOPS_HOME alone.
 from include.home import ROOT
 from include.settings.diagnostics import Lines, ParamsError
 from include.settings.environment import Environment, cores, environment
-from include.settings.models import PCA, Drift, Features, Gate, Model, Monitoring, Split, drift_measure_names
+from include.settings.models import (
+    Drift,
+    Features,
+    Gate,
+    Model,
+    Monitoring,
+    Split,
+    drift_measure_names,
+    transform_names,
+)
 from include.settings.params import LARGEST_PARAMS, Keep, Params, load_params, parse_params
 from include.settings.search_space import DEFAULT_ESTIMATORS, Choices, Dimension, Range, Tuning, estimator_names
 from include.settings.serving import FieldPolicy, Logged, Missing, OutOfRange, Rollout, Service, Serving
@@ -24,7 +33,6 @@ __all__ = [
     "DEFAULT_METRIC",
     "LARGEST_PARAMS",
     "METRICS",
-    "PCA",
     "ROOT",
     "TASK_METRICS",
     "Choices",
@@ -63,4 +71,5 @@ __all__ = [
     "estimator_names",
     "load_params",
     "parse_params",
+    "transform_names",
 ]

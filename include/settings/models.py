@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from include.home import ROOT
 from include.settings.search_space import DEFAULT_ESTIMATORS, Dimension, Tuning, dimension_of, estimator_names
@@ -13,8 +13,26 @@ from include.settings.types import DEFAULT_METRIC, METRICS, TASK_METRICS, Name, 
 from include.text import did_you_mean
 
 
+def transform_names() -> list[str]:
+    """The transforms there are: one file each in include/features/transforms/."""
+    return sorted(file.stem for file in (ROOT / "include" / "features" / "transforms").glob("[a-z]*.py"))
+
+
+def _transform(key: str) -> str:
+    if key not in transform_names():
+        known = [*Features.model_fields, *transform_names()]
+        raise ValueError("unknown key" + (did_you_mean(key, known) or f"; there are {', '.join(known)}"))
+    return key
+
+
 class Features(Strict):
-    """What goes into a model: declared here, or computed by include/features/definitions/<definition>.py, or both."""
+    """What goes into a model: declared here, or computed by include/features/definitions/<definition>.py, or both.
+
+    Every file of include/features/transforms/ is a key too; the file says what can be declared for it, and checks it.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Annotated[str, AfterValidator(_transform)], Any]
 
     definition: Name | None = None
     """The name of a file in include/features/definitions/, without `.py`."""
@@ -31,20 +49,6 @@ class Features(Strict):
         Field(default_factory=dict)
     )
     """Timestamp → the parts of it that become features."""
-    impute: dict[str, float | str] = Field(default_factory=dict)
-    """column → `mean`, `median`, `most_frequent`, or a constant."""
-    bin: dict[str, int | tuple[float, ...]] = Field(default_factory=dict)
-    """column → a number of quantile bins learned from the training part, or the edges themselves."""
-    standard_scaler: tuple[str, ...] | Literal["all"] = ()
-    """Features that are scaled to mean 0 and standard deviation 1 of the training part; `all`: every numeric one."""
-    one_hot: tuple[str, ...] = ()
-    """Columns that become one 0/1 feature for each category."""
-    ordinal: dict[str, tuple[str, ...] | None] = Field(default_factory=dict)
-    """column → its categories in order; null: sorted, as found in the training part."""
-    target_encoding: tuple[str, ...] = ()
-    """Columns whose categories become the smoothed mean of the target."""
-    pca: dict[str, PCA] = Field(default_factory=dict)
-    """name of the component columns → the columns they are made of."""
     unknown_category: Literal["other", "error"] = "other"
     """What the service does with a category that training did not see."""
 
@@ -56,19 +60,10 @@ class Features(Strict):
             raise ValueError(f"include: {both[0]!r} is listed under `exclude` too; choose one")
         return self
 
-    @field_validator("ordinal", mode="before")
-    @classmethod
-    def _ordinal_list(cls, value: Any) -> Any:
-        return dict.fromkeys(value) if isinstance(value, list | tuple) else value
-
-
-class PCA(Strict):
-    """Principal components of some numeric columns."""
-
-    columns: tuple[str, ...] = Field(min_length=2)
-    """The numeric columns that the components replace."""
-    components: int = Field(ge=1)
-    """How many of the first components."""
+    @property
+    def transforms(self) -> dict[str, Any]:
+        """Transform → its declaration, as it stands in the file."""
+        return dict(self.__pydantic_extra__ or {})
 
 
 class Split(Strict):
@@ -254,7 +249,3 @@ class Model(Strict):
     def direction(self) -> Literal["minimize", "maximize"]:
         """Whether the metric is better small or large."""
         return METRICS[self.metric_name]
-
-
-Features.model_rebuild()
-Model.model_rebuild()

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from include.features.declared import categories_of, is_missing
+from include.features.categories import categories_of
+from include.features.columns import is_missing
 
 ROWS = 20_000
 """Rows that are judged, evenly spread; more would not change what is found."""

@@ -72,6 +72,20 @@ def test_a_file_without_mistakes_has_no_findings(folder):
             "there is no column 'plam'; did you mean 'plan'?",
         ),
         (
+            "    features:\n     pca:\n      c:\n       columns: [age, fee]\n       components: 2\n       colum: 1",
+            17,
+            "features.pca.c.colum",
+            "unknown key; did you mean 'columns'?",
+        ),
+        (
+            "    features:\n      standard_scaler: som",
+            13,
+            "features.standard_scaler",
+            "expected a list or all, not 'som'",
+        ),
+        ("    features: {bin: {age: x}}", 12, "features.bin.age", "expected a whole number or a list, not 'x'"),
+        ("    features: {impute: {age: [1]}}", 12, "features.impute.age", "expected a number or text, not [1]"),
+        (
             "    features:\n      derived:\n        x: fee / agee",
             14,
             "features.derived.x",

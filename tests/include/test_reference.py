@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import inspect
 from pathlib import Path
-from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel
 
 from include import reference, settings
+from include.features import transforms
 from tests.conftest import ROOT
 
 
@@ -19,16 +18,17 @@ def test_a_committed_page_is_what_the_program_makes(name: str) -> None:
     assert (ROOT / "docs" / name).read_text() == reference.pages()[name], "run `make docs`"
 
 
-def mappings(kind: Any) -> set[type[BaseModel]]:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {kind}.union(*(mappings(field.annotation) for field in kind.model_fields.values()))
-    return set().union(*map(mappings, get_args(kind)))
-
-
 def test_every_mapping_of_params_yaml_has_a_section() -> None:
     """A part of the settings that the page forgot would be a key that nobody can look up."""
     without = {settings.Params, settings.Range, settings.Choices}
-    assert mappings(settings.Params) - without == set(reference.SECTIONS) - {settings.SourceBase}
+    declared = {kind for name in transforms.names() for kind in reference.mappings(transforms.load(name).Declaration)}
+    mappings = set(reference.mappings(settings.Params)) - without
+    assert mappings | declared == set(reference.SECTIONS) - {settings.SourceBase}
+
+
+def test_every_transform_has_its_line() -> None:
+    page = reference.params_page()
+    assert [name for name in transforms.names() if f"| `{name}` |" not in page] == []
 
 
 def test_every_file_that_makes_a_metric_of_the_service_is_on_the_page() -> None:

@@ -118,8 +118,11 @@ def test_thresholds_of_drift_have_an_earlier_and_a_present_name(declared, expect
     assert (monitoring.drift.measure, monitoring.drift_thresholds) == expected
 
 
-def test_ordinal_columns_may_be_a_list():
-    assert params(model="    features: {ordinal: [size]}").models["m"].features.ordinal == {"size": None}
+def test_a_transform_is_a_key_of_the_features_and_stands_as_it_is_written():
+    features = params(model="    features: {ordinal: [size], columns: [size]}").models["m"].features
+    assert features.transforms == {"ordinal": ["size"]}
+    assert features.model_dump(mode="json")["ordinal"] == ["size"]
+    assert set(settings.transform_names()) >= {"bin", "impute", "one_hot", "ordinal", "pca"}
 
 
 @pytest.mark.parametrize(
@@ -151,12 +154,7 @@ def test_ordinal_columns_may_be_a_list():
             "monitoring.psi_critical",
             "the measure is jensen_shannon, not psi; write drift.critical",
         ),
-        (
-            "    features:\n     pca:\n      c:\n       columns: [a, b]\n       components: 2\n       colum: 1",
-            16,
-            "features.pca.c.colum",
-            "unknown key; did you mean 'columns'?",
-        ),
+        ("    features: {zzz: 1}", 11, "features.zzz", "unknown key; there are definition, columns, include"),
         ("    serving: {zzz: 1}", 11, "serving.zzz", "unknown key; there are default, max_batch"),
         ("    tuning:\n      trials: 0", 12, "tuning.trials", "must be greater than or equal to 1, not 0"),
         ("    tuning:\n      trials: many", 12, "tuning.trials", "expected a whole number, not 'many'"),
@@ -164,14 +162,6 @@ def test_ordinal_columns_may_be_a_list():
         ("    tuning:\n      pruning: perhaps", 12, "tuning.pruning", "expected true or false, not 'perhaps'"),
         ("    tuning:", 11, "tuning", "expected a mapping, but nothing is given"),
         ("    tuning: 7", 11, "tuning", "expected a mapping, not 7"),
-        (
-            "    features:\n      standard_scaler: som",
-            12,
-            "features.standard_scaler",
-            "expected a list or all, not 'som'",
-        ),
-        ("    features: {bin: {a: x}}", 11, "features.bin.a", "expected a whole number or a list, not 'x'"),
-        ("    features: {impute: {a: [1]}}", 11, "features.impute.a", "expected a number or text, not [1]"),
         (
             "    features:\n      date_parts:\n        t: [day, hours]",
             13,
@@ -406,7 +396,7 @@ def test_anchors_may_stand_for_entries_that_have_anchors_themselves():
     )
     models = params("", merged).models
     assert (models["n"].task, models["o"].task) == ("binary", "regression")
-    assert models["o"].features.standard_scaler == ("a",)
+    assert models["o"].features.transforms == {"standard_scaler": ["a"]}
     again = (
         "    features: &f {columns: [a], <<: {columns: [b]}}\n"
         "  n: {source: trips, target: y, task: binary, features: {<<: *f}}"

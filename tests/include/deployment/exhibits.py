@@ -14,7 +14,7 @@ import pyarrow as pa
 from include import settings, storage
 from include.deployment.gate import Exhibit
 from include.features.columns import to_arrow
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.features.profile import profile
 from include.inference import served_form
 from include.training import preparation, tracking

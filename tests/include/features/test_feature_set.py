@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from include.features.columns import ColumnType, from_rows
-from include.features.feature_set import FeatureError, FeatureSet, compile_features
+from include.features.compiler import compile_features
+from include.features.feature_set import FeatureError, FeatureSet
 from include.settings import ROOT, Features, load_params
 
 SOURCE: dict[str, ColumnType] = {

@@ -18,7 +18,7 @@ import pytest
 from include import storage
 from include.features import stage
 from include.features.columns import types_of
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.settings import ROOT, Features
 
 from .conftest import day, trips

@@ -15,7 +15,7 @@ import pytest
 
 from include import settings
 from include.features.columns import from_rows
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.inference import predictor, runtimes
 from include.inference.errors import Refused
 from include.inference.explanation import Explainer
@@ -180,8 +180,9 @@ def test_of_several_classes_each_has_its_own(tmp_path: Path) -> None:
 
 def test_principal_components_keep_their_names() -> None:
     types: dict[str, settings.ColumnType] = {"x": "float", "z": "float", "kind": "string", "y": "float"}
+    declared = {"one_hot": ["kind"], "pca": {"shape": {"columns": ["x", "z"], "components": 2}}}
     features = compile_features(
-        settings.Features(one_hot=("kind",), pca={"shape": settings.PCA(columns=("x", "z"), components=2)}),
+        settings.Features.model_validate(declared),
         source_columns=types, target="y", entity=None, time_column=None, root=Path(__file__).parents[3],
     )  # fmt: skip
     rows = [{"x": float(n), "z": float(n * n % 7), "kind": "pq"[n % 2]} for n in range(9)]

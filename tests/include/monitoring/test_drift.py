@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from include import settings
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.features.profile import profile
 from include.monitoring import drift
 

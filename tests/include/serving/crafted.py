@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from include import settings
 from include.features.columns import from_rows
-from include.features.feature_set import FeatureSet, compile_features
+from include.features.compiler import compile_features
+from include.features.feature_set import FeatureSet
 from include.inference import served_form
 from include.serving.versions.version import Champion
 

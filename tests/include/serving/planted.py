@@ -11,7 +11,7 @@ import numpy as np
 
 from include import settings
 from include.features.columns import from_rows
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.inference.served_form import ServedForm
 from include.training import estimators, export
 

@@ -15,7 +15,7 @@ import pytest
 
 from include import storage
 from include.features.columns import from_arrow, to_arrow, types_of
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.settings import Model
 from include.training import preparation, tracking, tuning
 

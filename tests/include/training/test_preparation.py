@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include.features.feature_set import FeatureSet, UnknownCategory, compile_features
+from include.features.compiler import compile_features
+from include.features.feature_set import FeatureSet, UnknownCategory
 from include.settings import Features, FieldPolicy, Serving, Split
 from include.training import preparation, tracking
 from include.training.preparation import Untrainable, fingerprints, split

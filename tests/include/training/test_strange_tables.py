@@ -18,7 +18,8 @@ import pytest
 from include import preflight, storage
 from include.features import stage
 from include.features.columns import from_arrow, types_of
-from include.features.feature_set import FeatureSet, compile_features
+from include.features.compiler import compile_features
+from include.features.feature_set import FeatureSet
 from include.features.profile import profile
 from include.inference.predictor import Predictor
 from include.inference.served_form import ServedForm

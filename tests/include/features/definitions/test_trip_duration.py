@@ -10,7 +10,8 @@ import pyarrow.csv as csv
 import pytest
 
 from include.features.columns import ColumnType, from_arrow, from_rows
-from include.features.feature_set import FeatureSet, compile_features
+from include.features.compiler import compile_features
+from include.features.feature_set import FeatureSet
 from include.formulas import Formula
 from include.settings import ROOT, load_params
 
