@@ -38,7 +38,7 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, approval, assets, dag_defaults, runs
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
 def deploy(model: str, entry: settings.Model, workers: int) -> None:
@@ -141,7 +141,7 @@ def deploy(model: str, entry: settings.Model, workers: int) -> None:
             if "kind" in promoted:
                 return runs.tried(promotion.see_tried(promoted, **where, workers=workers, timeout=within), promoted)
             seen = promotion.verify(promoted, **where, timeout=within)
-            return runs.tell(outlet_events, assets.champion(model), runs.verified(seen, promoted, env.serving_url))
+            return runs.emit(outlet_events, assets.champion(model), runs.verified(seen, promoted, env.serving_url))
 
         verdict = runs.link(gate(), version_url="MLflow version")
         packaged = package(verdict)

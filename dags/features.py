@@ -26,7 +26,7 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
 def features(model: str, entry: settings.Model) -> None:
@@ -65,7 +65,7 @@ def features(model: str, entry: settings.Model) -> None:
             work = f"{runs.span(made.computed)} built, {made.reused} reused"
             spare = "".join(f"; {column} is no input: {why}" for column, why in made.left_out.items())
             text = f"version {made.version[:12]}: {made.rows:,} rows; {work}{spare}"
-            return runs.tell(outlet_events, assets.features(model), runs.result(made, text))
+            return runs.emit(outlet_events, assets.features(model), runs.result(made, text))
 
         @task(outlets=[assets.retraining(model)])
         def first_training(
@@ -75,8 +75,9 @@ def features(model: str, entry: settings.Model) -> None:
 
             url, patience = settings.environment().database_url, dag_defaults.first_training_patience(entry)
             at_work = runs.at_work(ti, f"train_{model}", f"deploy_{model}")
-            asked = first_model.ask(model, url, run_key=run_id, patience=patience, at_work=at_work)
-            return runs.asked(asked, outlet_events, model, built["version"])
+            request = first_model.ask(model, url, run_key=run_id, patience=patience, at_work=at_work)
+            needed, why = request.wanted, request.reason
+            return runs.training_request(needed, why, outlet_events, model, features=built["version"])
 
         checked, built = check(), build()
         checked >> built

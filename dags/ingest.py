@@ -35,7 +35,7 @@ from include import settings
 from include.orchestration import alerts, assets, dag_defaults, ending, runs
 from include.orchestration.timetable import DayTimetable
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
 def ingest(name: str, source: settings.Source) -> None:
@@ -96,10 +96,10 @@ def ingest(name: str, source: settings.Source) -> None:
             env, keys = settings.environment(), validated["accepted"]
             where = {"data_url": env.data_url, "database_url": env.database_url, "run_id": dag_run.run_id}
             done = partitions.publish(name, keys, **where)
-            told = runs.result(
+            answer = runs.result(
                 done, f"{done.rows:,} rows of {runs.span(keys)} published; {name} is at version {done.version}"
             )
-            return runs.tell(outlet_events, assets.validated(name), told)
+            return runs.emit(outlet_events, assets.validated(name), answer)
 
         @task(trigger_rule=TriggerRule.ALL_DONE, retries=0, on_failure_callback=ending.failed_again)
         def outcome(*, ti: Any = None) -> dict[str, Any]:

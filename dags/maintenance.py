@@ -39,10 +39,10 @@ from airflow.sdk import DAG, CronTriggerTimetable, task
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
-def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
+def maintenance(models: dict[str, settings.Model], days: settings.Lifetimes) -> None:
     """The DAG of the nights."""
     keep_days = {name: model.serving.log.keep_days for name, model in models.items()}
     with DAG(
@@ -109,7 +109,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
 
             env, dry_run = settings.environment(), params["dry_run"]
             engine = database.connect(env.database_url)
-            count = table.retain(engine, env.home, keep.alert_days, dag_run.run_after, dry_run=dry_run)
+            count = table.retain(engine, env.home, days.alert_days, dag_run.run_after, dry_run=dry_run)
             return runs.result({"alerts": count}, f"{count} alerts {'would be ' if dry_run else ''}deleted")
 
         @task
@@ -117,7 +117,7 @@ def maintenance(models: dict[str, settings.Model], keep: settings.Keep) -> None:
             from include.monitoring import lifetimes
 
             env, how = settings.environment(), {"now": dag_run.run_after.timestamp(), "dry_run": params["dry_run"]}
-            gone = lifetimes.delete_what_runs_left(env.home, env.data_url, keep.run_days, **how)
+            gone = lifetimes.delete_what_runs_left(env.home, env.data_url, days.run_days, **how)
             return runs.result(gone, ("would delete " if params["dry_run"] else "deleted ") + gone.summary)
 
         @task(outlets=[assets.CAUGHT_UP])

@@ -30,7 +30,7 @@ from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, task
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
 def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
@@ -72,7 +72,8 @@ def monitor(model: str, entry: settings.Model, time_column: str | None) -> None:
 
         @task(outlets=[assets.retraining(model)])
         def request_retraining(compared: dict[str, Any], *, outlet_events: Any = None) -> dict[str, Any]:
-            return runs.requested(compared, outlet_events, model)
+            found, why = compared["requested"], compared["reason"]
+            return runs.training_request(found, why, outlet_events, model, champion=compared["version"])
 
         @task
         def report(compared: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, dag_defaults, runs
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
 def rollback(model: str, entry: settings.Model, workers: int) -> None:

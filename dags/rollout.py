@@ -26,7 +26,7 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, dag_defaults, runs
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
 def rollout(model: str, entry: settings.Model, workers: int) -> None:
@@ -63,8 +63,8 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
         def package(verdict: dict[str, Any], *, params: Any = None) -> dict[str, Any]:
             from include.deployment import promotion
 
-            wanted = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
-            if verdict["verdict"] not in wanted:
+            sufficient = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
+            if verdict["verdict"] not in sufficient:
                 return runs.idle(verdict["summary"])
             env = settings.environment()
             where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}

@@ -29,7 +29,7 @@ from airflow.sdk import DAG, task
 from include import settings
 from include.orchestration import alerts, assets, dag_defaults, runs
 
-PARAMS = dag_defaults.params_beside(__file__)
+PARAMS = dag_defaults.params_of(__file__)
 
 
 def train(model: str, entry: settings.Model, time_column: str | None) -> None:
@@ -120,7 +120,7 @@ def train(model: str, entry: settings.Model, time_column: str | None) -> None:
             made = tracking.register(fitted, mlflow_url=env.mlflow_url, database_url=env.database_url)
             figures = f"{made.metric} {made.value:.4g}, baseline {made.baseline:.4g}"
             text = f"version {made.version}: {made.estimator}, {figures}"
-            return runs.tell(outlet_events, assets.candidate(model), runs.result(made, text))
+            return runs.emit(outlet_events, assets.candidate(model), runs.result(made, text))
 
         checked, prepared = check(), runs.link(prepare(), run_url="MLflow run")
         checked >> prepared

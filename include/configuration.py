@@ -156,8 +156,8 @@ def _as_before(error: ParamsError, lines: list[str], before: str | None, name: s
     if before is None:
         raise error
     mistakes = tuple(f"{line}; {name} is in force as it last was right" for line in dict.fromkeys(lines))
-    kept = in_force(before, None, name)  # a newer program may refuse what an older one took
-    return InForce(kept.params, kept.text, mistakes + kept.mistakes)
+    earlier = in_force(before, None, name)  # a newer program may refuse what an older one took
+    return InForce(earlier.params, earlier.text, mistakes + earlier.mistakes)
 
 
 def _outcome(entry: Key, step: int) -> str:
@@ -213,8 +213,8 @@ def _replaced(text: str, key: Key, value: Any) -> str:
     Where the text cannot be cut so (the entry stands in a flow mapping, or others refer to its anchors), it is written
     anew.
     """
-    wanted = _sections(text)
-    inner = wanted
+    sections = _sections(text)
+    inner = sections
     for part in key[:-1]:
         inner = inner.setdefault(part, {})
     if value is None:
@@ -223,10 +223,10 @@ def _replaced(text: str, key: Key, value: Any) -> str:
         inner[key[-1]] = value
     try:
         cut = _cut(text, key, value)
-        same = _plain(_read(cut)) == _plain(wanted)
+        same = _plain(_read(cut)) == _plain(sections)
     except (yaml.YAMLError, ValueError, KeyError):
         same = False
-    return cut if same else yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+    return cut if same else yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
 
 
 def _cut(text: str, key: Key, value: Any) -> str:

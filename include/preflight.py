@@ -78,7 +78,7 @@ def _apart(checker: _Checker, key: tuple[str, ...], check_entry: Callable[[], No
     try:
         check_entry()
     except Exception as error:  # noqa: BLE001  (a definition file may raise anything when it is read)
-        checker.say(key, f"could not be checked: {type(error).__name__}: {error}")
+        checker.report(key, f"could not be checked: {type(error).__name__}: {error}")
 
 
 def require(params_path: Path | str, *, root: Path = settings.ROOT, suites: Path | None = None) -> Params:
@@ -110,7 +110,7 @@ class _Checker:
         self.columns: dict[str, dict[str, ColumnType] | None] = {}
         self._file, self._lines, self._root, self._suites = file, lines, root, suites
 
-    def say(self, key: tuple[str, ...], message: str, *, warning: bool = False) -> None:
+    def report(self, key: tuple[str, ...], message: str, *, warning: bool = False) -> None:
         text = " ".join(message.split())
         self.findings.append(Finding(self._file, self._lines.of(*key), ".".join(key), text, warning))
 
@@ -124,21 +124,21 @@ class _Checker:
         except FormulaError as error:
             named = re.match(r"^derive\.(\w+): (.*)$", str(error), re.DOTALL)
             blamed = named[1] if named else next((c for c, t in source.derive.items() if repr(t) in str(error)), None)
-            self.say(("sources", name, "derive", *([blamed] if blamed else [])), named[2] if named else str(error))
+            self.report(("sources", name, "derive", *([blamed] if blamed else [])), named[2] if named else str(error))
         except (sources.SourceError, OSError) as error:
             self.unreadable(name, source, error)
         else:
             if source.time_column and columns.get(source.time_column) not in ("timestamp", "date"):
-                self.say(("sources", name, "time_column"), _not_a_time(source.time_column, columns))
+                self.report(("sources", name, "time_column"), _not_a_time(source.time_column, columns))
         self.suite(name, source)
 
     def unreadable(self, name: str, source: Source, error: Exception) -> None:
         """What extraction would raise, at the key that the message begins with, if it begins with one."""
         key, _, message = str(error).partition(": ")
         if key in type(source).model_fields:
-            self.say(("sources", name, key), message)
+            self.report(("sources", name, key), message)
         else:
-            self.say(("sources", name, "path" if source.type == "files" else "type"), str(error))
+            self.report(("sources", name, "path" if source.type == "files" else "type"), str(error))
 
     def suite(self, name: str, source: Source) -> None:
         """What is wrong with the suite, without Great Expectations: names of columns, severities, the file itself."""
@@ -149,7 +149,7 @@ class _Checker:
             known = [p.stem for p in self._suites.glob("*.json")] if self._suites.is_dir() else []
             hint = did_you_mean(path.stem, known) if source.suite else ""
             remedy = hint or f"; `mlops suite {name}` proposes one"
-            self.say(("sources", name, "suite"), f"there is no suite {path}{remedy}")
+            self.report(("sources", name, "suite"), f"there is no suite {path}{remedy}")
             return
         columns = self.columns[name]
         try:
@@ -159,7 +159,7 @@ class _Checker:
         except suites.SuiteError as error:
             mistakes = [str(error)]
         for mistake in mistakes:
-            self.say(("sources", name, "suite"), mistake)
+            self.report(("sources", name, "suite"), mistake)
 
     def model(self, name: str, params: Params) -> None:
         entry = params.models[name]
@@ -173,15 +173,15 @@ class _Checker:
             if column is not None and column not in columns:
                 missing = True
                 known = did_you_mean(column, columns) or f"; it has {', '.join(columns)}"
-                self.say(("models", name, key), f"the source {entry.source!r} has no column {column!r}{known}")
+                self.report(("models", name, key), f"the source {entry.source!r} has no column {column!r}{known}")
         if missing:
             return
         if time_column and columns.get(time_column) not in ("timestamp", "date"):
             if entry.time_column:
-                self.say(("models", name, "time_column"), _not_a_time(time_column, columns))
+                self.report(("models", name, "time_column"), _not_a_time(time_column, columns))
             return
         if problem := _unfit(entry, columns[entry.target]):
-            self.say(("models", name, "target"), problem)
+            self.report(("models", name, "target"), problem)
         self.features(name, params, columns)
 
     def features(self, name: str, params: Params, columns: dict[str, ColumnType]) -> None:
@@ -193,10 +193,10 @@ class _Checker:
         except FeatureError as error:
             found = re.match(r"^([a-z_]+(?:\.\w+)*): (.*)$", str(error), re.DOTALL)
             key, message = (found[1], found[2]) if found else ("features.definition", str(error))
-            self.say(("models", name, *key.split(".")), message)
+            self.report(("models", name, *key.split(".")), message)
         else:
             for column, why in feature_set.left_out.items():
-                self.say(("models", name, "features"), f"{column!r} is no input: {why}", warning=True)
+                self.report(("models", name, "features"), f"{column!r} is no input: {why}", warning=True)
             self.serving(name, params.models[name], feature_set.inputs)
             self.rows(name, params.models[name], feature_set, params.time_column(name))
 
@@ -213,13 +213,15 @@ class _Checker:
         for key, field in named:
             if field not in inputs:
                 known = did_you_mean(field, inputs) or f"; there are {', '.join(inputs)}"
-                self.say(key, f"the model has no input {field!r}{known}")
+                self.report(key, f"the model has no input {field!r}{known}")
         for field, policy in serving.fields.items():
             kind = inputs.get(field, "string")
             if policy.out_of_range and kind not in ("float", "int") and field in inputs:
-                self.say((*where, "fields", field, "out_of_range"), f"{field!r} is {kind}, which has no range")
+                self.report((*where, "fields", field, "out_of_range"), f"{field!r} is {kind}, which has no range")
             if policy.unknown_category and kind in ("timestamp", "date", "bool"):
-                self.say((*where, "fields", field, "unknown_category"), f"{field!r} is {kind}, which has no categories")
+                self.report(
+                    (*where, "fields", field, "unknown_category"), f"{field!r} is {kind}, which has no categories"
+                )
 
     def estimators(self, name: str, entry: Model) -> None:
         from include.training import estimators
@@ -230,7 +232,7 @@ class _Checker:
             except estimators.EstimatorError as error:
                 for line in str(error).splitlines():
                     key, _, message = line.partition(": ")
-                    self.say(("models", name, "estimators", *key.split(".")), message)
+                    self.report(("models", name, "estimators", *key.split(".")), message)
 
 
 class _Examiner(_Checker):
@@ -253,14 +255,14 @@ class _Examiner(_Checker):
         except (sources.SourceError, OSError) as error:
             self.unreadable(name, source, error)
         except (FormulaError, TypeError, ValueError) as error:
-            self.say(("sources", name, "derive"), str(error))
+            self.report(("sources", name, "derive"), str(error))
         else:
             if not table.num_rows:
-                self.say(("sources", name, "path"), "the newest file has a header and no rows", warning=not whole)
+                self.report(("sources", name, "path"), "the newest file has a header and no rows", warning=not whole)
                 return
             self.excluded(name, source)
             for guess in profile.nearly_typed(table, declared=getattr(source, "types", {})):
-                self.say(("sources", name), guess.message, warning=True)
+                self.report(("sources", name), guess.message, warning=True)
             self._newest[name] = table, whole
 
     def excluded(self, name: str, source: Source) -> None:
@@ -282,7 +284,7 @@ class _Examiner(_Checker):
                 return
         for column in unseen:
             hint = did_you_mean(column, present)
-            self.say(("sources", name, "exclude"), f"no file has a column {column!r}{hint}", warning=True)
+            self.report(("sources", name, "exclude"), f"no file has a column {column!r}{hint}", warning=True)
 
     def suite(self, name: str, source: Source) -> None:
         """As before; then Great Expectations loads it, which knows every expectation and its arguments."""
@@ -294,7 +296,7 @@ class _Examiner(_Checker):
             try:
                 suites.load(suites.path_of(self._suites, name, source.suite))
             except suites.SuiteError as error:
-                self.say(("sources", name, "suite"), str(error))
+                self.report(("sources", name, "suite"), str(error))
 
     def rows(self, name: str, entry: Model, feature_set: FeatureSet, time_column: str | None) -> None:
         """What a training on the newest rows would stop at, or warn of."""
@@ -305,7 +307,7 @@ class _Examiner(_Checker):
         table, whole = self._newest[entry.source]
         found = outlook.foresee(name, entry, feature_set, table, time_column=time_column, whole=whole)
         for prospect in found:
-            self.say(("models", name, *prospect.key.split(".")), prospect.text, warning=not prospect.certain)
+            self.report(("models", name, *prospect.key.split(".")), prospect.text, warning=not prospect.certain)
 
 
 def _not_a_time(column: str, columns: dict[str, ColumnType]) -> str:

@@ -62,7 +62,7 @@ SECTIONS: dict[type[BaseModel], str] = {
     settings.Monitoring: "models.<model>.monitoring",
     settings.Drift: "models.<model>.monitoring.drift",
     settings.Service: "service",
-    settings.Keep: "keep",
+    settings.Lifetimes: "keep",
 }
 """The mappings of params.yaml in the order of the page, each with its place in the file."""
 

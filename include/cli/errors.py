@@ -24,9 +24,9 @@ def foreign(error: Exception) -> str | None:
     if isinstance(error, ConnectionError | TimeoutError):
         return f"a part of the stack does not answer: {first_line(error)}. {_REMEDY}"
     if isinstance(error, OSError):
-        told = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
+        text = f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
         below = isinstance(error.filename, str) and Path(error.filename).is_relative_to(context.home())
-        return f"{told}; MLOPS_HOME ({context.home()}) must be a folder that you can write to" if below else told
+        return f"{text}; MLOPS_HOME ({context.home()}) must be a folder that you can write to" if below else text
     return None
 
 

@@ -180,9 +180,9 @@ def _end_runs(model: str) -> None:
     except (machine.StackError, airflow_api.AirflowError, OSError) as error:
         typer.echo(f"its runs in Airflow, if any, go on: {errors.first_line(error)}", err=True)
     except Exception as error:
-        if (told := errors.foreign(error)) is None:
+        if (text := errors.foreign(error)) is None:
             raise
-        typer.echo(f"its runs in Airflow, if any, go on: {told}", err=True)
+        typer.echo(f"its runs in Airflow, if any, go on: {text}", err=True)
 
 
 class FileExists(FileExistsError):

@@ -15,7 +15,7 @@ date. `features_<model>` asks for training only while there is no champion; afte
 with its reason.
 
 In Airflow each success of a task emits the events of its assets. Here it emits those that the task has something to
-say about (`runs.tell`), and no other (`ending`): `publish`, `verify`, `first_training` and `request_retraining` also
+say about (`runs.emit`), and no other (`ending`): `publish`, `verify`, `first_training` and `request_retraining` also
 succeed when there was nothing to do, and start nothing then.
 
 Airflow drops an event for a DAG that is paused when it arrives. It is made up for when the DAG is unpaused

@@ -98,7 +98,7 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
         if self.version is None:
             self.refresh()
         elif not self.path.is_dir():
-            self._lay_down(_fetch(self.version))
+            self._materialize(_fetch(self.version))
         super().initialize()
 
     def refresh(self) -> None:
@@ -146,9 +146,9 @@ class SnapshotBundle(BaseDagBundle):  # type: ignore[misc]
             record = _adopt(found, before, record, url)
         self._current, self._seen = record.version, found.digest
         if not self.path.is_dir():
-            self._lay_down(_fetch(record.version))
+            self._materialize(_fetch(record.version))
 
-    def _lay_down(self, files: Files) -> None:
+    def _materialize(self, files: Files) -> None:
         """Write a version's local copy: all of it appears at once."""
         if self.path.is_dir():
             return

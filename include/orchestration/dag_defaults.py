@@ -147,7 +147,7 @@ def first_training_patience(model: settings.Model) -> dt.timedelta:
     return train_timeout(model) + deploy_timeout(model)
 
 
-def params_beside(dag_file: str) -> Path:
+def params_of(dag_file: str) -> Path:
     """The params.yaml that belongs to a DAG file: that of the version a run is pinned to, else the one in force."""
     pinned = Path(dag_file).with_name(PARAMS)
     return pinned if pinned.is_file() else settings.environment().params

@@ -23,7 +23,7 @@ SUMMARY = "mlops_summary"
 
 
 def summarised(context: Any, answer: Any = None) -> None:
-    """Airflow's `post_execute`: keep the answer's line, and emit only the events that the task spoke of (`runs.tell`).
+    """Airflow's `post_execute`: keep the answer's line, and emit only the events that the task spoke of (`runs.emit`).
 
     Airflow emits an event for each asset in `outlets` as it finds them when the task has succeeded.
 

@@ -35,7 +35,7 @@ class RestingExecutor(LocalExecutor):  # type: ignore[misc]
     def heartbeat(self) -> None:
         """As ever; then what the scheduler passes over; then a rest when no task is there or was a moment ago."""
         super().heartbeat()
-        self._overlooked.look_when_due()
+        self._overlooked.check_when_due()
         now = time.monotonic()
         rest = self.rest(now)
         if now - self._busy_at > IDLE_SECONDS and not self._released:

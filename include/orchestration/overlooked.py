@@ -11,7 +11,7 @@ import time
 
 from include.orchestration import alerts
 
-LOOK_SECONDS = 10.0
+CHECK_SECONDS = 10.0
 """How often the scheduler sees to it (include/orchestration/executor.py)."""
 GONE_SECONDS = 600.0
 """A DAG that comes back within this time finds its runs as they were: somebody may be in the middle of an edit."""
@@ -21,7 +21,7 @@ log = logging.getLogger("mlops")
 
 
 class Overlooked:
-    """What is remembered from one look to the next."""
+    """What is remembered from one check to the next."""
 
     def __init__(self) -> None:
         self._paused: frozenset[str] | None = None
@@ -29,21 +29,21 @@ class Overlooked:
         """A run (DAG, run id) → when its DAG was first seen to be gone."""
         self._next = 0.0
 
-    def look_when_due(self) -> None:
-        """Look, at most once in `LOOK_SECONDS`; whatever goes wrong must not end the scheduler, which calls it."""
+    def check_when_due(self) -> None:
+        """Check, at most once in `CHECK_SECONDS`; whatever goes wrong must not end the scheduler, which calls it."""
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + LOOK_SECONDS
+        self._next = now + CHECK_SECONDS
         try:
-            self.look(now)
-        except Exception:  # a database that is away is the scheduler's own trouble, too; the next look makes up for it
+            self.check(now)
+        except Exception:  # a database that is away is the scheduler's own trouble, too; the next check makes up for it
             log.exception("missed events and runs of DAGs that are gone could not be looked for")
 
-    def look(self, now: float) -> None:
-        """Queue the missed events of DAGs that were unpaused since the last look, and end runs whose DAG is gone.
+    def check(self, now: float) -> None:
+        """Queue the missed events of DAGs that were unpaused since the last check, and end runs whose DAG is gone.
 
-        The first look counts every active DAG as unpaused just now: nobody knows what happened before.
+        The first check counts every active DAG as unpaused just now: nobody knows what happened before.
 
         Args:
             now: seconds, by a clock that only grows.

@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def tell(outlet_events: Any, asset: Asset, answer: dict[str, Any]) -> dict[str, Any]:
+def emit(outlet_events: Any, asset: Asset, answer: dict[str, Any]) -> dict[str, Any]:
     """Emit the asset's event, with the task's answer; a task that does not call this emits none (`ending`)."""
     outlet_events[asset].extra = answer
     return answer
@@ -206,13 +206,13 @@ def compared(found: Any, data_url: str) -> dict[str, Any]:
     return result(found, text) | {"report": page(found.report_url, data_url)}
 
 
-def require(held: bool, reason: str) -> None:
-    """End the task red, with the reason, unless something holds.
+def require(condition: bool, reason: str) -> None:
+    """End the task red, with the reason, unless the condition holds.
 
     Raises:
         AirflowFailException: it does not hold.
     """
-    if not held:
+    if not condition:
         raise fail(reason)
 
 
@@ -232,9 +232,9 @@ def carried_out(made: Any, model: str) -> dict[str, Any]:
     if not hasattr(made, "kind"):
         alerts.send("rollout_waits", f"{model} version {made.version} passed the gate and waits: {made.reason}")
         return idle(made.reason)
-    beside = f"beside version {made.champion_version}, which stays champion for now"
+    against = f"beside version {made.champion_version}, which stays champion for now"
     share = "scores all requests" if made.kind == "shadow" else f"answers {made.share:.0%} of the requests"
-    return result(made, f"version {made.version} {share} as {made.arm} {beside}") | {"arm": made.arm}
+    return result(made, f"version {made.version} {share} as {made.arm} {against}") | {"arm": made.arm}
 
 
 def tried(seen: Any, rollout: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,8 +250,8 @@ def withdrawn(back: Any, model: str) -> dict[str, Any]:
     """The answer of `roll_back`."""
     stopped = "".join(f"{rollout} was stopped; " for rollout in back.stopped)
     changed = f"version {back.entry.from_version} → {back.version}" if back.entry else f"version {back.version} stays"
-    told = {"model": model, "version": back.version, "stopped": [rollout.id for rollout in back.stopped]}
-    return result(told, f"{stopped}{model}: {changed}")
+    answer = {"model": model, "version": back.version, "stopped": [rollout.id for rollout in back.stopped]}
+    return result(answer, f"{stopped}{model}: {changed}")
 
 
 def followed(seen: Any, back: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,8 +265,12 @@ def verified(seen: Any, promoted: Mapping[str, Any], serving_url: str) -> dict[s
     """The answer of `verify`."""
     version = promoted["to_version"]
     text = f"the service answers with version {version} after {seen.seconds:.1f} s, {seen.rows} golden rows as expected"
-    told = {"version": version, "content_hash": promoted["content_hash"], "service": f"{serving_url.rstrip('/')}/docs"}
-    return result(seen, text) | told
+    answer = {
+        "version": version,
+        "content_hash": promoted["content_hash"],
+        "service": f"{serving_url.rstrip('/')}/docs",
+    }
+    return result(seen, text) | answer
 
 
 def at_work(ti: Any, *dags: str) -> bool:
@@ -274,21 +278,20 @@ def at_work(ti: Any, *dags: str) -> bool:
     return any(ti.get_dr_count(dag, states=["queued", "running"]) for dag in dags)
 
 
-def asked(request: Any, outlet_events: Any, model: str, feature_version: str | None) -> dict[str, Any]:
-    """The answer of `first_training`: a request, with its reason, starts `train_<model>`; none starts nothing."""
-    if not request.wanted:
-        return idle(f"no training requested: {request.reason}")
-    told = result({"reason": request.reason, "features": feature_version}, f"training requested: {request.reason}")
-    return tell(outlet_events, assets.retraining(model), told)
+def training_request(requested: bool, reason: str, outlet_events: Any, model: str, **details: Any) -> dict[str, Any]:
+    """The answer of `first_training` and `request_retraining`: a request starts `train_<model>`; none starts nothing.
 
-
-def requested(compared: Mapping[str, Any], outlet_events: Any, model: str) -> dict[str, Any]:
-    """The answer of `request_retraining`: as `asked`, for what the check has found."""
-    if not compared["requested"]:
-        return idle(f"no training requested: {compared['reason']}")
-    text = f"training requested: {compared['reason']}"
-    told = result({"reason": compared["reason"], "champion": compared["version"]}, text)
-    return tell(outlet_events, assets.retraining(model), told)
+    Args:
+        requested: whether a training is requested.
+        reason: why, or why not.
+        outlet_events: the task's own.
+        model: whose training.
+        details: what goes with the reason.
+    """
+    if not requested:
+        return idle(f"no training requested: {reason}")
+    answer = result({"reason": reason, **details}, f"training requested: {reason}")
+    return emit(outlet_events, assets.retraining(model), answer)
 
 
 def drawn(compared: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def offered(home: Path, model: str, *, champions: bool = False) -> list[str]:
 def line(entry: Mapping[str, Any]) -> str:
     """`7 · mae 2.31 · pass · champion`."""
     value = f"{entry['metric']} {entry['value']:.4g}" if entry["value"] is not None and entry["metric"] else None
-    said = (str(entry["version"]), value, VERDICTS.get(entry["verdict"], str(entry["verdict"])), entry["standing"])
-    return " · ".join(part for part in said if part)[:LENGTH]
+    shown = (str(entry["version"]), value, VERDICTS.get(entry["verdict"], str(entry["verdict"])), entry["standing"])
+    return " · ".join(part for part in shown if part)[:LENGTH]
 
 
 def numbers(values: dict[str, Any], schemas: Mapping[str, Mapping[str, Any]]) -> None:

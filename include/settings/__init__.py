@@ -21,7 +21,7 @@ from include.settings.models import (
     drift_measure_names,
     transform_names,
 )
-from include.settings.params import LARGEST_PARAMS, Keep, Params, load_params, parse_params
+from include.settings.params import LARGEST_PARAMS, Lifetimes, Params, load_params, parse_params
 from include.settings.search_space import DEFAULT_ESTIMATORS, Choices, Dimension, Range, Tuning, estimator_names
 from include.settings.serving import FieldPolicy, Logged, Missing, OutOfRange, Rollout, Service, Serving
 from include.settings.sources import FilesSource, Incident, SampleSource, Source, SourceBase
@@ -45,7 +45,7 @@ __all__ = [
     "FilesSource",
     "Gate",
     "Incident",
-    "Keep",
+    "Lifetimes",
     "Lines",
     "Logged",
     "Missing",

@@ -109,7 +109,7 @@ class Drift(Strict):
     """The value of a column beyond which retraining is requested. Default: the measure's own, at least `warn`."""
 
     @model_validator(mode="after")
-    def _known_and_warns_before_it_asks(self) -> Drift:
+    def _known_and_warning_below_request(self) -> Drift:
         if self.measure not in drift_measure_names():
             hint = did_you_mean(self.measure, drift_measure_names())
             raise ValueError(f"measure: no file include/monitoring/drift_measures/{self.measure}.py{hint}")
@@ -148,7 +148,7 @@ class Monitoring(Strict):
     """Days after which a drift report is deleted; the newest, and the figures of all, are kept."""
 
     @model_validator(mode="after")
-    def _warns_before_it_asks(self) -> Monitoring:
+    def _warning_below_request(self) -> Monitoring:
         for name in ("psi", "performance"):
             warn, critical = getattr(self, f"{name}_warn"), getattr(self, f"{name}_critical")
             if warn is not None and critical is not None and warn > critical:

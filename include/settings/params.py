@@ -15,7 +15,7 @@ from include.settings.types import Name, Strict
 from include.text import did_you_mean
 
 
-class Keep(Strict):
+class Lifetimes(Strict):
     """For how long what only grows is kept; what belongs to a model is declared with it."""
 
     alert_days: int = Field(default=90, ge=1, le=3650)
@@ -30,7 +30,7 @@ class Params(Strict):
     sources: dict[Name, Source] = Field(min_length=1)
     models: dict[Name, Model] = Field(default_factory=dict)
     service: Service = Service()
-    keep: Keep = Keep()
+    keep: Lifetimes = Lifetimes()
 
     @model_validator(mode="after")
     def _models_name_sources(self) -> Params:

@@ -230,7 +230,7 @@ class Airflow:
             rows += page
             if len(page) < 100:
                 break
-        wanted = {(run.dag, run.run_id) for run in runs}
+        keys = {(run.dag, run.run_id) for run in runs}
         return [
             TaskRun(
                 row["dag_id"],
@@ -243,7 +243,7 @@ class Airflow:
                 row["duration"],
             )
             for row in rows
-            if (row["dag_id"], row["dag_run_id"]) in wanted
+            if (row["dag_id"], row["dag_run_id"]) in keys
         ]
 
     def question(self, task: TaskRun) -> str:
@@ -262,16 +262,16 @@ class Airflow:
             answer = self.call("GET", path, params={"map_index": task.map_index, "full_content": True})
         except AirflowError:
             return []
-        said: list[str] = []
+        found: list[str] = []
         for entry in answer["content"]:
             event = str(entry.get("event", "")) if isinstance(entry, dict) else str(entry)
             errors = (entry.get("error_detail") or []) if isinstance(entry, dict) else []
             if errors:
-                said += [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in errors]
+                found += [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in errors]
                 break  # what follows is Airflow's own tidying up
             if event and not event.startswith(_AIRFLOWS_OWN):
-                said.append(event)
-        return "\n".join(said).splitlines()[-lines:]
+                found.append(event)
+        return "\n".join(found).splitlines()[-lines:]
 
 
 def _time(text: str | None) -> dt.datetime | None:

@@ -58,7 +58,7 @@ def up(
                     names = ", ".join(name for name in machine.PARTS if name in living)
                     progress.line(f"  nothing supervised {names}: adopted as they run")
                 control = _start_supervisor(stack, inherited)
-            _keep_serving_keys(stack)
+            _register_serving_keys(stack)
             started = _bring_up(stack, control, inherited, progress)
         except BaseException:
             if fresh and not postgres.answers(stack.ports["postgres"], stack.credentials().postgres_password):
@@ -75,7 +75,7 @@ def _find(
     root: Path, home: Path, inherited: Mapping[str, str], progress: Progress
 ) -> tuple[Stack, supervisor.Control | None]:
     """The stack of this home, and its supervisor if one runs."""
-    asked, paths = ports.explicit(inherited), Home(home)
+    explicit, paths = ports.explicit(inherited), Home(home)
     known = machine.load(root, home) if paths.stack_file.exists() else None
     if known is not None:
         if known.credentials_file.exists():  # an older version of the platform needed fewer
@@ -84,7 +84,7 @@ def _find(
         if control is None:
             _end_what_cannot_be_adopted(known)
         if control is not None or processes.living_parts(known.stack_id, paths.postgres):
-            for part, port in asked.items():
+            for part, port in explicit.items():
                 if known.ports[part] != port:
                     raise StackError(
                         f"the stack runs with {part} on port {known.ports[part]}, not {port}: `make down` first"
@@ -95,7 +95,7 @@ def _find(
             f"{paths.credentials} is gone, but {paths.postgres} holds data that only its passwords open:"
             " bring the file back, or delete the directory to start anew"
         )
-    choice = ports.choose(asked, known.ports if known else {})
+    choice = ports.choose(explicit, known.ports if known else {})
     for notice in choice.notices:
         progress.line(f"  {notice}")
     own = _certificate(paths, inherited)
@@ -117,7 +117,7 @@ def _end_what_cannot_be_adopted(stack: Stack) -> None:
     processes.stop(left, seconds=5)
 
 
-def _keep_serving_keys(stack: Stack) -> None:
+def _register_serving_keys(stack: Stack) -> None:
     """Let the prediction service know the stack's own keys; one that runs reads them within a second."""
     serving_keys.keep(stack.paths.serving_keys, stack.credentials().serving_keys(), now=dt.datetime.now(dt.UTC))
 

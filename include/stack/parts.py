@@ -184,14 +184,14 @@ def _airflow(stack: Stack, airflow: dict[str, str]) -> list[supervisor.Program]:
 
 def base_environment(stack: Stack, inherited: Mapping[str, str]) -> dict[str, str]:
     """What supervisord, and through it every part, inherits: the user's own without what would mislead our parts."""
-    kept = {
+    own = {
         name: value
         for name, value in inherited.items()
         if not name.startswith(("AIRFLOW__", "AIRFLOW_HOME", "MLFLOW_", "MLOPS_", "PYTHON", "BENTOML_", "PG"))
     }
     bin_folder = str(Path(sys.executable).parent)
     return {
-        **kept,
+        **own,
         "PATH": f"{bin_folder}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
         processes.MARKER: stack.stack_id,

@@ -49,7 +49,7 @@ def explicit(environ: Mapping[str, str]) -> dict[str, int]:
     return chosen
 
 
-def choose(asked: Mapping[str, int], remembered: Mapping[str, int]) -> Choice:
+def choose(requested: Mapping[str, int], remembered: Mapping[str, int]) -> Choice:
     """A free port for each part: as asked, else as remembered, else the usual one, else the next free one.
 
     Raises:
@@ -58,16 +58,16 @@ def choose(asked: Mapping[str, int], remembered: Mapping[str, int]) -> Choice:
     ports: dict[str, int] = {}
     notices: list[str] = []
     for part, usual in DEFAULTS.items():
-        wanted = asked.get(part) or remembered.get(part)
-        if wanted:
-            if is_taken(wanted):
+        port = requested.get(part) or remembered.get(part)
+        if port:
+            if is_taken(port):
                 raise PortError(
-                    f"port {wanted} ({part}) is in use by {holder(wanted)}:"
+                    f"port {port} ({part}) is in use by {holder(port)}:"
                     f" stop that, or set {variable(part)} to a free port"
                 )
-            ports[part] = wanted
+            ports[part] = port
             continue
-        reserved = {*asked.values(), *remembered.values(), *ports.values()}
+        reserved = {*requested.values(), *remembered.values(), *ports.values()}
         port = next((p for p in range(usual, min(usual + 500, 65536)) if p not in reserved and not is_taken(p)), None)
         if port is None:
             raise PortError(f"no free port from {usual} on for {part}: set {variable(part)}")

@@ -68,6 +68,6 @@ def _sweep(stack: Stack) -> int:
     supervisor.kill(left)
     count = processes.stop(left, seconds=5)
     servers_left = processes.postgres(data)
-    count += processes.stop(servers_left, seconds=20, ask=signal.SIGINT)
+    count += processes.stop(servers_left, seconds=20, first_signal=signal.SIGINT)
     supervisor.socket_path(stack.run).unlink(missing_ok=True)
     return count

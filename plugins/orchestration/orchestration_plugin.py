@@ -140,12 +140,12 @@ class MissedEvents:
             return
         answer: list[Any] = []
 
-        async def hold(message: Any) -> None:
+        async def collect(message: Any) -> None:
             answer.append(message)
 
         # Whoever is told that the DAG is active finds what it missed in the queue. The change itself is committed when
         # the application returns, not when it sends.
-        await self._app(scope, receive, hold)
+        await self._app(scope, receive, collect)
         if answer and answer[0].get("status") == 200:
             await self._queue_missed()
         for message in answer:

@@ -263,7 +263,7 @@ for dag in dags:
     set_dag(dag, is_paused=True)
 scheduler, seen = Overlooked(), []
 def look(now):
-    scheduler.look(now)
+    scheduler.check(now)
     seen.append(queued())
 look(0)
 event("validated.trips"), event("candidate.trip_duration"), event("retraining.trip_duration")
@@ -301,14 +301,14 @@ def test_the_scheduler_ends_runs_of_a_dag_that_is_gone_and_not_of_one_that_comes
 runs, seen = ("gone", "back", "there"), []
 scheduler = Overlooked()
 set_dag("rollback_trip_duration", is_stale=True), set_dag("monitor_trip_duration", is_stale=True)
-scheduler.look(0)
-scheduler.look(GONE_SECONDS - 1)
+scheduler.check(0)
+scheduler.check(GONE_SECONDS - 1)
 seen.append(states(*runs))
 set_dag("monitor_trip_duration", is_stale=False)
-scheduler.look(GONE_SECONDS - 0.5)
+scheduler.check(GONE_SECONDS - 0.5)
 set_dag("monitor_trip_duration", is_stale=True)
-scheduler.look(GONE_SECONDS + 1)
-scheduler.look(GONE_SECONDS + 2)
+scheduler.check(GONE_SECONDS + 1)
+scheduler.check(GONE_SECONDS + 2)
 seen.append(states(*runs))
 set_dag("rollback_trip_duration", is_stale=False), set_dag("monitor_trip_duration", is_stale=False)
 print(json.dumps(seen))

@@ -49,17 +49,17 @@ def _predict(stack: Stack, engine: sa.Engine, model: str) -> Answer:
     manifest = json.loads(storage.read_bytes(storage.join(champion.url, MANIFEST)))
     headers = {"Authorization": f"Bearer {stack.credentials().serving_key}"}
     url = f"{stack.address('serving')}/models/{model}/predict"
-    deadline, said = time.monotonic() + 60, ""
+    deadline, last = time.monotonic() + 60, ""
     while time.monotonic() < deadline:
         try:
             answer = httpx.post(url, json=golden["rows"][0], headers=headers, timeout=10, verify=stack.trusted)
-            said = f"{answer.status_code}: {answer.text[:300]}"
+            last = f"{answer.status_code}: {answer.text[:300]}"
             if answer.status_code == 200 and answer.json()["version"] == champion.version:
                 return Answer(champion, manifest, golden["rows"][0], answer.json()["prediction"])
         except httpx.HTTPError as error:
-            said = str(error)
+            last = str(error)
         time.sleep(0.5)
-    raise DemoError(f"{model}: the service does not answer with version {champion.version}; it said {said}")
+    raise DemoError(f"{model}: the service does not answer with version {champion.version}; it said {last}")
 
 
 def predict_each(stack: Stack, engine: sa.Engine, params: settings.Params, failed: dict[str, str]) -> dict[str, Answer]:

@@ -129,31 +129,31 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--forkserver", type=Path, help="the socket of a process that forks it")
     parser.add_argument("--job", action="store_true", help="no part: it ends by itself")
     parser.add_argument("command", nargs="+")
-    asked = parser.parse_args(arguments)
-    _write_to(asked.log)
+    options = parser.parse_args(arguments)
+    _write_to(options.log)
     stack_id = os.environ.get(MARKER, "")
-    living = postmaster(asked.data) if asked.data else None if asked.job else roots(stack_id).get(asked.name)
+    living = postmaster(options.data) if options.data else None if options.job else roots(stack_id).get(options.name)
     if living is not None:
         with contextlib.suppress(OSError):
-            os.write(1, f"{asked.name} lives as process {living.pid}: adopted\n".encode())
+            os.write(1, f"{options.name} lives as process {living.pid}: adopted\n".encode())
         _wait_for(living, *parent)
-        raise SystemExit(f"{asked.name}, process {living.pid}, has ended")
-    if asked.alone:
-        _end_orphans(stack_id, asked.name)
-    if asked.data is not None:
-        _forget_the_dead_server(asked.data)
-    if not asked.job:
-        os.environ[PART] = asked.name
-    if asked.forkserver:
-        code = _forked(asked.forkserver, asked.command, asked.directory, asked.job, parent)
+        raise SystemExit(f"{options.name}, process {living.pid}, has ended")
+    if options.alone:
+        _end_orphans(stack_id, options.name)
+    if options.data is not None:
+        _forget_the_dead_server(options.data)
+    if not options.job:
+        os.environ[PART] = options.name
+    if options.forkserver:
+        code = _forked(options.forkserver, options.command, options.directory, options.job, parent)
         if code is not None:
             raise SystemExit(code)
-    if not asked.job:
+    if not options.job:
         os.environ[PART_PID] = str(os.getpid())
-    os.chdir(asked.data or asked.directory)
-    if asked.user:
-        _become(asked.user)
-    os.execvp(asked.command[0], asked.command)  # noqa: S606  (the command is the configuration's)
+    os.chdir(options.data or options.directory)
+    if options.user:
+        _become(options.user)
+    os.execvp(options.command[0], options.command)  # noqa: S606  (the command is the configuration's)
 
 
 def _write_to(log: Path) -> None:

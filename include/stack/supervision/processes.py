@@ -65,12 +65,12 @@ def _alive(process: psutil.Process) -> bool:
     return bool(process.status() != psutil.STATUS_ZOMBIE)
 
 
-def stop(processes: Iterable[psutil.Process], *, seconds: float, ask: signal.Signals = signal.SIGTERM) -> int:
+def stop(processes: Iterable[psutil.Process], *, seconds: float, first_signal: signal.Signals = signal.SIGTERM) -> int:
     """Ask the processes to end, and kill those that have not after `seconds`; returns how many there were."""
     processes = list(processes)
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            process.send_signal(ask)
+            process.send_signal(first_signal)
     _, stubborn = psutil.wait_procs(processes, timeout=seconds)
     for process in stubborn:
         with contextlib.suppress(psutil.Error):

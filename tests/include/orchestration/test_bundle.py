@@ -77,8 +77,8 @@ def test_a_dag_file_of_a_version_reads_the_params_of_that_version(folder: Path) 
     from include.orchestration import dag_defaults
 
     pinned = bundle(folder, bundle(folder).get_current_version().version)
-    assert dag_defaults.params_beside(str(pinned.path / "train.py")) == pinned.path / "params.yaml"
-    assert dag_defaults.params_beside(str(folder / "train.py")) == folder.parent / "params.yaml"
+    assert dag_defaults.params_of(str(pinned.path / "train.py")) == pinned.path / "params.yaml"
+    assert dag_defaults.params_of(str(folder / "train.py")) == folder.parent / "params.yaml"
 
 
 def test_a_version_that_is_gone_is_said_to_be_gone(folder: Path) -> None:
@@ -92,7 +92,7 @@ DAG_FILE = """from airflow.sdk import DAG
 
 from include.orchestration import dag_defaults
 
-for name, entry in dag_defaults.read_params(dag_defaults.params_beside(__file__)).models.items():
+for name, entry in dag_defaults.read_params(dag_defaults.params_of(__file__)).models.items():
     with DAG(f"{STEP}_{name}", schedule=entry.monitoring.schedule, tags={str(entry.tuning.trials)}):
         pass
 """

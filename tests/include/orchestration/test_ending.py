@@ -32,7 +32,7 @@ def test_a_task_emits_the_events_that_it_spoke_of_and_no_other() -> None:
     quiet, told = context(), context()
     ending.summarised(quiet, runs.idle("no training requested"))
     assert quiet["ti"].task.outlets == [assets.CAUGHT_UP]  # which emits what was added to it
-    made = runs.tell(told["outlet_events"], assets.candidate("m"), runs.result({"version": 7}, "version 7"))
+    made = runs.emit(told["outlet_events"], assets.candidate("m"), runs.result({"version": 7}, "version 7"))
     ending.summarised(told, made)
     assert told["ti"].task.outlets == [assets.candidate("m"), assets.CAUGHT_UP]
 

@@ -75,7 +75,7 @@ def test_up_adds_what_a_newer_version_of_the_platform_needs(tmp_path: Path) -> N
     kept = [line for line in path.read_text().splitlines() if not line.startswith("SERVING_FEEDBACK_KEY")]
     path.write_text("\n".join(kept))
     found, _ = lifecycle._find(Path("/root of it"), tmp_path, {}, Progress(io.StringIO()))
-    lifecycle._keep_serving_keys(found)
+    lifecycle._register_serving_keys(found)
     held = {key.name: (key.sha256, key.scopes) for key in keys.read(Home(tmp_path).serving_keys)}
     assert held["feedback"] == (keys.digest(found.credentials().serving_feedback_key), ("feedback",))
 
