@@ -38,6 +38,17 @@ class Example:
 
 
 EXAMPLES = {
+    "clip": Example(
+        {"clip": {"price": [0.01, 0.99], "whole": [0, 0.9]}},
+        [
+            ({"price": 0.99}, "features.clip.price: expected a list, not 0.99"),
+            ({"price": [0.99, 0.01]}, "features.clip.price: the quantiles must rise, as in [0.01, 0.99], not"),
+            ({"price": [0, 500]}, "a formula: `derived: {price_bounded: clip(price, 0, 500)}`"),
+            ({"city": [0.1, 0.9]}, "features.clip: 'city' is text; declare it under one_hot, ordinal or"),
+            ({"prise": [0.1, 0.9]}, "features.clip.prise: there is no column 'prise'; did you mean 'price'?"),
+        ],
+        [({"clip": {"age": [0.1, 0.9]}}, "clip.age: the training part has no value; exclude the column")],
+    ),
     "impute": Example(
         {"impute": {"price": "mean", "age": -1, "whole": "median", "city": "most_frequent", "size": "none"}},
         [
