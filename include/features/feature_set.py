@@ -1,8 +1,7 @@
 """The features of a model, from params.yaml, from a Python definition, or from both, as one thing.
 
-    definition → derived → date_parts                                  computed: `compute`, in computed.py
-    clip → impute → bin → ordinal, one_hot, target_encoding → standard_scaler → pca
-                                                                       learned: `fit`, then `transform`, in transforms/
+    computed    definition → derived → date_parts: `compute`, in computed.py
+    learned     the transforms that are declared, one file each in transforms/: `fit`, then `transform`
 
 A feature set is a `spec` of plain data and the definition's source text: stored with the features and in the served
 form, so that the service runs the very code that trained the model.
