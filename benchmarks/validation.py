@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from include import storage
-from include.ingestion import suites, validation
+from include.ingestion import judgement, outcomes, runner, suites
 
 ROWS = 1_000_000
 COLUMNS = 10
@@ -63,13 +63,13 @@ def million(folder: Path, rows: int = ROWS, bad: float = 0.01) -> float:
     data = table(rows, bad)
     assert data.num_columns == COLUMNS
     storage.write_table(str(folder / "staging" / "benchmark" / "r" / "2018-01-01.parquet"), data)
-    given = validation.parameters("2018-01-01", rows, dt.date(2018, 2, 1))
-    validation.judge(data.slice(0, 1000), rules, quarantine_share=0.05, given=given)  # imports
+    given = judgement.parameters("2018-01-01", rows, dt.date(2018, 2, 1))
+    judgement.judge(data.slice(0, 1000), rules, quarantine_share=0.05, given=given)  # imports
     begin = time.perf_counter()
     staged = storage.read_table(str(folder / "staging" / "benchmark" / "r" / "2018-01-01.parquet"))
-    judged = validation.judge(staged, rules, quarantine_share=0.05, given=given)
-    stored = validation._store(
-        "benchmark", "2018-01-01", validation._Judged(staged, None, judged), data_url=str(folder), run_id="r"
+    judged = judgement.judge(staged, rules, quarantine_share=0.05, given=given)
+    stored = outcomes.store(
+        "benchmark", "2018-01-01", outcomes.Judged(staged, None, judged), data_url=str(folder), run_id="r"
     )
     seconds = time.perf_counter() - begin
     print(
@@ -82,11 +82,11 @@ def million(folder: Path, rows: int = ROWS, bad: float = 0.01) -> float:
 def many(folder: Path, partitions: int = 60, rows: int = 2000) -> float:
     """Seconds for each of many small partitions."""
     rules, data = suite(folder), table(rows)
-    given = validation.parameters("2018-01-01", rows, dt.date(2018, 2, 1))
+    given = judgement.parameters("2018-01-01", rows, dt.date(2018, 2, 1))
     begin = time.perf_counter()
-    with validation._engine_room() as run:
+    with runner.started() as run:
         for _ in range(partitions):
-            validation._judge(run, data, rules, 0.05, given)
+            judgement.judge_by(run, data, rules, 0.05, given)
     seconds = (time.perf_counter() - begin) / partitions
     print(f"{partitions} partitions of {rows:,} rows: {1000 * seconds:.0f} ms each")
     return seconds

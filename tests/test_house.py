@@ -101,7 +101,11 @@ IMPORTERS = {
     "dvc": {"include/features/versions.py"},
     "evidently": {"include/monitoring/report.py"},
     "fastapi": {"plugins"},
-    "great_expectations": {"include/ingestion/suites.py", "include/ingestion/validation.py"},
+    "great_expectations": {
+        "include/ingestion/expectations",
+        "include/ingestion/runner.py",
+        "include/ingestion/suites.py",
+    },
     "mlflow": {"include/training/tracking.py"},
     "onnx": {"include/training/graphs.py"},
     "onnxruntime": {"include/inference/runtimes.py"},

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include import schemas
-from include.ingestion import partitions, sources, suites, validation
+from include.ingestion import judgement, partitions, sources, suites
 from include.ingestion.profile import nearly_typed
 from include.ingestion.proposal import Day, propose_suite
 from include.settings import Source
@@ -152,7 +152,7 @@ def _silence(key: str, table: pa.Table, source: Source) -> dt.timedelta | None:
     if source.time_column is None:
         return None
     newest = pc.max(table[source.time_column].cast(pa.timestamp("us"))).as_py()
-    end: dt.datetime = validation.parameters(key, 0.0, dt.date.max, source.timezone)["day_end"]
+    end: dt.datetime = judgement.parameters(key, 0.0, dt.date.max, source.timezone)["day_end"]
     return end - newest if newest is not None else None
 
 
@@ -190,7 +190,7 @@ def _leave_out_what_breaks(
     usual = statistics.median(part.day.rows for part in parts)
     alone = [part for part in parts if part.alone]
     judged = [
-        (part.table, validation.parameters(part.key, usual * part.table.num_rows / part.day.rows, today, timezone))
+        (part.table, judgement.parameters(part.key, usual * part.table.num_rows / part.day.rows, today, timezone))
         for part in alone
     ]
     keys = [part.key for part in alone]
@@ -198,8 +198,8 @@ def _leave_out_what_breaks(
         judged.append((pa.concat_tables([part.table for part in others]), judged[0][1]))
         keys.append("other days")
     broken: dict[str, str] = {}
-    of_days = {rule.id for rule in suite.rules if rule.scope == "table"}
-    for key, rule_ids in zip(keys, validation.broken_rules(suite, judged), strict=True):
+    of_days = {rule.id for rule in suite.rules if rule.family and rule.family.OF_ONE_PARTITION}
+    for key, rule_ids in zip(keys, judgement.broken_rules(suite, judged), strict=True):
         for rule_id in rule_ids:
             if key != "other days" or rule_id not in of_days:
                 broken.setdefault(rule_id, key)

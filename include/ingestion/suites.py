@@ -1,6 +1,7 @@
 """Suites: one JSON file of Great Expectations' own form per source, edited by hand.
 
-What happens when an expectation fails is said by its `severity` and its kind, which is Great Expectations' own class:
+What happens when an expectation fails is decided by its `severity` and by its family, which follows from Great
+Expectations' class (include/ingestion/expectations/):
 
     severity  an expectation about rows (a MapExpectation)     any other (columns, types, volume, freshness, shares)
     critical  the partition is refused                         the partition is refused
@@ -9,7 +10,7 @@ What happens when an expectation fails is said by its `severity` and its kind, w
     info      noted; lowers the quality score                  noted; lowers the quality score
 
 `description` is the reason that a quarantined row carries. A value may be `{"$PARAMETER": "…"}`, an expression
-over `usual_rows`, and for sources with time `day_start`, `day_end` and `due` (see `validation.parameters`).
+over `usual_rows`, and for sources with time `day_start`, `day_end` and `due` (see `judgement.parameters`).
 
 Great Expectations takes seconds to import: only `load` does.
 """
@@ -17,65 +18,24 @@ Great Expectations takes seconds to import: only `load` does.
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from include.ingestion.expectations import Rule, family_of
 from include.ingestion.proposal import propose_suite
 from include.text import did_you_mean
 
 __all__ = ["Rule", "Suite", "SuiteError", "check", "load", "parse", "path_of", "propose_suite", "rules"]
 
 SEVERITIES = ("critical", "warning", "info")
-Scope = Literal["values", "records", "types", "distribution", "table"]
-"""What an expectation is about: single values of a column, several columns of a row, a column's type, its histogram, or
-any other fact of a column or table as a whole."""
 _COLUMN_SET = "expect_table_columns_to_match_set"
-_COLUMN_KEYS = ("column", "column_A", "column_B")
 
 
 class SuiteError(ValueError):
     """A suite is missing or wrong; the message names the file, the expectation and the remedy."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One expectation of a suite, as the platform acts on it."""
-
-    id: str
-    type: str
-    kwargs: Mapping[str, Any]
-    severity: str
-    description: str | None
-    scope: Scope | None = None
-    """None where the suite was read without Great Expectations, whose class decides it."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it reads."""
-        named = [self.kwargs[key] for key in _COLUMN_KEYS if key in self.kwargs]
-        return (*named, *self.kwargs.get("column_list", ()))
-
-    @property
-    def about_rows(self) -> bool:
-        """Whether single rows keep or break it."""
-        return self.scope in ("values", "records")
-
-    @property
-    def text(self) -> str:
-        """What a row or partition that breaks it is told."""
-        if self.description:
-            return self.description
-        what = re.sub(r"^expect_(column_values_to_|column_pair_values_|column_|table_)?", "", self.type).replace(
-            "_", " "
-        )
-        detail = ", ".join(
-            f"{k} {v}" for k, v in self.kwargs.items() if k not in _COLUMN_KEYS and not isinstance(v, dict)
-        )
-        return f"{', '.join(self.columns) or 'table'}: must {what}" + (f" ({detail[:120]})" if detail else "")
 
 
 @dataclass(frozen=True)
@@ -194,25 +154,8 @@ def _built(path: Path, found: tuple[Rule, ...]) -> Suite:
             (built[rule.id],) = ExpectationSuite(name=path.stem, expectations=[entry]).expectations
         except Exception as error:  # whatever it is, it is the file's mistake, and named so
             raise SuiteError(f"{where}: {' '.join(str(error).split())[:300]}") from error
-    scoped = tuple(replace(rule, scope=_scope(built[rule.id])) for rule in found)
-    return Suite(path.stem, scoped, built)
-
-
-def _scope(expectation: Any) -> Scope:
-    """From Great Expectations' class: names such as "distinct values" or "value lengths" mislead."""
-    from great_expectations.expectations import core
-    from great_expectations.expectations import expectation as bases
-
-    if isinstance(
-        expectation,
-        core.ExpectColumnValuesToBeOfType | core.ExpectColumnValuesToBeInTypeList | core.ExpectColumnTypeToBe,
-    ):
-        return "types"
-    if isinstance(expectation, bases.ColumnPairMapExpectation | bases.MulticolumnMapExpectation):
-        return "records"
-    if isinstance(expectation, core.ExpectColumnKLDivergenceToBeLessThan):
-        return "distribution"
-    return "values" if isinstance(expectation, bases.ColumnMapExpectation) else "table"
+    judged = tuple(replace(rule, family=family_of(type(built[rule.id]))) for rule in found)
+    return Suite(path.stem, judged, built)
 
 
 def _understood(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from include.ingestion import drafting, sources, suites, validation
+from include.ingestion import drafting, judgement, sources, suites
 from tests.include.ingestion.conftest import files, generated
 
 TODAY = dt.date(2025, 6, 1)
@@ -39,8 +39,8 @@ def _accepted(draft: drafting.Draft, source: Any, folder: Path, days: list[dt.da
     (folder / "s.json").write_text(json.dumps(draft.suite, allow_nan=False))
     suite = suites.load(folder / "s.json")
     for key, table in sources.read_partitions(source, [str(day) for day in days]):
-        given = validation.parameters(key, rows, TODAY)
-        judged = validation.judge(table, suite, quarantine_share=0.0, given=given)
+        given = judgement.parameters(key, rows, TODAY)
+        judged = judgement.judge(table, suite, quarantine_share=0.0, given=given)
         assert (key, judged.refused, judged.quality) == (key, None, 1.0)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from include.ingestion import frames, suites, validation
+from include.ingestion import frames, judgement, runner, suites
+from include.ingestion.expectations import types
 
 BIG = 2**60
 VALUES: dict[str, tuple[list[Any], pa.DataType]] = {
@@ -134,11 +135,11 @@ def test_what_an_expectation_is_about_is_its_class(tmp_path: Path) -> None:
     from great_expectations.expectations import expectation as bases
 
     rows = bases.ColumnMapExpectation | bases.ColumnPairMapExpectation | bases.MulticolumnMapExpectation
-    types = {"expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list"}
+    by_type = {"expect_column_values_to_be_of_type", "expect_column_values_to_be_in_type_list"}
     core = _core()
     for rule in _loaded(tmp_path, _catalogue([1, 2, 3, 4, 5, 5])).rules:
-        assert rule.about_rows == (issubclass(core[rule.type], rows) and rule.type not in types), rule.type
-        assert (rule.scope == "types") == (rule.type in {*types, "expect_column_type_to_be"})
+        assert rule.about_rows == (issubclass(core[rule.type], rows) and rule.type not in by_type), rule.type
+        assert (rule.family is types) == (rule.type in {*by_type, "expect_column_type_to_be"})
 
 
 @pytest.mark.parametrize("kind", VALUES)
@@ -154,13 +155,13 @@ def test_a_null_changes_no_verdict_on_the_other_rows(kind: str, tmp_path: Path) 
 
 def _verdicts(suite: suites.Suite, table: pa.Table) -> dict[str, tuple[bool, list[int] | None, bool]]:
     """By expectation: passed, the rows that break it, and whether it could not be evaluated at all."""
-    with validation._engine_room() as run:
-        found = validation._evaluate(run, validation._Frames(table), suite, {}, suite.rules, "COMPLETE")
+    with runner.started() as run:
+        found = judgement.Subject(run, table, suite, {}).evaluate(suite.rules, "COMPLETE")
     return {
         rule.type: (
             bool(found[rule.id].success),
             found[rule.id].result.get("unexpected_index_list") if rule.about_rows else None,
-            validation._raised(found[rule.id]) is not None,
+            runner.raised(found[rule.id]) is not None,
         )
         for rule in suite.rules
     }
@@ -233,7 +234,7 @@ def test_a_failed_expectation_counts_by_its_rows_or_as_failed_whole(
 ) -> None:
     """Its rows go to quarantine when it is about rows; else it is worth nothing, and no value is counted as a row."""
     table = pa.table({"x": [1, 1, 1, 100], "text": ["a", "b", "c", "long"]})
-    judged = validation.judge(table, _loaded(tmp_path, [(kind, kwargs)]), quarantine_share=0.5, given={})
+    judged = judgement.judge(table, _loaded(tmp_path, [(kind, kwargs)]), quarantine_share=0.5, given={})
     assert judged.quality == quality
     assert judged.refused is None
     assert judged.row_reasons is not None

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from include.ingestion import suites, validation
+from include.ingestion import judgement, suites
 
 DAY = dt.date(2025, 1, 5)
 MISSING = ("none", "null", "nan", "mostly")
@@ -28,9 +28,9 @@ def _suite(table: pa.Table, folder: Path, time_column: str | None = None, **more
     return suites.load(path)
 
 
-def _judged(table: pa.Table, suite: suites.Suite, usual: int | None = None, day: str = "all") -> validation.Judgement:
-    values = validation.parameters(day, usual or table.num_rows, dt.date(2026, 1, 1))
-    return validation.judge(table, suite, quarantine_share=0.0, given=values)
+def _judged(table: pa.Table, suite: suites.Suite, usual: int | None = None, day: str = "all") -> judgement.Judgement:
+    values = judgement.parameters(day, usual or table.num_rows, dt.date(2026, 1, 1))
+    return judgement.judge(table, suite, quarantine_share=0.0, given=values)
 
 
 def _bounds(table: pa.Table, column: str, time_column: str | None = None) -> dict[str, Any]:
@@ -106,11 +106,11 @@ def test_it_accepts_every_kind_of_column_today_and_tomorrow(tmp_path: Path) -> N
     suite = _suite(today, tmp_path, "at")
     judged = _judged(today, suite, day=str(DAY))
     assert (judged.refused, judged.reasons, judged.quality) == (None, {}, 1.0)
-    judged = validation.judge(
+    judged = judgement.judge(
         tomorrow,
         suite,
         quarantine_share=0.05,
-        given=validation.parameters(str(DAY + dt.timedelta(1)), 300, dt.date(2026, 1, 1)),
+        given=judgement.parameters(str(DAY + dt.timedelta(1)), 300, dt.date(2026, 1, 1)),
     )
     assert judged.refused is None
     assert sum(judged.reasons.values()) <= 3

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from include.ingestion import suites, validation
+from include.ingestion import judgement, suites
 from include.ingestion.sources import columns_of
 from include.settings import ROOT, load_params
 from tests.include.ingestion.conftest import SUITES
@@ -96,8 +97,8 @@ def test_a_proposed_suite_accepts_what_it_was_proposed_from(tmp_path: Path) -> N
     path = tmp_path / "customers.json"
     path.write_text(json.dumps(suites.propose_suite("customers", table)))
     assert suites.check(path, table.column_names) == []
-    judged = validation.judge(
-        table, suites.load(path), quarantine_share=0.0, given=validation.parameters("all", 200, validation.dt.date.max)
+    judged = judgement.judge(
+        table, suites.load(path), quarantine_share=0.0, given=judgement.parameters("all", 200, dt.date.max)
     )
     assert (judged.refused, judged.quality) == (None, 1.0)
 
@@ -106,10 +107,10 @@ def test_a_proposed_suite_refuses_what_is_not_like_it(tmp_path: Path) -> None:
     table = _customers()
     path = tmp_path / "customers.json"
     path.write_text(json.dumps(suites.propose_suite("customers", table)))
-    suite, given = suites.load(path), validation.parameters("all", 200, validation.dt.date.max)
+    suite, given = suites.load(path), judgement.parameters("all", 200, dt.date.max)
 
     def refused(changed: pa.Table) -> str:
-        return validation.judge(changed, suite, quarantine_share=0.05, given=given).refused or ""
+        return judgement.judge(changed, suite, quarantine_share=0.05, given=given).refused or ""
 
     def replace(name: str, values: pa.Array) -> pa.Table:
         return table.set_column(table.column_names.index(name), name, values)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from include.ingestion import partitions, suites, validation
+from include.ingestion import judgement, partitions, runner, sources, suites, validation
 from include.ingestion.sources import REASON
 from include.settings import SampleSource
 from tests.include.ingestion.conftest import DURATION, SUITES, Ingest, files, generated
@@ -71,10 +71,10 @@ def test_a_large_table_is_judged_as_a_small_one(tmp_path: Path, monkeypatch: pyt
     ]  # fmt: skip
     rules = [{"type": f"expect_{kind}", "kwargs": given, "severity": "warning"} for kind, given in kinds]
     suite = suites.load(_suite(tmp_path, *rules))
-    given = validation.parameters(DAY, 4, dt.date(2018, 2, 1))
-    small = validation.judge(table, suite, quarantine_share=1, given=given)
-    monkeypatch.setattr(validation, "LARGE", 1)
-    large = validation.judge(table, suite, quarantine_share=1, given=given)
+    given = judgement.parameters(DAY, 4, dt.date(2018, 2, 1))
+    small = judgement.judge(table, suite, quarantine_share=1, given=given)
+    monkeypatch.setattr(judgement, "LARGE", 1)
+    large = judgement.judge(table, suite, quarantine_share=1, given=given)
     assert large.row_reasons.to_pylist() == small.row_reasons.to_pylist()
     assert (large.refused, large.quality, large.report) == (small.refused, small.quality, small.report)
 
@@ -99,7 +99,6 @@ def test_generated_trips_are_accepted_without_their_dirt(ingest: Ingest, days: D
 
 
 def _read_again(key: str) -> list[tuple[str, pa.Table]]:
-    from include.ingestion import sources
 
     return list(sources.read_partitions(generated(rows_per_day=2000), [key]))
 
@@ -347,9 +346,9 @@ def test_what_was_not_extracted_is_named(ingest: Ingest, days: Days) -> None:
 def test_keeping_configurations_changes_no_result() -> None:
     suite = suites.load(SUITES / "trips.json")
     ((_, table),) = _read_again(DAY)
-    given = validation.parameters(DAY, 2000, dt.date(2018, 2, 1))
-    quick = validation.judge(table, suite, quarantine_share=0.1, given=given)
-    plain = validation._Run()(table.to_pandas(), suite, suite.rules, given, "BOOLEAN_ONLY")
+    given = judgement.parameters(DAY, 2000, dt.date(2018, 2, 1))
+    quick = judgement.judge(table, suite, quarantine_share=0.1, given=given)
+    plain = runner.Runner()(table.to_pandas(), suite, suite.rules, given, "BOOLEAN_ONLY")
     assert [result.success for result in quick.results] == [plain[rule.id].success for rule in suite.rules]
 
 
@@ -446,7 +445,7 @@ def test_a_day_of_nothing_but_rows_astray_is_refused_with_why(ingest: Ingest, tm
     ],
 )
 def test_a_local_day_begins_and_ends_in_utc_as_its_clocks_say(key: str, start: str, end: str) -> None:
-    given = validation.parameters(key, 1, dt.date(2026, 1, 1), "Europe/Berlin")
+    given = judgement.parameters(key, 1, dt.date(2026, 1, 1), "Europe/Berlin")
     moments = (dt.datetime.fromisoformat(start), dt.datetime.fromisoformat(end))
     assert (given["day_start"], given["day_end"]) == moments
     assert given["due"] == given["day_end"]
