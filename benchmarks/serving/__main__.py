@@ -5,6 +5,7 @@
     PYTHONPATH=. python -m benchmarks.serving --workers 2        two workers on two cores beside one
     PYTHONPATH=. python -m benchmarks.serving --price-of-log     with and without the prediction log
     PYTHONPATH=. python -m benchmarks.serving --swaps 100        100 swaps under load
+    PYTHONPATH=. python -m benchmarks.serving --against PATH     the service of another checkout, by turns: prints only
     PYTHONPATH=. python -m benchmarks.serving --all              everything
 
 Writes benchmarks/results/serving.json, .md and .png; a part that is not run keeps its last results. It wants two cores
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import report
+from benchmarks.serving.against import against
 from benchmarks.serving.comparison import Bench, compare, generator_limit
 from benchmarks.serving.contenders import ALL
 from benchmarks.serving.price import price
@@ -43,6 +45,10 @@ def main() -> None:
     )
     bench.say("fitting the model")
     subprocess.run([sys.executable, "-m", "benchmarks.serving.model", str(bench.model)], cwd=ROOT, check=True)
+    if given.against:
+        for cell, found in against(bench, given.against)["cells"].items():
+            print(cell, {name: value for name, value in found.items() if name != "rounds"})
+        return
     results = report.load(given.results)
     for section, run in _parts(given, bench).items():
         circumstances = report.circumstances(f"python -m benchmarks.serving {' '.join(sys.argv[1:])}".strip(), ROOT)
@@ -77,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="so many workers of ours on as many cores, beside one on one")
     parser.add_argument("--price-of-log", action="store_true", help="ours with and without the prediction log")
     parser.add_argument("--swaps", type=int, help="so many swaps of ours under load")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="this checkout beside another one")
     parser.add_argument("--all", action="store_true", help="every part")
     parser.add_argument("--environments", type=Path, default=ROOT / "var" / "benchmarks", help="kept between runs")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
