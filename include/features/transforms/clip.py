@@ -30,7 +30,7 @@ def check(declared: Mapping[str, tuple[float, float]], columns: Mapping[str, Col
         if not (0 <= low <= 1 and 0 <= high <= 1):
             formula = f"`derived: {{{column}_bounded: clip({column}, {low:g}, {high:g})}}`"
             raise FeatureError(
-                f"{key}: quantiles lie between 0 and 1, as in [0.01, 0.99]; bounds that you know are a formula: {formula}"
+                f"{key}: quantiles lie between 0 and 1, as in [0.01, 0.99]; known bounds are a formula: {formula}"
             )
         if low >= high:
             raise FeatureError(f"{key}: the quantiles must rise, as in [0.01, 0.99], not [{low:g}, {high:g}]")
