@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-from include.settings import ColumnType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from include.settings import ColumnType
+
 EXACT = 2**53
 """The largest of the whole numbers up to which every one is exactly a float64."""
 
-Types = Mapping[str, ColumnType]
+Types: TypeAlias = "Mapping[str, ColumnType]"
 _WIDER: dict[frozenset[str], ColumnType] = {
     frozenset({"int", "float"}): "float",
     frozenset({"date", "timestamp"}): "timestamp",

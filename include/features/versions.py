@@ -37,6 +37,7 @@ from include.features import columns as cols
 from include.features import known_columns, stage
 from include.features.compiler import compile_model
 from include.features.feature_set import FeatureError, FeatureSet
+from include.features.fingerprint import fingerprint
 from include.home import Home
 from include.settings import ROOT, ColumnType, Model, Params, load_params
 
@@ -243,7 +244,7 @@ def _lay_out(
         "time_column": params.time_column(model),
         "entity": entry.entity,
         "types": {name: kind for name, kind in sorted(types.items()) if name in read},
-        "code": stage.code_fingerprint(),
+        "code": fingerprint(),
     }
     _write_json(inputs / "features.json", described)
     _write_json(inputs / "partitions.json", {"source": entry.source, "partitions": partitions})

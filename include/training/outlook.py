@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from include.features.columns import ColumnError, Columns, from_arrow, is_missing, select, types_of
+from include.features.feature_file import LARGEST
 from include.features.feature_set import FeatureError, FeatureSet, FitError
-from include.features.stage import LARGEST
 from include.formulas import FormulaError
 from include.settings import Model
 from include.training import evaluation, preparation, suspects

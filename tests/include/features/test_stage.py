@@ -16,17 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from include import storage
-from include.features import stage
+from include.features import feature_file, stage
 from include.features.columns import types_of
 from include.features.compiler import compile_features
+from include.features.plan import Plan, StageError
 from include.settings import ROOT, Features
 
 from .conftest import day, trips
 
 
-def plan_for(
-    partitions: dict[str, str], features: dict[str, object] | None = None, fingerprint: str = "1"
-) -> stage.Plan:
+def plan_for(partitions: dict[str, str], features: dict[str, object] | None = None, fingerprint: str = "1") -> Plan:
     given = {"definition": "trip_duration"} if features is None else features
     types = types_of(trips(day(0)).schema)
     made = compile_features(
@@ -38,7 +37,7 @@ def plan_for(
         root=ROOT,
     )
     kept = tuple(dict.fromkeys([*made.inputs, "pickup_datetime", "duration_minutes"]))
-    return stage.Plan("ride", partitions, "rides", made, "duration_minutes", kept, fingerprint)
+    return Plan("ride", partitions, "rides", made, "duration_minutes", kept, fingerprint)
 
 
 def publish(data: Path, key: str, table: pa.Table) -> str:
@@ -88,7 +87,7 @@ def test_a_feature_file_holds_raw_columns_features_and_target(tmp_path: Path) ->
     table = trips(day(0))
     file = tmp_path / "f.parquet"
     plan = plan_for({})
-    entry = stage.build_partition(plan, day(0), content(table), file)
+    entry = feature_file.build_partition(plan, day(0), content(table), file)
     made = pq.read_table(file)
     assert made.select(list(plan.kept)).equals(table.select(list(plan.kept)).cast(made.select(list(plan.kept)).schema))
     assert set(plan.feature_set.kinds) <= set(made.column_names)
@@ -98,9 +97,9 @@ def test_a_feature_file_holds_raw_columns_features_and_target(tmp_path: Path) ->
 def test_many_batches_give_the_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = trips(day(0), 1000)
     plan = plan_for({})
-    stage.build_partition(plan, day(0), content(table), tmp_path / "whole.parquet")
-    monkeypatch.setattr(stage, "BATCH_ROWS", 64)
-    stage.build_partition(plan, day(0), content(table), tmp_path / "parts.parquet")
+    feature_file.build_partition(plan, day(0), content(table), tmp_path / "whole.parquet")
+    monkeypatch.setattr(feature_file, "BATCH_ROWS", 64)
+    feature_file.build_partition(plan, day(0), content(table), tmp_path / "parts.parquet")
     whole, parts = pq.read_table(tmp_path / "whole.parquet"), pq.read_table(tmp_path / "parts.parquet")
     assert parts.equals(whole)
     assert pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 16
@@ -110,13 +109,13 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path: Path) -> None:
     table = trips(day(0), 100)
     target = np.where(np.arange(100) % 4 == 0, np.nan, 5.0)
     with_gaps = table.set_column(table.column_names.index("duration_minutes"), "duration_minutes", pa.array(target))
-    entry = stage.build_partition(plan_for({}), day(0), content(with_gaps), tmp_path / "f.parquet")
+    entry = feature_file.build_partition(plan_for({}), day(0), content(with_gaps), tmp_path / "f.parquet")
     assert (entry["rows"], entry["dropped"]) == (75, 25)
     nulls = table.set_column(
         table.column_names.index("duration_minutes"), "duration_minutes", pa.nulls(100, pa.float64())
     )
-    with pytest.raises(stage.StageError, match=f"{day(0)}.*none of its 100 rows"):
-        stage.build_partition(plan_for({}), day(0), content(nulls), tmp_path / "g.parquet")
+    with pytest.raises(StageError, match=f"{day(0)}.*none of its 100 rows"):
+        feature_file.build_partition(plan_for({}), day(0), content(nulls), tmp_path / "g.parquet")
     assert not (tmp_path / "g.parquet").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["f.parquet"], "no temporary file is left"
 
@@ -130,16 +129,16 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path: Path) -> None:
 )
 def test_a_feature_without_any_value_is_refused(tmp_path: Path, derived: str, message: str) -> None:
     plan = plan_for({}, {"columns": ["trip_distance", "vendor_id"], "derived": {"x": derived}})
-    with pytest.raises(stage.StageError, match=message):
-        stage.build_partition(plan, day(0), content(trips(day(0))), tmp_path / "f.parquet")
+    with pytest.raises(StageError, match=message):
+        feature_file.build_partition(plan, day(0), content(trips(day(0))), tmp_path / "f.parquet")
 
 
 def test_infinite_features_are_refused_with_their_count(tmp_path: Path) -> None:
     plan = plan_for({})
     table = trips(day(0))
     infinite = table.set_column(1, "trip_distance", pa.array(np.where(np.arange(50) < 3, np.inf, 1.0)))
-    with pytest.raises(stage.StageError, match="'trip_distance' is infinite in 3 of 50 rows"):
-        stage.build_partition(plan, day(0), content(infinite), tmp_path / "f.parquet")
+    with pytest.raises(StageError, match="'trip_distance' is infinite in 3 of 50 rows"):
+        feature_file.build_partition(plan, day(0), content(infinite), tmp_path / "f.parquet")
 
 
 @pytest.mark.parametrize("column", ["trip_distance", "duration_minutes"])
@@ -150,14 +149,14 @@ def test_a_number_that_nothing_can_learn_from_is_found_with_column_partition_cou
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, value: float, what: str
 ) -> None:
     """One raw infinity in one row; a target's too; all batches are counted."""
-    monkeypatch.setattr(stage, "BATCH_ROWS", 16)
+    monkeypatch.setattr(feature_file, "BATCH_ROWS", 16)
     table = trips(day(0))
     numbers = np.where(np.isin(np.arange(50), [20, 49]), value, 1.5)
     dirty = table.set_column(table.column_names.index(column), column, pa.array(numbers))
     role = "target" if column == "duration_minutes" else "input"
     text = rf"{day(0)} of rides: the {role} '{column}' is {what}.* in 2 of 50 rows, first in row 21 .*null_values"
-    with pytest.raises(stage.StageError, match=text):
-        stage.build_partition(
+    with pytest.raises(StageError, match=text):
+        feature_file.build_partition(
             plan_for({}, {"columns": ["trip_distance", "vendor_id"]}), day(0), content(dirty), tmp_path / "f.parquet"
         )
     assert list(tmp_path.iterdir()) == []
@@ -167,14 +166,14 @@ def test_an_infinite_input_is_named_even_where_only_a_formula_reads_it(tmp_path:
     plan = plan_for({}, {"columns": ["vendor_id"], "derived": {"x": "where(trip_distance > 5, 1, 0)"}})
     table = trips(day(0))
     dirty = table.set_column(1, "trip_distance", pa.array([np.inf] + [1.5] * 49))
-    with pytest.raises(stage.StageError, match="the input 'trip_distance' is infinite in 1 of 50"):
-        stage.build_partition(plan, day(0), content(dirty), tmp_path / "f.parquet")
+    with pytest.raises(StageError, match="the input 'trip_distance' is infinite in 1 of 50"):
+        feature_file.build_partition(plan, day(0), content(dirty), tmp_path / "f.parquet")
 
 
 def test_a_computed_feature_beyond_32_bits_is_refused_with_advice_about_its_formula(tmp_path: Path) -> None:
     plan = plan_for({}, {"columns": ["vendor_id"], "derived": {"x": "vendor_id * 1e300"}})
-    with pytest.raises(stage.StageError, match=r"the feature 'x' is infinite.*guard the division"):
-        stage.build_partition(plan, day(0), content(trips(day(0))), tmp_path / "f.parquet")
+    with pytest.raises(StageError, match=r"the feature 'x' is infinite.*guard the division"):
+        feature_file.build_partition(plan, day(0), content(trips(day(0))), tmp_path / "f.parquet")
 
 
 def test_a_column_that_never_has_a_value_asks_to_be_excluded(tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_a_column_that_never_has_a_value_asks_to_be_excluded(tmp_path: Path) -> 
     empty = table.set_column(4, "vendor_id", pa.nulls(50, pa.int64()))
     wanted = {day(0): publish(tmp_path / "data", day(0), empty)}
     plan = plan_for(wanted, {"columns": ["trip_distance", "vendor_id"]})
-    with pytest.raises(stage.StageError, match=r"exclude: \[vendor_id\]"):
+    with pytest.raises(StageError, match=r"exclude: \[vendor_id\]"):
         stage.run(plan, tmp_path / "out", str(tmp_path / "data"))
     some = publish(tmp_path / "data", day(1), trips(day(1)))
     both = dataclasses.replace(plan, partitions={**wanted, day(1): some})

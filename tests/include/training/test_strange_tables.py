@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from include import preflight, storage
-from include.features import stage
+from include.features import feature_file
 from include.features.columns import from_arrow, types_of
 from include.features.compiler import compile_features
 from include.features.feature_set import FeatureSet
+from include.features.plan import Plan
 from include.features.profile import profile
 from include.inference.predictor import Predictor
 from include.inference.served_form import ServedForm
@@ -71,9 +72,9 @@ def served(folder: Path, entry: Model, name: str) -> tuple[ServedForm, FeatureSe
         time_column=None,
         root=ROOT,
     )
-    plan = stage.Plan("m", {}, "s", features, entry.target, (*features.inputs, entry.target), "1")
+    plan = Plan("m", {}, "s", features, entry.target, (*features.inputs, entry.target), "1")
     stored = storage.write_table(str(folder / "all.parquet"), table)
-    stage.build_partition(
+    feature_file.build_partition(
         plan, "all", storage.read_bytes(str(folder / "all.parquet"), stored.sha256), folder / "f.parquet"
     )
     spec = json.loads(json.dumps(features.spec))
