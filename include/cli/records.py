@@ -44,12 +44,12 @@ def forget(
 ) -> None:
     """Delete a subject's predictions and labels of a model, for good: from PostgreSQL and from the service's disk."""
     from include.home import Home
-    from include.monitoring import predictions as logged
+    from include.monitoring import forgetting
 
     engine, spool = context.database(), Home(context.home()).spool
     context.known_model(model, engine)
-    copied = logged.wait_until_copied(engine, spool, seconds=10)
-    gone = logged.forget(engine, model, entity=entity, prediction_id=prediction, folder=spool)
+    copied = forgetting.wait_until_copied(engine, spool, seconds=10)
+    gone = forgetting.forget(engine, model, entity=entity, prediction_id=prediction, folder=spool)
     refused = f", and {gone.refused:,} lines that PostgreSQL had refused" if gone.refused else ""
     done = f"{gone.predictions:,} predictions and {gone.labels:,} labels{refused} were deleted"
     if not copied:
@@ -65,11 +65,11 @@ def forget(
 
 
 def _subject(engine: sqlalchemy.Engine, model: str, entity: str | None, prediction: str | None) -> str:
-    from include.monitoring import predictions as logged
+    from include.monitoring import forgetting
 
     if entity is None:
         return f"prediction {prediction}"
-    return f"entity {entity!r}{logged.nearest_entity(engine, model, entity)}"
+    return f"entity {entity!r}{forgetting.nearest_entity(engine, model, entity)}"
 
 
 @app.command()

@@ -25,7 +25,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from include import database
-from include.monitoring import predictions
+from include.monitoring import forgetting
 from include.serving.prediction_log import log as prediction_log
 from include.serving.prediction_log import segments
 from include.serving.prediction_log.log import LogFull, PredictionLog, prediction_lines
@@ -794,9 +794,9 @@ async def test_what_is_forgotten_at_once_is_in_no_file_of_a_service_that_runs(tm
             assert await commit(log, lines(ids, entities=[marker.decode(), None])) is None
             assert await commit(log, lines(other, inputs=[b'{"zone":"%b"}' % marker], entities=["b"])) is None
             assert with_marker(tmp_path, marker)
-            assert await asyncio.to_thread(predictions.wait_until_copied, engine, tmp_path, 20)
+            assert await asyncio.to_thread(forgetting.wait_until_copied, engine, tmp_path, 20)
             gone = [
-                await asyncio.to_thread(predictions.forget, engine, "trips", entity=who, folder=tmp_path)
+                await asyncio.to_thread(forgetting.forget, engine, "trips", entity=who, folder=tmp_path)
                 for who in (marker.decode(), "b")
             ]
             assert [(one.predictions, one.remains) for one in gone] == [(1, ()), (1, ())]
@@ -814,12 +814,12 @@ async def test_a_worker_that_does_not_go_on_to_another_segment_is_named(tmp_path
     engine = database.connect(database_url)
     async with running(tmp_path, database_url) as log:
         assert await commit(log, lines(prediction_ids(1), entities=["a-subject"])) is None
-        assert await asyncio.to_thread(predictions.wait_until_copied, engine, tmp_path, 20)
-        gone = predictions.forget(engine, "trips", entity="a-subject", folder=tmp_path, seconds=2)  # its loop stands
+        assert await asyncio.to_thread(forgetting.wait_until_copied, engine, tmp_path, 20)
+        gone = forgetting.forget(engine, "trips", entity="a-subject", folder=tmp_path, seconds=2)  # its loop stands
         assert gone.predictions == 1
         assert "slot-0" in gone.remains[0]
         assert with_marker(tmp_path, b"a-subject")
-        again = await asyncio.to_thread(predictions.forget, engine, "trips", entity="a-subject", folder=tmp_path)
+        again = await asyncio.to_thread(forgetting.forget, engine, "trips", entity="a-subject", folder=tmp_path)
         assert again.remains == ()
         assert with_marker(tmp_path, b"a-subject") == []
     engine.dispose()
