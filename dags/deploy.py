@@ -2,7 +2,7 @@
 
 **Makes** a verdict (PROMOTE, HOLD or REJECT, with reasons and numbers); for PROMOTE a Bento, an entry in the
 ledger, and, when the service itself has answered with the new version, the asset `champion(model)`. Where
-`serving.rollout.strategy` says canary, ab or shadow, the version is first tried beside the champion: `promote`
+`serving.rollout.strategy` names one, the version is first tried beside the champion: `promote`
 starts that rollout, `verify` sees it loaded, and the controller (`mlops rollout <model>`) decides later.
 
 **Runs** when `train_<model>` has registered a version (`candidate(model)`): the newest one is judged, also
@@ -10,7 +10,7 @@ where several came while this DAG was at work. By hand for any version, with the
 HOLD and REJECT end green: the gate did its work, and the tasks after it say that there was nothing to do, with the
 reason. Where params.yaml asks for approval, a person answers in the UI; no answer within two days counts as no.
 
-A version that a person took back (rolled back, its canary or A/B test stopped, its model retired) is held, whatever
+A version that a person took back (rolled back, its rollout stopped, its model retired) is held, whatever
 its numbers are: to have it promoted again, name it in the form, with the reason in `again`. A decision counts for what
 was decided before it: clearing an old run repeats none.
 
@@ -22,7 +22,7 @@ was decided before it: clearing an old run repeats none.
 - `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
 - `promote`: somebody else promoted in the meantime (*superseded*: the message says who and what). Run the DAG
   again with this version to have it judged against the new champion. It promotes nothing, and alerts, while another
-  version is tried as a canary or in an A/B test: deploy this one again when that has ended.
+  version answers a part of the requests: deploy this one again when that has ended.
 - `aliases`: MLflow is away. The ledger is the truth; clear the task to let MLflow's aliases follow.
 - `verify`: the service does not answer with the new version, or could not load what is tried. The message says
   what it said; the last good model goes on answering. Where a rollout was started it sees that one in service:

@@ -1,7 +1,7 @@
 """One DAG per model: the way back, in seconds, with a reason.
 
-**Makes** an entry in the ledger that brings an earlier champion back, and stops whatever is tried beside it
-(shadow, canary, A/B test), in one transaction; then asks the service until every worker answers with that
+**Makes** an entry in the ledger that brings an earlier champion back, and stops whatever is tried
+beside it, in one transaction; then asks the service until every worker answers with that
 version and with nothing else. MLflow's aliases follow within half a minute, by the controller: the way back does
 not wait for MLflow.
 

@@ -1,8 +1,8 @@
-"""One DAG per model: try a version beside the champion, as a shadow, a canary or in an A/B test.
+"""One DAG per model: try a version beside the champion, in one of the ways that include/strategies/ has.
 
 **Makes** a verdict on the version against the present champion, its Bento, and a rollout, which the service follows
-within a second and the controller watches: back by itself beyond a limit, on by itself when all goes well. A canary
-and an A/B test need PROMOTE; a shadow, which answers nobody, may run with HOLD.
+within a second and the controller watches: back by itself beyond a limit, on by itself when all goes well, except
+where its strategy leaves that to a person. It needs PROMOTE; a shadow, which answers no request, may run with HOLD.
 
 **Runs** by hand only, with a form: the version, the kind, and what params.yaml's `serving.rollout` says, for one
 rollout. (`serving.rollout.strategy` lets `deploy_<model>` start one by itself.) `mlops rollout <model>` shows it
@@ -12,7 +12,7 @@ and stops it.
 
 - `gate`: the version's files are missing or changed, or MLflow is away. Not judged is never tried.
 - `package`: `bentoml build` failed, its last words are in the message; or the disk is full. Clear it.
-- `start`: another canary or A/B test runs (the message says which), or the champion was changed meanwhile.
+- `start`: another rollout that answers requests runs (the message says which), or the champion was changed meanwhile.
 - `verify`: a worker of the service could not load the version; the message says why. The champion answers alone;
   the service tries again by itself, or stop the rollout.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from include import settings
+from include import settings, strategies
 from include.orchestration import alerts, dag_defaults, runs
 
 PARAMS = dag_defaults.params_of(__file__)
@@ -63,8 +63,7 @@ def rollout(model: str, entry: settings.Model, workers: int) -> None:
         def package(verdict: dict[str, Any], *, params: Any = None) -> dict[str, Any]:
             from include.deployment import promotion
 
-            sufficient = ("PROMOTE", "HOLD") if params["kind"] == "shadow" else ("PROMOTE",)
-            if verdict["verdict"] not in sufficient:
+            if verdict["verdict"] not in strategies.load(params["kind"]).verdicts:
                 return runs.idle(verdict["summary"])
             env = settings.environment()
             where = {"mlflow_url": env.mlflow_url, "database_url": env.database_url, "data_url": env.data_url}

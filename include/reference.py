@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from include import settings
+from include import settings, strategies
 from include.cli.main import app
 from include.features import transforms
 from include.home import ROOT
@@ -59,6 +59,11 @@ SECTIONS: dict[type[BaseModel], str] = {
     settings.FieldPolicy: "models.<model>.serving.fields.<field>",
     settings.Logged: "models.<model>.serving.log",
     settings.Rollout: "models.<model>.serving.rollout",
+    **{
+        strategy.settings: f"models.<model>.serving.rollout, strategy: {strategy.name}"
+        for strategy in strategies.every()
+        if strategy.settings.model_fields
+    },
     settings.Monitoring: "models.<model>.monitoring",
     settings.Drift: "models.<model>.monitoring.drift",
     settings.Service: "service",

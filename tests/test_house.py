@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from include import strategies
 from tests.conftest import ROOT
 
 SOURCES = sorted(p for room in ("include", "dags", "plugins", "bentofiles") for p in (ROOT / room).rglob("*.py"))
@@ -173,6 +174,28 @@ def test_a_name_that_was_meant_is_sought_and_suggested_in_one_place() -> None:
     seeks = [path for path in SOURCES if "difflib" in imported(path)]
     suggests = [path for path in SOURCES if any("did you mean" in text.lower() for text in texts(path))]
     assert (seeks, suggests) == ([ROOT / "include/text.py"], [ROOT / "include/text.py"])
+
+
+def test_a_rollout_strategy_is_named_in_its_own_file_alone() -> None:
+    """All else iterates over them, so that a new one is a new file. Migrations are history."""
+    names, rooms = set(strategies.names()), ("include/strategies", "include/migrations")
+
+    def named(path: Path) -> set[str]:
+        tree = ast.parse(path.read_text())
+        modes = {id(arg) for node in ast.walk(tree) if isinstance(node, ast.Call) for arg in node.args if _opens(node)}
+        return {
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and node.value in names and id(node) not in modes
+        }
+
+    elsewhere = [path for path in SOURCES if not path.relative_to(ROOT).as_posix().startswith(rooms)]
+    assert {str(path.relative_to(ROOT)): found for path in elsewhere if (found := named(path))} == {}
+
+
+def _opens(call: ast.Call) -> bool:
+    """Whether it opens a file: `ab` is a mode, too."""
+    return "open" in ast.unparse(call.func) or any(keyword.arg == "buffering" for keyword in call.keywords)
 
 
 def test_great_expectations_holds_data_only() -> None:

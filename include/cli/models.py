@@ -82,11 +82,11 @@ def rollback(
     """
     import getpass
 
-    from include.deployment import ledger, rollouts
+    from include.deployment import ledger, withdrawal
 
     engine, began = context.database(), dt.datetime.now(dt.UTC)
     try:
-        back = rollouts.withdraw(engine, model, to, actor=getpass.getuser(), reason=reason, seen=seen, seen_at=began)
+        back = withdrawal.withdraw(engine, model, to, actor=getpass.getuser(), reason=reason, seen=seen, seen_at=began)
     except ValueError:
         context.known_model(model, engine)  # only now: the way back does not wait for params.yaml to be read
         raise
@@ -142,7 +142,7 @@ def retire(
     import getpass
 
     from include import settings
-    from include.deployment import ledger, rollouts, verification
+    from include.deployment import ledger, verification, withdrawal
 
     engine, env = context.database(), context.environment()
     context.known_model(model, engine)
@@ -150,7 +150,7 @@ def retire(
         typer.echo(f"{model} has no champion: nothing serves it")
         _end_runs(model)
         return
-    ended = rollouts.retire(engine, model, actor=getpass.getuser(), reason=reason)
+    ended = withdrawal.retire(engine, model, actor=getpass.getuser(), reason=reason)
     for rollout in ended.stopped:
         typer.echo(f"{rollout} was stopped")
     typer.echo(f"{model}: version {ended.entry.to_version} was retired; nothing is deleted")

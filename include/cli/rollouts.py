@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,30 +14,37 @@ from include.cli import context
 from include.cli.app import app
 from include.home import ROOT
 
+if TYPE_CHECKING:
+    from include.deployment.rollouts import Rollout
+    from include.deployment.verification import Seen
+
 
 class Action(enum.StrEnum):
     """What `mlops rollout` does."""
 
     STATUS = "status"
     START = "start"
+    ADVANCE = "advance"
     STOP = "stop"
 
 
 @app.command()
 def rollout(
     model: str,
-    action: Annotated[Action, typer.Argument(help="status, start or stop")] = Action.STATUS,
+    action: Annotated[Action, typer.Argument(help="status, start, advance or stop")] = Action.STATUS,
     version: Annotated[int | None, typer.Option(help="start: the registered version to try")] = None,
-    kind: Annotated[str, typer.Option(help="shadow, canary or ab; stop: only that one")] = "",
-    share: Annotated[
-        float | None, typer.Option(help="an A/B test's share, in per cent", callback=context.finite)
+    kind: Annotated[str, typer.Option(help="start: the strategy, as canary; advance, stop: only that one")] = "",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="start: a key of serving.rollout for this one, as steps=1,5,25,100 or share=20"),
     ] = None,
-    steps: Annotated[str, typer.Option(help="a canary's shares, in per cent: 1,5,25,100")] = "",
-    reason: Annotated[str, typer.Option(help="why; start and stop need it, it stands with the rollout")] = "",
+    reason: Annotated[str, typer.Option(help="why; all but status need it, it stands with the rollout")] = "",
 ) -> None:
-    """Try a version beside the champion: as a shadow, a canary or in an A/B test; see how it stands; stop it."""
+    """Try a version beside the champion; see how it stands; give it all traffic, where that is left to you; stop it."""
+    from include import strategies
+
     if kind:
-        context.one_of("kind of rollout", kind, ("shadow", "canary", "ab"), "a rollout")
+        context.one_of("kind of rollout", kind, strategies.names(), "a rollout")
     if action is Action.STATUS:
         _show_rollouts(model)
         return
@@ -44,15 +52,29 @@ def rollout(
         raise typer.BadParameter("say why, it stands with the rollout", param_hint="--reason")
     if action is Action.STOP:
         _stop_rollouts(model, kind, reason)
-        return
-    if version is None:
+    elif action is Action.ADVANCE:
+        _advance_rollout(model, kind, reason)
+    elif version is None:
         raise typer.BadParameter("name the registered version to try", param_hint="--version")
-    try:
-        shares = [float(step) for step in steps.split(",")] if steps else None
-    except ValueError:
-        raise typer.BadParameter(f"{steps!r} are no shares in per cent, as 1,5,25,100", param_hint="--steps") from None
-    changes = {"share": share, "steps": shares}
-    _start_rollout(model, version, kind, {name: value for name, value in changes.items() if value}, reason)
+    else:
+        _start_rollout(model, version, kind, _settings(changes or ()), reason)
+
+
+def _settings(changes: Iterable[str]) -> dict[str, object]:
+    """Keys of `serving.rollout` with their values, as `--set key=value` gives them: a comma makes a list."""
+    from include import settings
+    from include.text import did_you_mean
+
+    known = [name for name in settings.Rollout.model_fields if name != "strategy"]
+    found: dict[str, object] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or key not in known:
+            hint = did_you_mean(key, known) or f"; there are {', '.join(known)}"
+            raise typer.BadParameter(f"{change!r} sets no key of serving.rollout{hint}", param_hint="--set")
+        listed = settings.Rollout.model_json_schema()["properties"][key].get("type") == "array"
+        found[key] = text.split(",") if listed else text
+    return found
 
 
 def _show_rollouts(model: str) -> None:
@@ -63,15 +85,16 @@ def _show_rollouts(model: str) -> None:
     engine = context.database()
     running = rollouts.running(engine, context.known_model(model, engine))
     for found in running:
-        share = "scores all requests" if found.kind == "shadow" else f"answers {found.share:.0%}"
         since = f"since {found.changed_at:%Y-%m-%d %H:%M:%S} UTC"
-        typer.echo(f"{found.kind:<7} version {found.version} {share} beside version {found.champion_version}, {since}")
-        if found.kind != "shadow":
-            with engine.connect() as connection:
+        beside = f"beside version {found.champion_version}"
+        typer.echo(f"{found.kind:<7} version {found.version} {found.traffic} {beside}, {since}")
+        if found.hint:
+            typer.echo(f"  {found.hint}")
+        with engine.connect() as connection:
+            if not found.mirrored:
                 now = connection.execute(sa.select(sa.func.now())).scalar_one()
                 typer.echo(f"  {arms.told(arms.read(connection, found, now))}")
-        if found.kind == "ab":
-            with engine.connect() as connection:
+            if found.strategy.labelled:
                 counts = experiment.observed(connection, found).counts
                 typer.echo(f"  {experiment.standing(connection, found, counts)}")
     if not running:
@@ -101,11 +124,45 @@ def _stop_rollouts(model: str, kind: str, reason: str) -> None:
         context.see_withdrawn(model, champion.version, [found.id for found in running])
 
 
+def _advance_rollout(model: str, kind: str, reason: str) -> None:
+    """The next share for what a person moves, once every worker has it loaded."""
+    import getpass
+
+    from include.deployment import rollouts
+
+    engine = context.database()
+    context.known_model(model, engine)
+    waiting = [found for found in rollouts.running(engine, model) if found.is_waiting and kind in ("", found.kind)]
+    if not waiting:
+        raise NothingTried(f"{model}: nothing waits for a person; `mlops rollout {model}` shows how it stands")
+    [found] = waiting
+    _see_tried(found)
+    moved = rollouts.step(engine, found, actor=getpass.getuser(), reason=reason, evidence={})
+    seen = _see_tried(moved, moved.share)
+    typer.echo(f"{moved} {moved.traffic} in every worker after {seen.seconds:.1f} s")
+
+
+def _see_tried(found: Rollout, share: float | None = None) -> Seen:
+    from include.deployment import verification
+
+    env = context.environment()
+    return verification.tried(
+        found.model,
+        found.arm,
+        found.version,
+        serving_url=env.serving_url,
+        serving_key=env.serving_key,
+        workers=context.workers(env),
+        timeout=60,
+        share=share,
+    )
+
+
 def _start_rollout(model: str, version: int, kind: str, changes: dict[str, object], reason: str) -> None:
     import getpass
 
-    from include import names, settings
-    from include.deployment import decisions, gate, promotion, verification
+    from include import names, settings, strategies
+    from include.deployment import decisions, gate, promotion
     from include.training import anchor
 
     env = context.environment()
@@ -115,10 +172,12 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
     changes |= {"strategy": kind} if kind else {}
     try:
         chosen = settings.Rollout.model_validate({**entry.serving.rollout.model_dump(), **changes})
+        for strategy in strategies.every():
+            strategy.check(chosen, entry.task)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if chosen.strategy == "direct":
-        raise typer.BadParameter("shadow, canary or ab", param_hint="--kind")
+        raise typer.BadParameter(str(error), param_hint="--set") from None
+    if chosen.strategy == strategies.DIRECT:
+        raise typer.BadParameter(f"one of {', '.join(strategies.names())}", param_hint="--kind")
     names.version(model, version, anchor.versions(env.database_url, model))
     again = decisions.of(reason, dt.datetime.now(dt.UTC))
     where = {"database_url": env.database_url, "mlflow_url": env.mlflow_url}
@@ -138,19 +197,13 @@ def _start_rollout(model: str, version: int, kind: str, changes: dict[str, objec
         reason=reason,
         decision=again,
     )
-    seen = verification.tried(
-        model,
-        made.arm,
-        version,
-        serving_url=env.serving_url,
-        serving_key=env.serving_key,
-        workers=context.workers(env),
-        timeout=60,
-    )
+    seen = _see_tried(made)
     typer.echo(
         f"{made} runs; every worker has it after {seen.seconds:.1f} s. `mlops rollout {model}` shows how it stands"
     )
+    if made.hint:
+        typer.echo(made.hint)
 
 
 class NothingTried(LookupError):
-    """There is no such rollout to stop."""
+    """There is no such rollout to stop or to advance."""

@@ -57,22 +57,26 @@ def _state() -> sa.Select[Any]:
 
 def offered(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
     """Each model's newest versions and latest champions, newest first, with their newest verdict and their standing."""
-    registered, verdicts, ledger = database.registered_versions, database.verdicts, database.ledger
-    ranked = sa.select(
-        registered.c.model,
-        registered.c.version,
-        sa.func.row_number().over(partition_by=registered.c.model, order_by=registered.c.version.desc()).label("rank"),
-    ).subquery()
-    reigns = (
-        sa.select(ledger.c.model, ledger.c.to_version, sa.func.max(ledger.c.id).label("last"))
-        .group_by(ledger.c.model, ledger.c.to_version)
-        .subquery()
-    )
-    reigned = sa.select(
-        reigns.c.model,
-        reigns.c.to_version,
-        sa.func.row_number().over(partition_by=reigns.c.model, order_by=reigns.c.last.desc()).label("rank"),
-    ).subquery()
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in connection.execute(_offered()):
+        numbers = row.numbers or {}
+        standing = "champion" if row.champion else row.tried or ("champion before" if row.reign else None)
+        found.setdefault(row.model, []).append(
+            {
+                "version": row.version,
+                "metric": numbers.get("metric"),
+                "value": numbers.get("candidate"),
+                "verdict": row.verdict,
+                "standing": standing,
+            }
+        )
+    return found
+
+
+def _offered() -> sa.Select[Any]:
+    """One row for each version that is offered."""
+    ranked, reigned = _ranked(), _reigned()
+    verdicts, champions, rollouts = database.verdicts, database.champions, database.rollouts
     verdict = (
         sa.select(verdicts.c.verdict, verdicts.c.numbers)
         .where(verdicts.c.model == ranked.c.model, verdicts.c.version == ranked.c.version)
@@ -80,7 +84,6 @@ def offered(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
         .limit(1)
         .lateral("verdict")
     )
-    champions, rollouts = database.champions, database.rollouts
     tried = (
         sa.select(sa.func.max(rollouts.c.kind))
         .where(rollouts.c.model == ranked.c.model, rollouts.c.version == ranked.c.version)
@@ -88,7 +91,7 @@ def offered(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
         .scalar_subquery()
     )
     same = (reigned.c.model == ranked.c.model) & (reigned.c.to_version == ranked.c.version)
-    query = (
+    return (
         sa.select(
             ranked.c.model,
             ranked.c.version,
@@ -105,17 +108,22 @@ def offered(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
         .where((ranked.c.rank <= NEWEST) | (reigned.c.rank <= NEWEST))
         .order_by(ranked.c.model, ranked.c.version.desc())
     )
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in connection.execute(query):
-        numbers = row.numbers or {}
-        standing = "champion" if row.champion else row.tried or ("champion before" if row.reign else None)
-        found.setdefault(row.model, []).append(
-            {
-                "version": row.version,
-                "metric": numbers.get("metric"),
-                "value": numbers.get("candidate"),
-                "verdict": row.verdict,
-                "standing": standing,
-            }
-        )
-    return found
+
+
+def _ranked() -> sa.Subquery:
+    """The registered versions of each model, the newest as number 1."""
+    registered = database.registered_versions
+    rank = sa.func.row_number().over(partition_by=registered.c.model, order_by=registered.c.version.desc())
+    return sa.select(registered.c.model, registered.c.version, rank.label("rank")).subquery()
+
+
+def _reigned() -> sa.Subquery:
+    """The champions that each model had, the latest as number 1."""
+    ledger = database.ledger
+    reigns = (
+        sa.select(ledger.c.model, ledger.c.to_version, sa.func.max(ledger.c.id).label("last"))
+        .group_by(ledger.c.model, ledger.c.to_version)
+        .subquery()
+    )
+    rank = sa.func.row_number().over(partition_by=reigns.c.model, order_by=reigns.c.last.desc())
+    return sa.select(reigns.c.model, reigns.c.to_version, rank.label("rank")).subquery()

@@ -2,14 +2,14 @@
 
     python -m include.deployment.controller
 
-For each canary and A/B test, in this order:
+For each rollout:
 
-1. The champion is another one than when it was started: stopped, as superseded. So is a shadow.
-2. The tried arm went beyond a limit (`arms.breach`): rolled back, with the numbers of both arms, and alerted.
-3. A canary's share has baked for `bake_minutes`, in which the arm had `minimum_requests`, without a breach: the next
-   share; after the last one, champion.
+1. The champion is another one than when it was started: stopped, as superseded.
+2. Else its strategy (include/strategies/) decides on what the arms did: whether the tried one went beyond a limit
+   (`arms.breach`), and whether its share has baked for `bake_minutes`, in which the arm had `minimum_requests`. It is
+   rolled back with the numbers of both arms and an alert, or gets its next share, becomes champion, or waits.
 
-In threads of their own, since they may take long: the labels of each A/B test are looked at every minute, and at its
+In threads of their own, since they may take long: the labels of each test are read every minute, and at its
 horizon it ends by its verdict (`experiment`); MLflow's aliases are made to say what the ledger says, every half a
 minute (`ledger.project_aliases`); windows older than a day are deleted;
 and the versions that Airflow's forms offer are kept as they are (`choices`). Alerts are delivered to their channels
@@ -42,6 +42,7 @@ from include.alerting import channels, delivery
 from include.deployment import arms, choices, decisions, experiment, ledger, rollouts
 from include.deployment.rollouts import Rollout
 from include.home import Home
+from include.strategies import Evidence
 
 ACTOR = decisions.CONTROLLER
 LOCK, EXPERIMENTS_LOCK = "rollouts", "experiments"
@@ -88,21 +89,38 @@ def decide(engine: sa.Engine, rollout: Rollout, home: Path) -> None:
     """
     with engine.connect() as connection:
         champion = ledger.champion(connection, rollout.model)
-        now = connection.execute(sa.select(sa.func.now())).scalar_one()
-        if champion is None or champion.version != rollout.champion_version:
-            window, broken, baked = None, None, False
-        elif rollout.kind == "shadow":
-            return
-        else:
-            window = arms.read(connection, rollout, now)
-            broken = arms.breach(window, arms.Limits.of(rollout))
-            baked = rollout.kind == "canary" and _has_baked(connection, rollout, now)
-    if window is None:
+        is_beside = champion is not None and champion.version == rollout.champion_version
+        found = _evidence(connection, rollout) if is_beside else None
+    if found is None:
         _supersede(engine, rollout, champion, home)
-    elif broken:
-        _roll_back(engine, rollout, broken, window, home)
-    elif baked:
-        _go_on(engine, rollout, window)
+        return
+    window, evidence = found
+    move = rollout.strategy.decide(rollout.declared, evidence)
+    if move.action == "wait":
+        return
+    with engine.begin() as connection:
+        rollouts.apply(connection, rollout, move, actor=ACTOR, evidence=window)
+        if move.action == "roll_back":
+            message = f"{rollout} was rolled back, version {rollout.champion_version} answers everything: {move.reason}"
+            _alert(home, "rollout_rolled_back", rollout, message, evidence=window)
+    log.info("%s: %s: %s", rollout, move.action.replace("_", " "), move.reason)
+
+
+def _evidence(connection: sa.Connection, rollout: Rollout) -> tuple[dict[str, Any], Evidence]:
+    """What both arms did, as a document and as the strategy needs it; nothing is read of what answers nobody."""
+    if rollout.mirrored:
+        return {}, Evidence(rollout.step, rollout.share)
+    now = connection.execute(sa.select(sa.func.now())).scalar_one()
+    window = arms.read(connection, rollout, now)
+    evidence = Evidence(
+        rollout.step,
+        rollout.share,
+        breach=arms.breach(window, arms.Limits.of(rollout)),
+        baked=_has_baked(connection, rollout, now),
+        minutes=(now - rollout.changed_at).total_seconds() / 60,
+        requests=window.arm.requests,
+    )
+    return window.document(), evidence
 
 
 def _apart(work: Callable[[], object], rollout: Rollout, home: Path, told: dict[int, str]) -> None:
@@ -139,27 +157,6 @@ def _supersede(engine: sa.Engine, rollout: Rollout, champion: ledger.Champion | 
         _alert(home, "rollout_superseded", rollout, f"{rollout} was stopped, {reason}")
 
 
-def _roll_back(engine: sa.Engine, rollout: Rollout, reason: str, window: arms.Window, home: Path) -> None:
-    evidence = window.document()
-    with engine.begin() as connection:
-        rollouts.roll_back(connection, rollout, actor=ACTOR, reason=reason, evidence=evidence)
-        message = f"{rollout} was rolled back, version {rollout.champion_version} answers everything: {reason}"
-        _alert(home, "rollout_rolled_back", rollout, message, evidence=evidence)
-
-
-def _go_on(engine: sa.Engine, rollout: Rollout, window: arms.Window) -> None:
-    minutes = (window.until - rollout.changed_at).total_seconds() / 60
-    reason = f"{rollout.share:.0%} went well for {minutes:.0f} min, at last with {window.arm.requests} requests"
-    evidence = window.document()
-    steps = rollout.declared.steps
-    if rollout.step + 1 == len(steps):
-        rollouts.promote(engine, rollout, actor=ACTOR, reason=f"canary: {reason}", evidence=evidence)
-    else:
-        reason = f"{reason}; {steps[rollout.step + 1]:g} % next"
-        rollouts.step(engine, rollout, actor=ACTOR, reason=reason, evidence=evidence)
-    log.info("%s: %s", rollout, reason)
-
-
 def _alert(home: Path, event: str, rollout: Rollout, message: str, **details: Any) -> None:
     """Tell somebody."""
     about = {"rollout": rollout.id, "model": rollout.model, "version": rollout.version}
@@ -170,11 +167,11 @@ def _alert(home: Path, event: str, rollout: Rollout, message: str, **details: An
 
 
 def examine(engine: sa.Engine, home: Path, told: dict[int, str]) -> bool:
-    """Look at the labels of every running A/B test once, alone; returns False where another controller does."""
+    """Read the labels of every running test once, alone; returns False where another controller does."""
     try:
         with database.advisory_lock(engine, EXPERIMENTS_LOCK, wait=False):
             for rollout in rollouts.running(engine):
-                if rollout.kind == "ab":
+                if rollout.strategy.labelled:
                     _apart(partial(experiment.examine, engine, rollout, actor=ACTOR), rollout, home, told)
     except database.Busy:
         return False
@@ -261,7 +258,7 @@ def run(database_url: str, home: Path, mlflow_url: str, stop: threading.Event) -
 
     loops = [
         Loop("watching rollouts", look, WATCH_SECONDS),
-        Loop("A/B tests", partial(examine, engine(), home, {}), EXPERIMENTS_SECONDS, rest=EXPERIMENTS_REST),
+        Loop("tests of labels", partial(examine, engine(), home, {}), EXPERIMENTS_SECONDS, rest=EXPERIMENTS_REST),
         Loop("aliases in MLflow", partial(follow, engine(), mlflow_url), ALIASES_SECONDS),
         Loop("old windows", partial(sweep, engine()), SWEEP_SECONDS),
         Loop("versions for Airflow's forms", choices.Projection(engine(), Home(home)).refresh, CHOICES_SECONDS),

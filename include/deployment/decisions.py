@@ -1,9 +1,9 @@
 """A person's decisions are evidence: what a person took back is promoted again only by a newer decision of a person.
 
-Taken back is a version that was rolled back and did not come back since, one whose canary or A/B test a person stopped
-or a limit ended, and every version of a model that was retired. Every way to a champion asks here: the gate, a
-promotion, the start of a rollout. A decision counts only when it is newer than what it overrules, so that an old run
-that is cleared in Airflow repeats no decision.
+Taken back is a version that was rolled back and did not come back since, one whose rollout (unless it was mirrored) a
+person stopped or a limit ended, and every version of a model that was retired. Every way to a champion asks here: the
+gate, a promotion, the start of a rollout. A decision counts only when it is newer than what it overrules, so that an
+old run that is cleared in Airflow repeats no decision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from include import database
+from include import database, strategies
 
 CONTROLLER = "the controller"
 """The actor of what the rollout controller does by itself."""
@@ -66,7 +66,7 @@ def refusal(connection: sa.Connection, model: str, version: int, decision: Decis
     if found is None or (decision is not None and decision.at > found.at):
         return None
     late = "; the decision to promote it again is older than that" if decision else ""
-    trying = f", or `mlops rollout {model} start --version {version} --kind canary --reason …`"
+    trying = f", or `mlops rollout {model} start --version {version} --kind {strategies.PROPOSED} --reason …`"
     return (
         f"{model} {found}{late}. To have version {version} judged and promoted all the same, run deploy_{model} with"
         f" the version and the reason in `again`{'' if found.what == RETIRED else trying};"
@@ -97,9 +97,9 @@ def _retired(connection: sa.Connection, model: str) -> TakenBack | None:
 
 
 def _stopped(connection: sa.Connection, model: str, version: int) -> TakenBack | None:
-    """The newest rollout of the version, if a limit ended it or a person stopped it; a shadow answered nobody."""
+    """The newest rollout of the version, if a limit or a person ended it; a mirrored one answered nothing."""
     rollouts, events = database.rollouts, database.rollout_events
-    tried = (rollouts.c.model == model, rollouts.c.version == version, rollouts.c.kind != "shadow")
+    tried = (rollouts.c.model == model, rollouts.c.version == version, rollouts.c.mirrored.is_(False))
     newest = database.newest(connection, rollouts, *tried)
     if newest is None or newest.status not in ("rolled_back", "stopped"):
         return None
@@ -108,5 +108,5 @@ def _stopped(connection: sa.Connection, model: str, version: int) -> TakenBack |
     if event is None or (newest.status == "stopped" and event.actor == CONTROLLER):
         return None
     how = "was stopped" if newest.status == "stopped" else "went beyond a limit"
-    kind = "A/B test" if newest.kind == "ab" else newest.kind
-    return TakenBack(f"version {version}: its {kind} {how}", event.at, event.actor, event.reason)
+    what = f"version {version}: its {strategies.title(newest.kind)} {how}"
+    return TakenBack(what, event.at, event.actor, event.reason)

@@ -23,13 +23,15 @@ from __future__ import annotations
 import datetime as dt
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import sqlalchemy as sa
 
 from include.deployment import rollouts
 from include.deployment.rollouts import Rollout
+from include.strategies import Evidence, Labels
+from include.strategies.ab import Settings
 
 PILOT = 200
 """Units of each arm from which their spread is known well enough to say how many are needed."""
@@ -169,7 +171,7 @@ class Standing:
 
 def standing(connection: sa.Connection, rollout: Rollout, counts: tuple[int, int]) -> Standing:
     """The test's plan, where there is one, beside what is labelled."""
-    until = rollout.started_at + dt.timedelta(days=rollout.declared.days)
+    until = rollout.started_at + dt.timedelta(days=_declared(rollout).days)
     return Standing(counts, _planned(connection, rollout), until)
 
 
@@ -184,7 +186,7 @@ def examine(engine: sa.Engine, rollout: Rollout, *, actor: str) -> Standing:
         now = connection.execute(sa.select(sa.func.now())).scalar_one()
         units = observed(connection, rollout)
         stands = standing(connection, rollout, units.counts)
-    declared = rollout.declared
+    declared = _declared(rollout)
     if stands.plan is None:
         limits = {"significance": declared.significance, "power": declared.power}
         made = plan(units, smallest_effect=declared.smallest_effect, **limits)
@@ -198,11 +200,11 @@ def examine(engine: sa.Engine, rollout: Rollout, *, actor: str) -> Standing:
 
 
 def _conclude(engine: sa.Engine, rollout: Rollout, units: Units, stands: Standing, actor: str) -> None:
-    declared = rollout.declared
+    declared = _declared(rollout)
     if min(units.counts) < PILOT:
         a, b = units.counts
         reason = f"no verdict after {declared.days:g} days: {a} and {b} labelled units, {PILOT} of each are the least"
-        rollouts.stop(engine, rollout, actor=actor, reason=reason, evidence={"units": [a, b]})
+        _end(engine, rollout, Labels(None, reason), actor, {"units": [a, b]})
         return
     success: Success = declared.success or "error"
     limits = {"significance": declared.significance, "smallest_effect": declared.smallest_effect}
@@ -211,15 +213,25 @@ def _conclude(engine: sa.Engine, rollout: Rollout, units: Units, stands: Standin
     reason = told(rollout, found, success)
     with engine.begin() as connection:
         rollouts.note(connection, rollout, "verdict", actor=actor, reason=reason, evidence=evidence)
-        if found.winner == "b":
-            rollouts.promote(connection, rollout, actor=actor, reason=reason, evidence=evidence)
-        else:
-            rollouts.stop(connection, rollout, actor=actor, reason=reason, evidence=evidence)
+        better = None if found.winner is None else found.winner == "b"
+        _end(connection, rollout, Labels(better, reason), actor, evidence)
+
+
+def _end(
+    bind: sa.Engine | sa.Connection, rollout: Rollout, labels: Labels, actor: str, evidence: dict[str, Any]
+) -> None:
+    """What the rollout's strategy makes of it."""
+    move = rollout.strategy.decide(rollout.declared, Evidence(rollout.step, rollout.share, labels=labels))
+    rollouts.apply(bind, rollout, move, actor=actor, evidence=evidence)
+
+
+def _declared(rollout: Rollout) -> Settings:
+    return cast("Settings", rollout.declared)  # a rollout's settings have the keys of all strategies
 
 
 def told(rollout: Rollout, found: Verdict, success: Success) -> str:
     """A verdict in one line."""
-    declared = rollout.declared
+    declared = _declared(rollout)
     scale = abs(found.mean_a) or math.nan
     share = f"{1 - declared.significance:.0%} interval {found.low / scale:+.1%} to {found.high / scale:+.1%}"
     numbers = (
@@ -228,9 +240,10 @@ def told(rollout: Rollout, found: Verdict, success: Success) -> str:
         f" {found.units_b:,} and {found.units_a:,} units"
     )
     if found.winner is not None:
-        return f"A/B test: version {rollout.version} is {'better' if found.winner == 'b' else 'worse'}: {numbers}"
+        outcome = "better" if found.winner == "b" else "worse"
+        return f"{rollout.title}: version {rollout.version} is {outcome}: {numbers}"
     power = f"an effect of {declared.smallest_effect:.1%} would have been seen with a power of {found.power:.0%}"
-    return f"A/B test: no difference was proven, the champion stays: {numbers}; {power}"
+    return f"{rollout.title}: no difference was proven, the champion stays: {numbers}; {power}"
 
 
 def _planned(connection: sa.Connection, rollout: Rollout) -> Plan | None:
@@ -254,7 +267,7 @@ _UNITS = """
             cross join lateral (
                 select p.id from predictions p
                 where p.model = l.model and p.entity = l.entity and p.at <= l.at and p.at >= :since
-                  and p.arm in ('a', 'b')
+                  and p.arm in (:control, :arm)
                 order by p.at desc limit 1
             ) last
             where l.model = :model and l.entity is not null and l.at <= now()
@@ -264,7 +277,7 @@ _UNITS = """
         select p.arm, coalesce(p.entity, p.id::text) as unit, {value} as value
         from predictions p join told on told.prediction_id = p.id
         where p.model = :model and p.at >= :since
-          and ((p.arm = 'a' and p.version = :champion) or (p.arm = 'b' and p.version = :version))
+          and ((p.arm = :control and p.version = :champion) or (p.arm = :arm and p.version = :version))
     )
     select min(arm), avg(value) from scored where value is not null group by unit having count(distinct arm) = 1
 """
@@ -280,13 +293,15 @@ _VALUES: dict[Success, str] = {
 
 def observed(connection: sa.Connection, rollout: Rollout) -> Units:
     """The success metric of each unit that was labelled since the test began, without labels that fit no answer."""
-    value = _VALUES[rollout.declared.success or "error"]
+    value = _VALUES[_declared(rollout).success or "error"]
     parameters = {
         "model": rollout.model,
         "since": rollout.started_at,
         "champion": rollout.champion_version,
         "version": rollout.version,
+        "control": rollout.control,
+        "arm": rollout.arm,
     }
     rows = connection.execute(sa.text(_UNITS.replace("{value}", value)), parameters).all()
-    by_arm = {arm: np.array([value for found, value in rows if found == arm], dtype=np.float64) for arm in ("a", "b")}
-    return Units(by_arm["a"], by_arm["b"])
+    arms = rollout.control, rollout.arm
+    return Units(*(np.array([value for found, value in rows if found == arm], dtype=np.float64) for arm in arms))

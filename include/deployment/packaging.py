@@ -139,16 +139,25 @@ def _build(context: Path, name: str, version: str, bento_home: Path, built: Path
 
 
 def imported_modules(file: Path, root: Path) -> list[Path]:
-    """The files of `include` that a module imports, directly or not, with their packages' `__init__.py`."""
+    """The files of `include` that a module imports, directly or not, with their packages' `__init__.py`.
+
+    Of a package that finds its modules by their files' names, all files.
+    """
     found: set[Path] = set()
     todo = [file]
     while todo:
-        for module in _imports(todo.pop()):
-            for path in _files(module, root):
-                if path not in found:
-                    found.add(path)
-                    todo.append(path)
+        current = todo.pop()
+        paths = {path for module in _imports(current) for path in _files(module, root)}
+        new = (paths | _found_by_name(current)) - found
+        found |= new
+        todo += new
     return sorted(found)
+
+
+def _found_by_name(package: Path) -> set[Path]:
+    """The modules that a package's `__init__.py` imports as `{__name__}.{name}`."""
+    by_name = package.name == "__init__.py" and 'import_module(f"{__name__}.' in package.read_text(encoding="utf-8")
+    return set(package.parent.glob("[a-z]*.py")) if by_name else set()
 
 
 def _imports(file: Path) -> Iterable[str]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from include import database, storage
-from include.deployment import ledger, packaging, rollouts, verification
+from include import database, storage, strategies
+from include.deployment import ledger, packaging, rollouts, verification, withdrawal
 from include.deployment.decisions import Decision
 from include.inference.predictor import GOLDEN
 from include.settings import Rollout as Settings
@@ -95,7 +95,7 @@ def carry_out(
         ledger.Superseded: the champion is no longer who it was judged against.
         decisions.NeedsDecision: a person took the version back, and no newer decision overrules that.
     """
-    if settings.strategy == "direct" or verdict["champion_version"] is None:
+    if settings.strategy == strategies.DIRECT or verdict["champion_version"] is None:
         return promote(verdict, packaged, database_url=database_url, actor=actor, decision=decision)
     try:
         return begin(
@@ -110,7 +110,7 @@ def begin(
     verdict: Mapping[str, Any],
     packaged: Mapping[str, Any],
     *,
-    kind: rollouts.Kind,
+    kind: str,
     settings: Settings,
     task: Task,
     database_url: str,
@@ -119,24 +119,22 @@ def begin(
     run_key: str | None = None,
     decision: Decision | None = None,
 ) -> rollouts.Rollout:
-    """Try the judged version beside the champion; see `rollouts.start`.
-
-    An A/B test's success metric is by the task where none is declared: the error of a regression, else the share of
-    right answers.
-    """
-    success = settings.success or ("error" if task == "regression" else "rate")
+    """Try the judged version beside the champion, with what the task decides of the settings; see `rollouts.start`."""
+    candidate = rollouts.Candidate(
+        verdict["model"],
+        verdict["version"],
+        packaged["content_hash"],
+        packaged["url"],
+        packaged["bento"],
+        verdict["id"],
+    )
     engine = database.connect(database_url)
     try:
         return rollouts.start(
             engine,
+            candidate,
             kind=kind,
-            model=verdict["model"],
-            version=verdict["version"],
-            content_hash=packaged["content_hash"],
-            url=packaged["url"],
-            bento=packaged["bento"],
-            verdict_id=verdict["id"],
-            settings=settings.model_copy(update={"success": success}),
+            settings=strategies.load(kind).completed(settings, task),
             actor=actor,
             reason=reason,
             run_key=run_key,
@@ -155,11 +153,11 @@ def withdraw(
     reason: str,
     once: bool = False,
     seen_at: dt.datetime | None = None,
-) -> rollouts.Withdrawal:
-    """Stop what is tried, and bring an earlier champion back; see `rollouts.withdraw`."""
+) -> withdrawal.Withdrawal:
+    """Stop what is tried, and bring an earlier champion back; see `withdrawal.withdraw`."""
     engine = database.connect(database_url)
     try:
-        return rollouts.withdraw(engine, model, to_version, actor=actor, reason=reason, once=once, seen_at=seen_at)
+        return withdrawal.withdraw(engine, model, to_version, actor=actor, reason=reason, once=once, seen_at=seen_at)
     finally:
         engine.dispose()
 
@@ -190,9 +188,14 @@ def see_tried(
     rollout: Mapping[str, Any], *, serving_url: str, serving_key: str, workers: int, timeout: float
 ) -> verification.Seen:
     """Have every worker of the service load what a rollout tries; see `verification.tried`."""
-    where = {"serving_url": serving_url, "serving_key": serving_key}
     return verification.tried(
-        rollout["model"], rollout["arm"], rollout["version"], **where, workers=workers, timeout=timeout
+        rollout["model"],
+        rollout["arm"],
+        rollout["version"],
+        serving_url=serving_url,
+        serving_key=serving_key,
+        workers=workers,
+        timeout=timeout,
     )
 
 

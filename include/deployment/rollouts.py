@@ -1,8 +1,4 @@
-"""Versions that are tried beside the champion before they may replace it: as shadow, canary, or in an A/B test.
-
-    shadow  scores every request and answers none
-    canary  answers a share that grows by steps; when the last has gone well, the version becomes champion
-    ab      answers a share, by entity, until the labels that come back tell which of the two is better
+"""Versions that are tried beside the champion before they may replace it, as include/strategies/ has the ways to.
 
 Every change is one transaction under the same lock as the model's champion, and is written down with its reason and
 its evidence. A process killed at any step has either made the change or done nothing. The service follows the rows that
@@ -15,25 +11,34 @@ import contextlib
 import datetime as dt
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 
-from include import database
+from include import database, strategies
 from include.deployment import decisions, ledger
 from include.deployment.decisions import Decision
 from include.settings import Rollout as Settings
+from include.strategies import Move, Strategy
 
-Kind = Literal["shadow", "canary", "ab"]
 Status = Literal["running", "promoted", "rolled_back", "stopped"]
 
-NAMES: dict[Kind, str] = {"shadow": "shadow", "canary": "canary", "ab": "A/B test"}
-_ARMS: dict[Kind, tuple[str, str]] = {
-    "shadow": ("shadow", "champion"),
-    "canary": ("canary", "champion"),
-    "ab": ("b", "a"),
-}
+
+@dataclass(frozen=True)
+class Candidate:
+    """A judged version, as it would be served."""
+
+    model: str
+    version: int
+    content_hash: str
+    """Of the served form; the verdict must be about the same one."""
+    url: str
+    """Where that served form lies."""
+    bento: str
+    """The tag of the Bento that holds it."""
+    verdict_id: int
+    """The stored verdict on it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,14 @@ class Rollout:
 
     id: int
     model: str
-    kind: Kind
+    kind: str
+    """The strategy's name."""
+    arm: str
+    """The name under which the tried version's answers are counted and logged."""
+    control: str
+    """The name of the champion's arm beside it."""
+    mirrored: bool
+    """Whether it scores every request and answers none."""
     version: int
     content_hash: str
     url: str
@@ -67,17 +79,36 @@ class Rollout:
         return Settings.model_validate(self.settings)
 
     @property
-    def arm(self) -> str:
-        """The name under which the tried version's answers are counted and logged."""
-        return _ARMS[self.kind][0]
+    def strategy(self) -> Strategy[Any]:
+        """What decides about it."""
+        return strategies.load(self.kind)
 
     @property
-    def control(self) -> str:
-        """The name of the champion's arm beside it."""
-        return _ARMS[self.kind][1]
+    def title(self) -> str:
+        """The strategy's, in words."""
+        return strategies.title(self.kind)
+
+    @property
+    def traffic(self) -> str:
+        """What the tried version does now, as in `version 2 answers 5% of the requests`."""
+        return self.strategy.traffic(self.share)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a person gives it its next share."""
+        return self.strategy.manual and self.step + 1 < len(self.strategy.shares(self.declared))
+
+    @property
+    def hint(self) -> str:
+        """What a person has to do next; empty: nothing."""
+        return self.strategy.hint(self.model, self.step)
+
+    def tries(self, candidate: Candidate, kind: str) -> bool:
+        """Whether this is what would be started."""
+        return (self.kind, self.version, self.content_hash) == (kind, candidate.version, candidate.content_hash)
 
     def __str__(self) -> str:
-        return f"the {NAMES[self.kind]} of {self.model} version {self.version}"
+        return f"the {self.title} of {self.model} version {self.version}"
 
 
 @dataclass(frozen=True)
@@ -94,20 +125,17 @@ class Event:
     evidence: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Withdrawal:
-    """A way back: the rollouts that it stopped, and the change of the champion, if there was one to make."""
+class Change(Protocol):
+    """A function of this module that changes a rollout."""
 
-    model: str
-    stopped: list[Rollout]
-    entry: ledger.Entry | None
-    version: int
-    """Who answers now."""
-    content_hash: str
+    def __call__(
+        self, bind: sa.Engine | sa.Connection, rollout: Rollout, *, actor: str, reason: str, evidence: Mapping[str, Any]
+    ) -> object:
+        """Make the change."""
 
 
 class Underway(RuntimeError):
-    """Another canary or A/B test of the model runs; the message says which."""
+    """Another rollout of the model answers requests; the message says which."""
 
 
 class Ended(RuntimeError):
@@ -148,14 +176,9 @@ def _read(bind: sa.Engine | sa.Connection, query: sa.Select[Any]) -> list[Rollou
 
 def start(
     bind: sa.Engine | sa.Connection,
+    candidate: Candidate,
     *,
-    kind: Kind,
-    model: str,
-    version: int,
-    content_hash: str,
-    url: str,
-    bento: str,
-    verdict_id: int,
+    kind: str,
     settings: Settings,
     actor: str,
     reason: str,
@@ -164,18 +187,14 @@ def start(
 ) -> Rollout:
     """Try a version beside the champion from now on.
 
-    A new shadow takes the place of the one that runs: nobody's answer hangs on it. What runs already is found, not
-    started twice, and so is what the same Airflow run has started before, even when it has ended since.
+    A new mirrored version takes the place of the one that runs: no answer depends on it. What runs already is found,
+    not started twice, and so is what the same Airflow run has started before, even when it has ended since.
 
     Args:
         bind: The platform's database, or a transaction that this is to be a part of.
-        kind: `shadow`, `canary` or `ab`.
-        model: The registered model.
-        version: The version to try.
-        content_hash: Of the served form; the verdict must be about the same one.
-        url: Where that served form lies.
-        bento: The tag of the Bento that holds it.
-        verdict_id: The stored verdict on it: PROMOTE, given against the champion in force; a shadow may run with HOLD.
+        candidate: The version to try. Its verdict is one that the strategy starts with; unless it is mirrored, it was
+            given against the champion in force.
+        kind: The strategy: a file of include/strategies/.
         settings: Steps, limits, share and duration; kept with the rollout, whatever params.yaml says later.
         actor: Who starts it: a DAG run or a person.
         reason: One line, kept with it.
@@ -184,66 +203,49 @@ def start(
 
     Raises:
         decisions.NeedsDecision: a person took the version back, and no newer decision overrules that.
-        Underway: a canary or an A/B test of the model runs; one at a time.
+        Underway: a rollout of the model that answers requests runs; one at a time.
         ledger.Superseded: the champion is no longer the one that the verdict was given against.
         ledger.NotProven: the verdict is missing, says otherwise, or is about another version, content or champion.
         ValueError: the version is champion, or there is no champion to try it beside.
     """
+    strategy = strategies.load(kind)
     with database.transaction(bind) as connection:
-        ledger.lock(connection, model)
-        table = database.rollouts
-        known = sa.select(table).where(table.c.model == model, table.c.run_key == run_key)
-        if run_key and (before := _read(connection, known)):
-            return before[0]
-        champion = ledger.champion(connection, model)
-        if champion is None:
-            raise ValueError(
-                f"{model} has no champion to try version {version} beside; the first one is promoted directly"
-            )
-        if champion.version == version:
-            raise ValueError(f"{model} version {version} is champion already; there is nothing to try")
-        _require_verdict(connection, kind, model, version, content_hash, verdict_id, champion)
-        decisions.require(connection, model, version, decision)
-        beside = [r for r in running(connection, model) if (r.kind == "shadow") == (kind == "shadow")]
-        if beside and (beside[0].kind, beside[0].version, beside[0].content_hash) == (kind, version, content_hash):
+        ledger.lock(connection, candidate.model)
+        if run_key and (before := _of_run(connection, candidate.model, run_key)):
+            return before
+        champion = _champion_beside(connection, candidate)
+        _require_verdict(connection, strategy, candidate, champion)
+        decisions.require(connection, candidate.model, candidate.version, decision)
+        beside = [each for each in running(connection, candidate.model) if each.mirrored == strategy.mirrored]
+        if beside and beside[0].tries(candidate, kind):
             return beside[0]
-        if beside and kind != "shadow":
-            raise Underway(
-                f"{model} version {version} cannot be tried now: {_told(beside[0])}; stop it first, or wait for its end"
-            )
-        for old in beside:
-            _end(connection, old, "stopped", "stop", actor, f"version {version} is the shadow from now on", {})
-        row = connection.execute(
-            sa.insert(table).values(
-                model=model, kind=kind, version=version, content_hash=content_hash, url=url, bento=bento,
-                verdict_id=verdict_id, champion_version=champion.version, share=_first_share(kind, settings),
-                settings=settings.model_dump(mode="json"), salt=secrets.token_hex(8), status="running", actor=actor,
-                reason=reason, run_key=run_key, started_at=database.CLOCK, changed_at=database.CLOCK,
-            ).returning(table)
-        ).one()  # fmt: skip
-        rollout = Rollout(**row._mapping)
-        _note(connection, rollout, "start", actor, reason, {"champion": champion.version, "verdict": verdict_id})
+        _make_room(connection, strategy, candidate, beside, actor)
+        rollout = _insert(
+            connection, strategy, candidate, champion, settings, actor=actor, reason=reason, run_key=run_key
+        )
+        evidence = {"champion": champion.version, "verdict": candidate.verdict_id}
+        _note(connection, rollout, "start", actor, reason, evidence)
         return rollout
 
 
 def step(
     bind: sa.Engine | sa.Connection, rollout: Rollout, *, actor: str, reason: str, evidence: Mapping[str, Any]
 ) -> Rollout:
-    """Give a canary its next share.
+    """Give the tried version its next share.
 
     Raises:
         Ended: it ended, or somebody else took the step.
         ValueError: this was its last.
     """
     with _held(bind, rollout) as connection:
-        steps = rollout.declared.steps
-        if rollout.kind != "canary" or rollout.step + 1 >= len(steps):
+        shares, following = rollout.strategy.shares(rollout.declared), rollout.step + 1
+        if following >= len(shares):
             raise ValueError(f"{rollout} has no step after the one at {rollout.share:.0%}")
-        table, following = database.rollouts, rollout.step + 1
+        table = database.rollouts
         row = connection.execute(
             sa.update(table)
             .where(table.c.id == rollout.id)
-            .values(step=following, share=steps[following] / 100, changed_at=database.CLOCK)
+            .values(step=following, share=shares[following], changed_at=database.CLOCK)
             .returning(table)
         ).one()
         taken = Rollout(**row._mapping)
@@ -259,7 +261,7 @@ def promote(
     Raises:
         Ended: it ended, or moved on.
         ledger.Superseded: somebody else changed the champion meanwhile.
-        ledger.NotProven: it is a shadow whose verdict was HOLD.
+        ledger.NotProven: it was started with a verdict that makes no champion.
     """
     with _held(bind, rollout) as connection:
         entry = ledger.promote(
@@ -275,7 +277,7 @@ def promote(
             reason=reason,
             decision=Decision(rollout.reason, rollout.started_at),  # what was decided later has ended the rollout
         )
-        _end(connection, rollout, "promoted", "promote", actor, reason, evidence)
+        end(connection, rollout, "promoted", "promote", actor, reason, evidence)
         return entry
 
 
@@ -289,7 +291,7 @@ def roll_back(
     """
     with _held(bind, rollout) as connection:
         _note(connection, rollout, "breach", actor, reason, evidence)
-        return _end(connection, rollout, "rolled_back", "rollback", actor, reason, evidence)
+        return end(connection, rollout, "rolled_back", "rollback", actor, reason, evidence)
 
 
 def stop(
@@ -306,7 +308,21 @@ def stop(
         Ended: it ended, or moved on.
     """
     with _held(bind, rollout) as connection:
-        return _end(connection, rollout, "stopped", "stop", actor, reason, evidence or {})
+        return end(connection, rollout, "stopped", "stop", actor, reason, evidence or {})
+
+
+def apply(
+    bind: sa.Engine | sa.Connection, rollout: Rollout, move: Move, *, actor: str, evidence: Mapping[str, Any]
+) -> None:
+    """Carry out what the rollout's strategy decided; nothing where it waits.
+
+    Raises:
+        Ended: it ended, or moved on.
+        ledger.Superseded: it would be champion, and somebody else changed the champion meanwhile.
+    """
+    changes: dict[str, Change] = {"advance": step, "promote": promote, "roll_back": roll_back, "stop": stop}
+    if move.action != "wait":
+        changes[move.action](bind, rollout, actor=actor, reason=move.reason, evidence=evidence)
 
 
 def note(
@@ -327,90 +343,7 @@ def note(
         _note(connection, rollout, event, actor, reason, evidence)
 
 
-def withdraw(
-    engine: sa.Engine,
-    model: str,
-    to_version: int | None = None,
-    *,
-    actor: str,
-    reason: str,
-    once: bool = False,
-    seen: int | None = None,
-    seen_at: dt.datetime | None = None,
-) -> Withdrawal:
-    """Stop what is tried and bring an earlier champion back, in one transaction: the way back in an emergency.
-
-    Without `to_version`, it is the champion before the present one; where there is none, and something was stopped, the
-    present one stays. With the present champion's version, rollouts are stopped and nothing else changes.
-
-    Who asks has seen a champion. When another one answers by now, because somebody else was quicker, nothing is
-    changed: of two that go back at once one does, and not both.
-
-    Args:
-        engine: The platform's database.
-        model: The registered model.
-        to_version: An earlier champion.
-        actor: Who asks.
-        reason: One line, kept in the ledger and with each rollout.
-        once: Whether `actor` names a run that goes back only once, so that its retry does not go back further.
-        seen: The champion that was seen.
-        seen_at: Or when it was seen; it counts only without `to_version`.
-
-    Raises:
-        ledger.Superseded: the champion is no longer the one that was seen.
-        ValueError: there is no champion, or no such earlier one.
-    """
-    with engine.begin() as connection:
-        ledger.lock(connection, model)
-        current = ledger.champion(connection, model)
-        entry = _gone_back(connection, model, actor) if once else None
-        if entry is None:
-            if to_version is None and seen is None and seen_at is not None:
-                seen = ledger.champion_at(connection, model, seen_at)
-            _require_seen(connection, model, current, seen)
-        stopped = [_end(connection, each, "stopped", "stop", actor, reason, {}) for each in running(connection, model)]
-        wanted = to_version or (ledger.before(connection, current) if stopped and current else None)
-        if entry is None and (current is None or (wanted != current.version if wanted else not stopped)):
-            entry = ledger.rollback(connection, model, wanted, actor=actor, reason=reason)
-        now = ledger.champion(connection, model)
-        assert now is not None  # noqa: S101  the way back has ended in one, or raised
-        return Withdrawal(model, stopped, entry, now.version, now.content_hash)
-
-
-@dataclass(frozen=True)
-class Retirement:
-    """A model's end: the rollouts that it stopped, and the ledger's entry."""
-
-    model: str
-    stopped: list[Rollout]
-    entry: ledger.Entry
-
-
-def retire(engine: sa.Engine, model: str, *, actor: str, reason: str) -> Retirement:
-    """Stop what is tried and let the model have no champion, in one transaction; see `ledger.retire`.
-
-    Raises:
-        ValueError: it has no champion.
-    """
-    with engine.begin() as connection:
-        ledger.lock(connection, model)
-        stopped = [_end(connection, each, "stopped", "stop", actor, reason, {}) for each in running(connection, model)]
-        return Retirement(model, stopped, ledger.retire(connection, model, actor=actor, reason=reason))
-
-
 # ------------------------------------------------------------------------------------------------ inside
-
-
-def _require_seen(connection: sa.Connection, model: str, current: ledger.Champion | None, seen: int | None) -> None:
-    if current is None or seen is None or current.version == seen:
-        return
-    [newest] = ledger.history(connection, model)[:1]
-    raise ledger.Superseded(
-        f"nothing was changed: version {seen} of {model}, from which to go back, is no longer champion. Version"
-        f" {current.version} is, since {newest.created_at:%Y-%m-%d %H:%M:%S} UTC ({newest.action} by {newest.actor}:"
-        f" {newest.reason}). To go back further, do it again, now that you know",
-        newest,
-    )
 
 
 @contextlib.contextmanager
@@ -420,33 +353,79 @@ def _held(bind: sa.Engine | sa.Connection, rollout: Rollout) -> Iterator[sa.Conn
         ledger.lock(connection, rollout.model)
         now = _read(connection, sa.select(database.rollouts).where(database.rollouts.c.id == rollout.id))[0]
         if (now.status, now.step) != (rollout.status, rollout.step):
-            raise Ended(f"nothing was changed: {_told(now)}")
+            raise Ended(f"nothing was changed: {_described(now)}")
         yield connection
 
 
+def _of_run(connection: sa.Connection, model: str, run_key: str) -> Rollout | None:
+    table = database.rollouts
+    found = _read(connection, sa.select(table).where(table.c.model == model, table.c.run_key == run_key))
+    return found[0] if found else None
+
+
+def _champion_beside(connection: sa.Connection, candidate: Candidate) -> ledger.Champion:
+    model, version = candidate.model, candidate.version
+    champion = ledger.champion(connection, model)
+    if champion is None:
+        raise ValueError(f"{model} has no champion to try version {version} beside; the first one is promoted directly")
+    if champion.version == version:
+        raise ValueError(f"{model} version {version} is champion already; there is nothing to try")
+    return champion
+
+
 def _require_verdict(
-    connection: sa.Connection,
-    kind: Kind,
-    model: str,
-    version: int,
-    content_hash: str,
-    verdict_id: int,
-    champion: ledger.Champion,
+    connection: sa.Connection, strategy: Strategy[Any], candidate: Candidate, champion: ledger.Champion
 ) -> None:
-    if kind == "shadow":
-        ledger.require_verdict(
-            connection, model, version, content_hash, verdict_id, "tried", outcomes=("PROMOTE", "HOLD")
+    model, version, number = candidate.model, candidate.version, candidate.verdict_id
+    verdict = ledger.require_verdict(
+        connection, model, version, candidate.content_hash, number, "tried", outcomes=strategy.verdicts
+    )
+    if not strategy.mirrored:
+        ledger.refuse_stale(connection, model, version, verdict.champion_version, champion, number)
+
+
+def _make_room(
+    connection: sa.Connection, strategy: Strategy[Any], candidate: Candidate, beside: list[Rollout], actor: str
+) -> None:
+    """End what is mirrored for another; what answers requests stays, and the candidate waits."""
+    if beside and not strategy.mirrored:
+        raise Underway(
+            f"{candidate.model} version {candidate.version} cannot be tried now: {_described(beside[0])};"
+            " stop it first, or wait for its end"
         )
-        return
-    verdict = ledger.require_verdict(connection, model, version, content_hash, verdict_id, "tried")
-    ledger.refuse_stale(connection, model, version, verdict.champion_version, champion, verdict_id)
+    for old in beside:
+        reason = f"version {candidate.version} is the {strategy.title} from now on"
+        end(connection, old, "stopped", "stop", actor, reason, {})
 
 
-def _first_share(kind: Kind, settings: Settings) -> float:
-    return {"shadow": 0.0, "canary": settings.steps[0] / 100, "ab": settings.share / 100}[kind]
+def _insert(
+    connection: sa.Connection,
+    strategy: Strategy[Any],
+    candidate: Candidate,
+    champion: ledger.Champion,
+    settings: Settings,
+    **started: str | None,
+) -> Rollout:
+    values = {
+        **asdict(candidate),
+        "kind": strategy.name,
+        "arm": strategy.arm,
+        "control": strategy.control,
+        "mirrored": strategy.mirrored,
+        "champion_version": champion.version,
+        "share": strategy.shares(settings)[0],
+        "settings": settings.model_dump(mode="json"),
+        "salt": secrets.token_hex(8),
+        "status": "running",
+        "started_at": database.CLOCK,
+        "changed_at": database.CLOCK,
+    }
+    table = database.rollouts
+    row = connection.execute(sa.insert(table).values(**values, **started).returning(table)).one()
+    return Rollout(**row._mapping)
 
 
-def _end(
+def end(
     connection: sa.Connection,
     rollout: Rollout,
     status: Status,
@@ -455,6 +434,7 @@ def _end(
     reason: str,
     evidence: Mapping[str, Any],
 ) -> Rollout:
+    """End a rollout in the transaction that holds its model's lock."""
     table = database.rollouts
     changes = sa.update(table).where(table.c.id == rollout.id).values(status=status, ended_at=database.CLOCK)
     ended = Rollout(**connection.execute(changes.returning(table)).one()._mapping)
@@ -470,16 +450,8 @@ def _note(
     connection.execute(sa.insert(database.rollout_events).values(rollout_id=rollout.id, at=database.CLOCK, **values))
 
 
-def _gone_back(connection: sa.Connection, model: str, actor: str) -> ledger.Entry | None:
-    table = database.ledger
-    own = (table.c.action == "rollback", table.c.actor == actor)
-    row = database.newest(connection, table, table.c.model == model, *own)
-    return ledger.Entry(**row._mapping) if row else None
-
-
-def _told(rollout: Rollout) -> str:
+def _described(rollout: Rollout) -> str:
     since = f"{rollout.started_at:%Y-%m-%d %H:%M:%S} UTC"
     if rollout.status == "running":
-        share = "" if rollout.kind == "shadow" else f" on {rollout.share:.0%} of the requests"
-        return f"{rollout} runs{share}, since {since} (by {rollout.actor}: {rollout.reason})"
+        return f"{rollout} {rollout.traffic}, since {since} (by {rollout.actor}: {rollout.reason})"
     return f"{rollout}, of {since}, has ended: {rollout.status.replace('_', ' ')}"

@@ -68,18 +68,20 @@ class Seen:
 
 
 def tried(
-    model: str, arm: str, version: int, *, serving_url: str, serving_key: str, workers: int, timeout: float
-) -> Seen:
+    model: str, arm: str, version: int, *, serving_url: str, serving_key: str, workers: int, timeout: float,
+    share: float | None = None,
+) -> Seen:  # fmt: skip
     """Wait until every worker has loaded what a rollout tries, under the name of its arm.
 
     Args:
         model: the registered model's name.
-        arm: `canary`, `b` or `shadow`.
+        arm: the tried version's, as its strategy names it.
         version: the version that is tried.
         serving_url: the service's address.
         serving_key: its key; empty for a service that is open.
         workers: how many there are.
         timeout: seconds to wait.
+        share: that it must have by now; None: any.
 
     Raises:
         NotServed: with what the service says about why.
@@ -90,6 +92,8 @@ def tried(
         if arm not in arms or arms[arm]["version"] != version:
             return f"version {version} is not its {arm} yet"
         out: str | None = arms[arm]["out"]
+        if out is None and share is not None and arms[arm]["share"] != share:
+            return f"version {version} has {arms[arm]['share']:.0%} of the requests as {arm}, not {share:.0%} yet"
         return out and f"version {version} does not answer as {arm}: {out}"
 
     return _everywhere(model, missing, serving_url, serving_key, workers, timeout)

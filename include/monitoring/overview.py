@@ -347,7 +347,7 @@ def _rollouts(
         of = known[event.rollout_id]
         made = decisions.setdefault(of.model, [])
         if len(made) < limit:
-            made.append(Decision(f"{of.kind} v{of.version}: {event.event}", event.reason, event.actor, event.at))
+            made.append(Decision(f"{of.title} v{of.version}: {event.event}", event.reason, event.actor, event.at))
     return tried, decisions
 
 

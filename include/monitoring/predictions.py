@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from include import strategies
 from include.database import labels, predictions
 
 DAYS_AHEAD = 7
@@ -115,7 +116,7 @@ def labelled(model: str, *, since: dt.datetime, until: dt.datetime, now: dt.date
     - Of several labels of a prediction, repeated or conflicting, the one that was received last counts.
     - A label from the future (`at` after `now`) is kept, and joined when its time has come.
 
-    A shadow's prediction has the id of the answer that it stands beside, and so its label. Nothing changes a label
+    A mirrored prediction has the id of the answer that it stands beside, and so its label. Nothing changes a label
     afterwards: to correct one, send another.
     """
     label, p = labels.alias("told"), predictions.alias("answered")
@@ -130,7 +131,7 @@ def labelled(model: str, *, since: dt.datetime, until: dt.datetime, now: dt.date
             p.c.entity == label.c.entity,
             p.c.at <= label.c.at,
             p.c.at >= since,
-            p.c.arm != "shadow",
+            p.c.arm.not_in(strategies.mirrored_arms()),
         )
         .order_by(p.c.at.desc(), p.c.id.desc())
         .limit(1)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import BaseNotifier, XComArg
 
-from include import settings
+from include import settings, strategies
 from include.orchestration import alerts, dag_defaults, runs
 
 
@@ -85,7 +85,7 @@ def question(entry: settings.Model) -> str:
     """What is asked, as a template over `verdict`: the verdict in its words, and what each answer leads to."""
     strategy = entry.serving.rollout.strategy
     champion = "{{ 'version %s' % verdict['champion_version'] if verdict['champion_version'] else 'no champion' }}"
-    if strategy == "direct":
+    if strategy == strategies.DIRECT:
         follows = f"version {{{{ verdict['version'] }}}} answers every request within a minute; until now {champion}"
     else:
         follows = (

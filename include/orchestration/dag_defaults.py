@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_parsing_context
 
-from include import configuration, settings
+from include import configuration, settings, strategies
 from include.configuration import PARAMS
 from include.orchestration import before, ending, versions
 
@@ -356,44 +356,33 @@ def rollout_form(model: str, entry: settings.Model) -> dict[str, Param]:
             offered=versions.offered(settings.environment().home, model),
         ),
         "kind": _field(
-            "canary" if declared.strategy == "direct" else declared.strategy,
+            strategies.PROPOSED if declared.strategy == strategies.DIRECT else declared.strategy,
             type="string",
-            enum=["shadow", "canary", "ab"],
+            enum=list(strategies.names()),
             title="Kind",
-            description="A shadow scores every request and answers none; a canary answers a share that grows; an A/B"
-            " test answers a share until the labels tell which version is better.",
+            description=" ".join(strategy.about for strategy in strategies.every()),
         ),
-        "steps": _field(
-            list(declared.steps),
-            type="array",
-            items={"type": "number", "exclusiveMinimum": 0, "maximum": 100},
-            minItems=1,
-            title="Steps (per cent)",
-            description="A canary's shares, growing.",
-        ),
-        "bake_minutes": _field(
-            declared.bake_minutes,
-            type="number",
-            minimum=0,
-            title="Bake (minutes)",
-            description="How long each step must go well before the next.",
-        ),
-        "share": _field(
-            declared.share,
-            type="number",
-            exclusiveMinimum=0,
-            exclusiveMaximum=100,
-            title="Share (per cent)",
-            description="An A/B test's share for the version.",
-        ),
+        **{name: _setting(declared, name) for name in _rollout_fields()},
         "reason": _reason("Why; it stands with the rollout.", "by hand"),
     }
 
 
 def with_rollout(model: settings.Model, form: Mapping[str, Any]) -> settings.Rollout:
     """The model's rollout settings with the form's, checked again."""
-    changed = {name: form[name] for name in ("steps", "bake_minutes", "share")}
+    changed = {name: form[name] for name in _rollout_fields()}
     return settings.Rollout.model_validate({**model.serving.rollout.model_dump(), **changed})
+
+
+def _rollout_fields() -> list[str]:
+    """The settings that the form offers: of all rollouts, and of each strategy."""
+    return ["bake_minutes", *(name for strategy in strategies.every() for name in strategy.form)]
+
+
+def _setting(declared: settings.Rollout, name: str) -> Param:
+    """A setting as a field, with the type, the bounds and the words that it has in params.yaml."""
+    schema = {**settings.Rollout.model_json_schema()["properties"][name]}
+    default = declared.model_dump(mode="json")[name]
+    return _field(default, **{key: value for key, value in schema.items() if key != "default"})
 
 
 def monitor_form(model: settings.Model) -> dict[str, Param]:

@@ -233,8 +233,8 @@ def carried_out(made: Any, model: str) -> dict[str, Any]:
         alerts.send("rollout_waits", f"{model} version {made.version} passed the gate and waits: {made.reason}")
         return idle(made.reason)
     against = f"beside version {made.champion_version}, which stays champion for now"
-    share = "scores all requests" if made.kind == "shadow" else f"answers {made.share:.0%} of the requests"
-    return result(made, f"version {made.version} {share} as {made.arm} {against}") | {"arm": made.arm}
+    text = f"version {made.version} {made.traffic} as {made.arm} {against}"
+    return result(made, f"{text}; {made.hint}" if made.hint else text)
 
 
 def tried(seen: Any, rollout: Mapping[str, Any]) -> dict[str, Any]:

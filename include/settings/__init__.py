@@ -5,7 +5,7 @@
     diagnostics      what is wrong: file, line, key, what was expected, and the nearest known key
     environment      where the platform runs: MLOPS_* variables
 
-No side effects; of ours it imports the layout of MLOPS_HOME alone.
+No side effects; of ours it imports the layout of MLOPS_HOME and the rollout strategies, which have keys of their own.
 """
 
 from include.home import ROOT

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from include import strategies
 from include.home import ROOT
 from include.settings.search_space import DEFAULT_ESTIMATORS, Dimension, Tuning, dimension_of, estimator_names
 from include.settings.serving import Serving
@@ -232,8 +233,11 @@ class Model(Strict):
             if estimator not in estimator_names():
                 hint = did_you_mean(estimator, estimator_names())
                 raise ValueError(f"estimators.{estimator}: no file include/training/estimators/{estimator}.py{hint}")
-        if self.task == "regression" and self.serving.rollout.success == "rate":
-            raise ValueError("serving.rollout.success: a regression has no share of right answers; say error")
+        for strategy in strategies.every():
+            try:
+                strategy.check(self.serving.rollout, self.task)
+            except ValueError as error:
+                raise ValueError(f"serving.rollout.{error}") from None
         if self.metric_name not in TASK_METRICS[self.task]:
             raise ValueError(
                 f"metric: {self.metric!r} is not a metric of {self.task}; choose from {sorted(TASK_METRICS[self.task])}"

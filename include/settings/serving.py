@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from include import strategies
 from include.settings.types import Strict
 
 Missing = Literal["auto", "error", "impute"]
@@ -34,15 +35,25 @@ class Logged(Strict):
     """Days after which predictions are deleted, a whole day at a time."""
 
 
-class Rollout(Strict):
+if TYPE_CHECKING:
+    StrategyName: TypeAlias = str
+
+    class _OfStrategies(BaseModel):
+        """The keys of all strategies."""
+else:
+    StrategyName = Literal[(strategies.DIRECT, *strategies.names())]
+    _OfStrategies = create_model("_OfStrategies", __base__=tuple(dict.fromkeys(s.settings for s in strategies.every())))
+
+
+class Rollout(Strict, _OfStrategies):
     """How a promoted version reaches its users, and what makes it go back by itself."""
 
-    strategy: Literal["direct", "canary", "ab", "shadow"] = "direct"
+    model_config = ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False)
+
+    strategy: StrategyName = strategies.DIRECT
     """`direct`: the champion at once. The others start that rollout when the gate says PROMOTE."""
-    steps: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(default=(1, 5, 25, 100), min_length=1)
-    """A canary's shares of the traffic, in per cent; after the last one has baked, it becomes champion."""
-    bake_minutes: float = Field(default=10, ge=0)
-    """How long each step must go well before the next."""
+    bake_minutes: float = Field(default=10, ge=0, title="Bake (minutes)")
+    """How long a share must go well before the next."""
     minimum_requests: int = Field(default=100, ge=1)
     """Requests of the arm in the window, below which nothing is concluded from it and no step is taken."""
     window_seconds: float = Field(default=60, ge=1)
@@ -53,25 +64,6 @@ class Rollout(Strict):
     """Milliseconds within which 99 of 100 of the arm's answers must come, before the rollout is taken back."""
     maximum_drift: float = Field(default=0.3, gt=0)
     """PSI of the arm's predictions against the champion's over the same window."""
-    share: float = Field(default=50, gt=0, lt=100)
-    """An A/B test's share for the new version, in per cent."""
-    days: float = Field(default=14, gt=0)
-    """An A/B test's longest duration."""
-    success: Literal["error", "rate"] | None = None
-    """An A/B test's success metric, from feedback: `error` (mean absolute error, or log loss; smaller is better) or
-    `rate` (share of right answers; larger is better). Default: by the task."""
-    significance: float = Field(default=0.05, gt=0, lt=0.5)
-    """How often an A/B test may call two equal versions different."""
-    power: float = Field(default=0.8, gt=0.5, lt=1)
-    """How often an A/B test finds a real effect of the smallest size."""
-    smallest_effect: float = Field(default=0.02, gt=0)
-    """The relative effect that the A/B test must be able to see; it decides how many labels are enough."""
-
-    @model_validator(mode="after")
-    def _steps_grow(self) -> Rollout:
-        if list(self.steps) != sorted(set(self.steps)):
-            raise ValueError(f"steps: must grow, not {list(self.steps)}")
-        return self
 
 
 class Serving(Strict):

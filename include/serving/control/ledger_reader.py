@@ -22,6 +22,10 @@ _WANTED = """
     select extract(epoch from clock_timestamp())::float8,
            (select coalesce(json_agg(c order by c.model), '[]') from champions c), {rollouts}, {retired}
 """
+_THERE = """
+    select exists (select from pg_attribute where attrelid = to_regclass('rollouts') and attname = 'mirrored'),
+           to_regclass('retired_models') is not null
+"""
 _REPORT = """
     insert into arm_windows (worker, rollout_id, arm, version, second, requests, errors, latencies, predictions)
     values (%s, %s, %s, %s, to_timestamp(%s), %s, %s, %s, %s) on conflict do nothing
@@ -61,15 +65,14 @@ class LedgerReader:
         self._has_rollouts = self._has_retired = False
 
     def read(self) -> DesiredState:
-        """What is wanted now; a database from before rollouts or retirements has none.
+        """What is wanted now; a database from before rollouts named their arms, or from before retirements, has none.
 
         Raises:
             psycopg.Error: it cannot be asked; the next call connects anew.
         """
         with self._connected() as connection:
             if not (self._has_rollouts and self._has_retired):
-                there = "select to_regclass('rollouts') is not null, to_regclass('retired_models') is not null"
-                self._has_rollouts, self._has_retired = connection.execute(there).fetchone()
+                self._has_rollouts, self._has_retired = connection.execute(_THERE).fetchone()
             asked = time.monotonic()
             rollouts = _RUNNING if self._has_rollouts else "'[]'::json"
             query = _WANTED.format(rollouts=rollouts, retired=_RETIRED if self._has_retired else "'[]'::json")
@@ -139,8 +142,10 @@ def _champion(row: dict[str, Any]) -> Champion:
 def _rollout(row: dict[str, Any]) -> Rollout:
     return Rollout(
         id=row["id"],
-        kind=row["kind"],
         served=_version(row),
+        arm=row["arm"],
+        control=row["control"],
+        mirrored=row["mirrored"],
         champion_version=row["champion_version"],
         share=float(row["share"]),
         step=row["step"],

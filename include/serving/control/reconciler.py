@@ -2,9 +2,9 @@
 
 A wanted version is downloaded into the local copies, checked against its content hash, loaded beside the old one and
 made to answer its golden rows; only then one reference changes. Whatever fails on that way leaves what answers as it
-is, and is said in /models, in the metrics, in the log and as an alert. What is tried beside a champion (a canary, an
-A/B test, a shadow) never touches it: it is loaded after it, refused where memory lacks, and taken out at once, in this
-worker, when it breaks its rollout's limits. The last good champions stay on disk: see `copies`.
+is, and is said in /models, in the metrics, in the log and as an alert. What is tried beside a champion never touches
+it: it is loaded after it, refused where memory lacks, and taken out at once, in this worker, when it breaks its
+rollout's limits. The last good champions stay on disk: see `copies`.
 """
 
 from __future__ import annotations
@@ -352,7 +352,7 @@ class Reconciler:
         if champion is None or rollout.id in self._tried:
             return
         if self._holding.knows(rollout.served) or not self._holding.is_loading:
-            shadows = [r.id for r in self._rollouts() if r.arm == "shadow"] if rollout.arm != "shadow" else ()
+            shadows = () if rollout.mirrored else [r.id for r in self._rollouts() if r.mirrored]
             room = self._holding.budget - self._bytes(without=shadows)  # they make room for what answers
             held = self._holding.obtain(rollout.served, rollout.arm, champion, room)
             if held is not None:
@@ -362,7 +362,7 @@ class Reconciler:
 
     def _keep_within_budget(self) -> None:
         """Let tried versions go, shadows first, until the rest fits; a champion is loaded whatever it takes."""
-        for rollout in sorted(self._rollouts(), key=lambda rollout: rollout.arm != "shadow"):
+        for rollout in sorted(self._rollouts(), key=lambda rollout: not rollout.mirrored):
             if rollout.id in self._tried and self._bytes() > self._holding.budget:
                 needed = self._tried.pop(rollout.id).predictor.nbytes
                 error = self._holding.over_budget(needed, self._holding.budget - self._bytes())

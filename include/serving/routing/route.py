@@ -1,5 +1,7 @@
 """Which version answers a request: the champion, or the one that is tried beside it on a share of the requests.
 
+A tried version without a share stands by: it is loaded, and answers the requests that name it.
+
 An entity always gets the same arm: its point on [0, 1) is a hash of the rollout's salt and the entity, and the tried
 version answers below the share. A share that grows therefore only adds entities; it moves none back. Two rollouts
 have different salts, and so independent groups.
@@ -22,7 +24,7 @@ _POINT_BYTES = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
-    """A loaded version in its part: `champion`, `canary`, `a` (the champion of an A/B test), `b` or `shadow`."""
+    """A loaded version under the name by which its answers are counted: `champion`, or as its rollout has it."""
 
     name: str
     loaded: Loaded
@@ -43,10 +45,16 @@ class Route:
     """Whether an entity stays with its arm."""
     salt: str = ""
     shadow: Arm | None = None
+    """Scores every request and answers none."""
+    standby: Arm | None = None
+    """Loaded, and answers only what names its version."""
+    trial: Route | None = field(init=False, repr=False)
+    """The route of the requests that name the standby's version."""
     _salted: Any = field(init=False, repr=False)
     _below: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trial", Route(self.model, self.standby) if self.standby else None)
         object.__setattr__(self, "_salted", hashlib.blake2b(self.salt.encode(), digest_size=_POINT_BYTES))
         object.__setattr__(self, "_below", _point(self.share))
 
@@ -63,12 +71,12 @@ class Route:
 
     @property
     def arms(self) -> list[Arm]:
-        """All that there are: the champion's, the challenger's, the shadow's."""
-        return [arm for arm in (self.champion, self.challenger, self.shadow) if arm is not None]
+        """All that there are: the champion's, the challenger's, the standby's, the shadow's."""
+        return [arm for arm in (self.champion, self.challenger, self.standby, self.shadow) if arm is not None]
 
     def share_of(self, arm: Arm) -> float:
-        """Of the requests that this arm answers; a shadow answers none."""
-        if arm is self.shadow:
+        """Of the requests that name no version: what this arm answers."""
+        if arm is self.shadow or arm is self.standby:
             return 0.0
         share = self.share if self.challenger else 0.0
         return share if arm is self.challenger else 1 - share

@@ -57,19 +57,22 @@ class Routes:
         return next((arm.rollout_id for arm in arms if arm.tally is tally), None)
 
     def _route(self, champion: Loaded, tried: Sequence[Tried]) -> Route:
-        challenger = next((one for one in tried if one[0].arm != "shadow"), None)
-        shadow = next((one for one in tried if one[0].arm == "shadow"), None)
-        name = challenger[0].beside if challenger else "champion"
+        answers = next(((rollout, loaded) for rollout, loaded in tried if not rollout.mirrored), None)
+        shadow = next(((rollout, loaded) for rollout, loaded in tried if rollout.mirrored), None)
+        name = answers[0].control if answers else "champion"
         first = Arm(name, champion, None, self._tally(champion, name, None))
-        reports = tuple((rollout.id, rollout.beside) for rollout, _ in tried)
+        reports = tuple((rollout.id, rollout.control) for rollout, _ in tried)
         first.tally.watch(Watch(reports, champion.held.edges) if reports else None)
+        arm = self._arm(champion, *answers) if answers else None
+        share = answers[0].share if answers else 0.0
         return Route(
             champion.model,
             first,
-            challenger=self._arm(champion, *challenger) if challenger else None,
-            share=challenger[0].share if challenger else 0.0,
-            salt=challenger[0].salt if challenger else "",
+            challenger=arm if share else None,
+            share=share,
+            salt=answers[0].salt if answers else "",
             shadow=self._arm(champion, *shadow) if shadow else None,
+            standby=None if share else arm,
         )
 
     def _arm(self, champion: Loaded, rollout: Rollout, loaded: Loaded) -> Arm:

@@ -165,7 +165,7 @@ def test_what_was_tried_and_decided_can_be_read(database_url: str, tmp_path: Pat
         "canary 2: step", "canary 2: start", "verdict PROMOTE on 2", "promote nothing → 1", "verdict PROMOTE on 1",
     ]  # fmt: skip
     standing = mlops("rollout", "m", home=tmp_path, **where).stdout
-    assert "canary  version 2 answers 5% beside version 1, since" in standing
+    assert "canary  version 2 answers 5% of the requests beside version 1, since" in standing
     assert "canary 200 requests, errors 1.5%, p99 5 ms; champion without requests; drift not known" in standing
     assert "canary 2: step       1% went well (by the controller)" in standing
     trials.start(engine, 3, "shadow")
@@ -330,9 +330,9 @@ def test_an_empty_database_is_told_apart_from_one_that_is_away(
         "keys add a --quota inf",
         "keys rotate a --overlap nan",
         "keys rotate a --overlap 1e300",
-        "rollout tumour start --version 1 --reason r --share nan",
-        "rollout tumour start --version 1 --reason r --steps 1,x",
-        "rollout tumour start --version 1 --reason r --steps ,",
+        "rollout tumour start --version 1 --reason r --set share=nan",
+        "rollout tumour start --version 1 --reason r --set steps=1,x",
+        "rollout tumour start --version 1 --reason r --set steps=,",
     ],
 )
 def test_a_number_that_counts_nothing_is_refused_with_its_option(

@@ -63,7 +63,7 @@ def look(engine: sa.Engine, home: Path) -> None:
 )
 @pytest.mark.parametrize("kind", ["canary", "ab"])
 def test_an_arm_beyond_a_limit_is_rolled_back_at_once_with_evidence_and_an_alert(
-    engine: sa.Engine, tmp_path: Path, told: Any, kind: rollouts.Kind, did: dict[str, Any], reason: str
+    engine: sa.Engine, tmp_path: Path, told: Any, kind: str, did: dict[str, Any], reason: str
 ) -> None:
     made = trials.start(engine, kind=kind, bake_minutes=10)
     trials.report(engine, made, made.control, predictions=EVEN)
@@ -221,7 +221,7 @@ def test_a_shadow_is_left_alone_whatever_it_does(engine: sa.Engine, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["canary", "ab", "shadow"])
 def test_another_champion_ends_what_was_tried_beside_the_old_one(
-    engine: sa.Engine, tmp_path: Path, told: Any, kind: rollouts.Kind
+    engine: sa.Engine, tmp_path: Path, told: Any, kind: str
 ) -> None:
     made = trials.start(engine, kind=kind)
     trials.crown(engine, 3, 1)

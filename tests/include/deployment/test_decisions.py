@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from include import database, settings
-from include.deployment import decisions, gate, ledger, promotion, rollouts
+from include.deployment import decisions, gate, ledger, promotion, rollouts, withdrawal
 from include.deployment.decisions import Decision, NeedsDecision
 from tests.include.deployment import trials
 
@@ -40,15 +40,15 @@ def promote(engine: sa.Engine, version: int, against: int | None, decision: Deci
     )  # fmt: skip
 
 
-def back(engine: sa.Engine, to: int | None = None, **seen: object) -> rollouts.Withdrawal:
-    return rollouts.withdraw(engine, "m", to, actor="ann", reason="strange answers", **seen)  # type: ignore[arg-type]
+def back(engine: sa.Engine, to: int | None = None, **seen: object) -> withdrawal.Withdrawal:
+    return withdrawal.withdraw(engine, "m", to, actor="ann", reason="strange answers", **seen)  # type: ignore[arg-type]
 
 
 def who_clicks(database_url: str, who: str, seen_at: dt.datetime) -> int | str:
     """The version that the champion goes back to for somebody with a connection of their own, or what they are told."""
     own = database.connect(database_url)
     try:
-        return rollouts.withdraw(own, "m", actor=who, reason="bad", seen_at=seen_at).version
+        return withdrawal.withdraw(own, "m", actor=who, reason="bad", seen_at=seen_at).version
     except ledger.Superseded as error:
         return str(error)
     finally:
@@ -93,9 +93,9 @@ def test_what_was_taken_back_is_promoted_again_only_by_a_newer_decision(
             promote(engine, 2, 1, decision)
         with pytest.raises(NeedsDecision, match="strange answers"):
             rollouts.start(
-                engine, kind="canary", model="m", version=2, **trials.served(2),
-                verdict_id=trials.judge(engine, 2, 1), settings=settings.Rollout(**trials.FAST), actor="run 7",
-                reason="better", decision=decision,
+                engine, rollouts.Candidate("m", 2, **trials.served(2), verdict_id=trials.judge(engine, 2, 1)),
+                kind="canary", settings=settings.Rollout(**trials.FAST), actor="run 7", reason="better",
+                decision=decision,
             )  # fmt: skip
     found = ledger.champion(engine, "m")
     assert found is not None
@@ -235,13 +235,13 @@ def test_whatever_is_done_at_once_the_ledger_stays_a_chain_and_every_refusal_say
             rollouts.stop(own, each, actor="ann", reason="enough")
 
     def go_back(own: sa.Engine) -> None:
-        rollouts.withdraw(own, "m", actor="ann", reason="bad", seen_at=now())
+        withdrawal.withdraw(own, "m", actor="ann", reason="bad", seen_at=now())
 
     def bring_back(own: sa.Engine) -> None:
-        rollouts.withdraw(own, "m", 1, actor="ann", reason="bad")
+        withdrawal.withdraw(own, "m", 1, actor="ann", reason="bad")
 
     def retire(own: sa.Engine) -> None:
-        rollouts.retire(own, "m", actor="ann", reason="closed")
+        withdrawal.retire(own, "m", actor="ann", reason="closed")
 
     acts = [deploy, canary, carry_on, stop, go_back, bring_back, retire]
 
@@ -293,7 +293,7 @@ def test_a_champion_that_is_not_the_one_that_was_seen_stays(engine: sa.Engine) -
 
 def test_a_retired_model_has_no_champion_its_rollouts_end_and_its_history_stays(engine: sa.Engine) -> None:
     canary = trials.start(engine, 2)
-    ended = rollouts.retire(engine, "m", actor="ann", reason="the shop was closed")
+    ended = withdrawal.retire(engine, "m", actor="ann", reason="the shop was closed")
     assert [each.id for each in ended.stopped] == [canary.id]
     assert ledger.champion(engine, "m") is None
     newest = ledger.history(engine, "m")[0]
@@ -305,11 +305,11 @@ def test_a_retired_model_has_no_champion_its_rollouts_end_and_its_history_stays(
         assert ledger.champion_at(connection, "m", now() + SOON) is None
         assert ledger.champion_at(connection, "m", newest.created_at - dt.timedelta(microseconds=1)) == 1
     with pytest.raises(ValueError, match="no champion, so nothing serves it"):
-        rollouts.retire(engine, "m", actor="ann", reason="again")
+        withdrawal.retire(engine, "m", actor="ann", reason="again")
 
 
 def test_no_new_version_makes_a_retired_model_come_back_by_itself(engine: sa.Engine) -> None:
-    rollouts.retire(engine, "m", actor="ann", reason="the shop was closed")
+    withdrawal.retire(engine, "m", actor="ann", reason="the shop was closed")
     with pytest.raises(NeedsDecision, match=r"m was retired on .* by ann"):
         promote(engine, 5, None)
     assert promote(engine, 5, None, Decision("the shop is open again", now() + SOON)).to_version == 5
@@ -320,7 +320,7 @@ def test_no_new_version_makes_a_retired_model_come_back_by_itself(engine: sa.Eng
 
 def test_a_retired_model_comes_back_with_the_version_that_a_person_names(engine: sa.Engine) -> None:
     trials.crown(engine, 2, 1)
-    rollouts.retire(engine, "m", actor="ann", reason="by mistake")
+    withdrawal.retire(engine, "m", actor="ann", reason="by mistake")
     with pytest.raises(ValueError, match="name a version that was one"):
         back(engine)
     returned = back(engine, 2)

@@ -48,6 +48,13 @@ def test_the_bento_gets_the_modules_that_the_service_imports_and_no_others() -> 
     }
 
 
+@pytest.mark.parametrize("package", ["serving/http/endpoints", "features/transforms", "strategies"])
+def test_the_bento_gets_all_files_of_a_package_that_finds_them_by_name(package: str) -> None:
+    files = set((ROOT / "include" / package).glob("*.py"))
+    assert len(files) > 3
+    assert files <= set(imported_modules(ROOT / packaging.SERVICE, ROOT))
+
+
 def test_requirements_are_pinned_whole_for_this_python(tmp_path: Path) -> None:
     pins = pinned(packaging.REQUIREMENTS, (ROOT / "requirements.txt").read_text())
     names = [pin.split("==")[0] for pin in pins]

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from include import database
-from include.deployment import ledger, rollouts
+from include.deployment import ledger, rollouts, withdrawal
 from include.deployment.decisions import Decision
 from tests.include.deployment import trials
 
@@ -59,7 +59,7 @@ def test_two_rollouts_split_their_entities_independently(engine: sa.Engine) -> N
     ("ab", "HOLD", "says HOLD"),
     ("shadow", "REJECT", "says REJECT"),
 ])  # fmt: skip
-def test_only_a_judged_version_is_tried(engine: sa.Engine, kind: rollouts.Kind, verdict: str, message: str) -> None:
+def test_only_a_judged_version_is_tried(engine: sa.Engine, kind: str, verdict: str, message: str) -> None:
     """Invariant I2."""
     with pytest.raises(ledger.NotProven, match=message):
         trials.start(engine, 2, kind, verdict=verdict)
@@ -97,7 +97,7 @@ def test_the_champion_itself_or_a_model_without_one_is_not_tried(engine: sa.Engi
 def test_a_second_canary_is_refused_and_says_which_runs(engine: sa.Engine) -> None:
     trials.start(engine, 2)
     with pytest.raises(
-        rollouts.Underway, match=r"the canary of m version 2 runs on 5% of the requests.*by ann: try it"
+        rollouts.Underway, match=r"the canary of m version 2 answers 5% of the requests.*by ann: try it"
     ):
         trials.start(engine, 3, "ab")
 
@@ -157,7 +157,7 @@ def test_what_has_ended_is_not_changed_again(engine: sa.Engine, change) -> None:
 def test_a_step_that_another_has_taken_is_not_taken_twice(engine: sa.Engine) -> None:
     made = trials.start(engine, steps=(1, 5, 25))
     rollouts.step(engine, made, **HOW)
-    with pytest.raises(rollouts.Ended, match="runs on 5% of the requests"):
+    with pytest.raises(rollouts.Ended, match="answers 5% of the requests"):
         rollouts.step(engine, made, **HOW)
 
 
@@ -190,7 +190,7 @@ def test_the_database_itself_refuses_a_rollout_without_a_verdict_on_its_content(
 def test_going_back_stops_what_is_tried_and_brings_the_champion_before_back(engine: sa.Engine) -> None:
     trials.crown(engine, 2, 1)
     canary, shadow = trials.start(engine, 3, against=2), trials.start(engine, 4, "shadow", against=2)
-    back = rollouts.withdraw(engine, "m", actor="ann", reason="strange answers")
+    back = withdrawal.withdraw(engine, "m", actor="ann", reason="strange answers")
     assert [r.id for r in back.stopped] == [canary.id, shadow.id]
     assert (back.entry.from_version, back.entry.to_version, back.version) == (2, 1, 1)
     assert rollouts.running(engine) == []
@@ -200,35 +200,35 @@ def test_going_back_stops_what_is_tried_and_brings_the_champion_before_back(engi
 def test_going_back_to_the_champion_only_stops_what_is_tried(engine: sa.Engine) -> None:
     trials.crown(engine, 2, 1)
     trials.start(engine, 3, against=2)
-    back = rollouts.withdraw(engine, "m", 2, actor="ann", reason="r")
+    back = withdrawal.withdraw(engine, "m", 2, actor="ann", reason="r")
     assert (len(back.stopped), back.entry, back.version) == (1, None, 2)
 
 
 def test_beside_a_first_champion_going_back_stops_what_is_tried(engine: sa.Engine) -> None:
     trials.start(engine)
-    back = rollouts.withdraw(engine, "m", actor="ann", reason="r")
+    back = withdrawal.withdraw(engine, "m", actor="ann", reason="r")
     assert (len(back.stopped), back.entry, back.version) == (1, None, 1)
     with pytest.raises(ValueError, match="first champion: there is none before it"):
-        rollouts.withdraw(engine, "m", actor="ann", reason="r")
+        withdrawal.withdraw(engine, "m", actor="ann", reason="r")
 
 
 def test_going_back_to_what_never_was_changes_nothing(engine: sa.Engine) -> None:
     made = trials.start(engine)
     with pytest.raises(ValueError, match="version 9 never was champion"):
-        rollouts.withdraw(engine, "m", 9, actor="ann", reason="r")
+        withdrawal.withdraw(engine, "m", 9, actor="ann", reason="r")
     assert rollouts.running(engine) == [made]
     with pytest.raises(ValueError, match="nobody has no champion"):
-        rollouts.withdraw(engine, "nobody", actor="ann", reason="r")
+        withdrawal.withdraw(engine, "nobody", actor="ann", reason="r")
 
 
 def test_a_retried_run_goes_back_once_and_a_person_as_often_as_asked(engine: sa.Engine) -> None:
     """Invariant I5."""
     trials.crown(engine, 2, 1)
     trials.crown(engine, 3, 2)
-    runs = [rollouts.withdraw(engine, "m", actor="rollback_m run 1", reason="r", once=True) for _ in range(2)]
+    runs = [withdrawal.withdraw(engine, "m", actor="rollback_m run 1", reason="r", once=True) for _ in range(2)]
     assert [run.version for run in runs] == [2, 2]
     assert runs[0].entry == runs[1].entry
-    assert rollouts.withdraw(engine, "m", actor="ann", reason="r").version == 1
+    assert withdrawal.withdraw(engine, "m", actor="ann", reason="r").version == 1
 
 
 # ------------------------------------------------------------------------------------------------ killed, and at once
@@ -312,7 +312,7 @@ def test_of_a_promotion_and_a_way_back_at_once_one_comes_first_and_both_are_whol
 
         thread = threading.Thread(target=promote)
         thread.start()
-        rollouts.withdraw(engine, "m", 1, actor="ann", reason="now")
+        withdrawal.withdraw(engine, "m", 1, actor="ann", reason="now")
         thread.join()
         other.dispose()
         assert rollouts.running(engine, "m") == []

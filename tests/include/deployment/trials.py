@@ -46,7 +46,7 @@ def crown(engine: sa.Engine, version: int, against: int | None = None, model: st
 def start(
     engine: sa.Engine,
     version: int = 2,
-    kind: rollouts.Kind = "canary",
+    kind: str = "canary",
     *,
     model: str = "m",
     against: int = 1,
@@ -58,9 +58,12 @@ def start(
 ) -> rollouts.Rollout:
     """Judge a version against the champion and try it."""
     return rollouts.start(
-        engine, kind=kind, model=model, version=version, **served(version, model),
-        verdict_id=verdict_id or judge(engine, version, against, verdict, model),
-        settings=settings.Rollout(**{**FAST, **declared}), actor="ann", reason="try it", run_key=run_key,
+        engine,
+        rollouts.Candidate(
+            model, version, **served(version, model),
+            verdict_id=verdict_id or judge(engine, version, against, verdict, model),
+        ),
+        kind=kind, settings=settings.Rollout(**{**FAST, **declared}), actor="ann", reason="try it", run_key=run_key,
         decision=decision,
     )  # fmt: skip
 

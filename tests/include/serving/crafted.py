@@ -237,9 +237,11 @@ def try_out(database_url: str, version: Champion, kind: str, **declared: Any) ->
     engine = database.connect(database_url)
     _, verdict_id = _judge(engine, version)
     rollout = rollouts.start(
-        engine, kind=kind, model=version.model, version=version.version, content_hash=version.content_hash,
-        url=version.url, bento=version.bento, verdict_id=verdict_id, settings=settings.Rollout(**declared),
-        actor="test", reason="test",
+        engine,
+        rollouts.Candidate(
+            version.model, version.version, version.content_hash, version.url, version.bento, verdict_id
+        ),
+        kind=kind, settings=settings.Rollout(**declared), actor="test", reason="test",
     )  # fmt: skip
     engine.dispose()
     return rollout

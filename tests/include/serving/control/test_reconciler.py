@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
 from include import database, storage
-from include.deployment import rollouts
+from include.deployment import withdrawal
 from include.serving.control.reconciler import Reconciler
 from include.serving.metrics.prometheus import Metrics
 from include.serving.versions import disk_cache as followed
@@ -88,14 +88,14 @@ def test_a_retired_model_answers_no_more_and_neither_after_a_start_without_a_dat
     with running(models_of(database_url, tmp_path / "copies")) as models:
         promote(database_url, champion_of(craft(tmp_path / "1"), 1))
         wait_for(lambda: version_of(models) == 1)
-        rollouts.retire(engine, "trips", actor="ann", reason="the shop was closed")
+        withdrawal.retire(engine, "trips", actor="ann", reason="the shop was closed")
         wait_for(lambda: version_of(models) is None)
         assert models.describe() == []
         assert models.not_ready == "every model was retired; `mlops rollback` brings one back"
     with running(models_of(UNREACHABLE, tmp_path / "copies")) as without:
         assert version_of(without) is None
     with running(models_of(database_url, tmp_path / "copies")) as again:
-        rollouts.withdraw(engine, "trips", 1, actor="ann", reason="it is open again")
+        withdrawal.withdraw(engine, "trips", 1, actor="ann", reason="it is open again")
         wait_for(lambda: version_of(again) == 1)
         with engine.begin() as connection:  # a database that was set back has no row, and nobody retired anything
             connection.execute(sa.delete(database.champions))
