@@ -109,11 +109,17 @@ class Drift(Strict):
     critical: float | None = Field(default=None, gt=0)
     """The value of a column beyond which retraining is requested. Default: the measure's own, at least `warn`."""
 
+    @field_validator("measure")
+    @classmethod
+    def _is_a_file(cls, measure: str) -> str:
+        """Of what is declared: a Bento, whose settings are all defaults, has no measures of drift."""
+        if measure not in drift_measure_names():
+            hint = did_you_mean(measure, drift_measure_names())
+            raise ValueError(f"no file include/monitoring/drift_measures/{measure}.py{hint}")
+        return measure
+
     @model_validator(mode="after")
-    def _known_and_warning_below_request(self) -> Drift:
-        if self.measure not in drift_measure_names():
-            hint = did_you_mean(self.measure, drift_measure_names())
-            raise ValueError(f"measure: no file include/monitoring/drift_measures/{self.measure}.py{hint}")
+    def _warning_below_request(self) -> Drift:
         if self.warn is not None and self.critical is not None and self.warn > self.critical:
             raise ValueError(f"warn: {self.warn:g} must not be above critical, {self.critical:g}")
         return self
