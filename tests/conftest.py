@@ -10,13 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOM = 1e9
@@ -176,16 +177,16 @@ def mlflow_server(home: Path, artifacts: str, environment: dict[str, str]) -> It
             command, stdout=log, stderr=log, env=own | environment, cwd=home, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
     try:
-        while True:
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail("MLflow did not start: " + (home / "log").read_text()[-2000:])
-            try:
-                if httpx.get(f"{url}/health", timeout=1).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.2)
+        until(
+            lambda: httpx.get(f"{url}/health", timeout=1).status_code == 200,
+            "MLflow is healthy",
+            seconds=120,
+            pause=0.2,
+            unless=lambda: server.poll() is not None,
+            show=lambda: (home / "log").read_text()[-2000:],
+            ignore=httpx.HTTPError,
+        )
         yield url
     finally:
         os.killpg(server.pid, signal.SIGTERM)

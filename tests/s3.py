@@ -12,12 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import until
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,19 @@ def _wait_for_bucket(started: S3Server, server: subprocess.Popen[bytes], log: Pa
         region_name="us-east-1",
         config=Config(connect_timeout=2, read_timeout=5, retries={"max_attempts": 1}),
     )
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if started.bucket not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-                client.create_bucket(Bucket=started.bucket)
-            client.put_object(Bucket=started.bucket, Key="ready", Body=b"yes")
-            client.delete_object(Bucket=started.bucket, Key="ready")
-        except (BotoCoreError, ClientError) as error:
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"SeaweedFS did not start ({error}): " + log.read_text(errors="replace")[-2000:])
-            time.sleep(0.3)
-        else:
-            return
+
+    def usable() -> bool:
+        if started.bucket not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=started.bucket)
+        client.put_object(Bucket=started.bucket, Key="ready", Body=b"yes")
+        client.delete_object(Bucket=started.bucket, Key="ready")
+        return True
+
+    until(
+        usable,
+        "SeaweedFS has a bucket",
+        pause=0.3,
+        unless=lambda: server.poll() is not None,
+        show=lambda: log.read_text(errors="replace")[-2000:],
+        ignore=(BotoCoreError, ClientError),
+    )

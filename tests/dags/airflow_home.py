@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, free_port
+from tests.waiting import until
 
 USER, PASSWORD = "operator", "only-for-this-test"
 
@@ -178,11 +178,12 @@ def api_server(folder: Path, airflow_database: str, platform_database: str) -> I
 
 
 def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if server.get("/api/v2/monitor/health").status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    pytest.fail("the API server did not start: " + log.read_text()[-3000:])
+    until(
+        lambda: server.get("/api/v2/monitor/health").status_code == 200,
+        "the API server is healthy",
+        seconds=120,
+        pause=0.5,
+        unless=lambda: process.poll() is not None,
+        show=lambda: log.read_text()[-3000:],
+        ignore=httpx.HTTPError,
+    )

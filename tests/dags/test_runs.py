@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -16,6 +15,7 @@ from include import database
 from include.serving.process.command import serve_command, serve_environment
 from tests.conftest import ROOT, free_port
 from tests.dags.conftest import PARAMS, Night
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -34,15 +34,15 @@ def complete(night: Night, mlflow_url: str) -> Iterator[Night]:
             serve_command(port, ROOT), env=environment, cwd=night.folder, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                httpx.get(f"{address}/livez", timeout=1)
-                break
-            except httpx.HTTPError:
-                if service.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail("the service did not start: " + (night.folder / "service.log").read_text()[-3000:])
-                time.sleep(0.3)
+        until(
+            lambda: httpx.get(f"{address}/livez", timeout=1),
+            "the service lives",
+            seconds=90,
+            pause=0.3,
+            unless=lambda: service.poll() is not None,
+            show=lambda: (night.folder / "service.log").read_text()[-3000:],
+            ignore=httpx.HTTPError,
+        )
         yield night
     finally:
         os.killpg(service.pid, signal.SIGTERM)

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests import waiting
 from tests.conftest import ROOT, free_port
 
 
@@ -104,18 +104,9 @@ class Checkout:
         return httpx.post(f"{self.address('serving')}/models/{model}/predict", json=row, headers=headers, timeout=10)
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float, every: float = 0.5) -> Any:
-    """Wait for a condition; what it last said is in the failure."""
-    deadline, last = time.monotonic() + timeout, None
-    while time.monotonic() < deadline:
-        try:
-            last = condition()
-        except httpx.TransportError as error:  # a part that is just starting again
-            last = error
-        if last and not isinstance(last, Exception):
-            return last
-        time.sleep(every)
-    return pytest.fail(f"{what}: not within {timeout:.0f} s (last: {last!r})")
+def until(condition: Callable[[], Any], what: str, seconds: float, pause: float = 0.5) -> Any:
+    """Wait for a condition of the stack; a part that cannot be reached is just starting again."""
+    return waiting.until(condition, what, seconds=seconds, pause=pause, ignore=httpx.TransportError)
 
 
 @pytest.fixture(scope="session")

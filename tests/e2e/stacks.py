@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -12,6 +11,7 @@ import psutil
 
 from include.stack import machine, status
 from include.stack.supervision import part, processes, supervisor
+from tests.waiting import until
 
 
 def mine(stack: machine.Stack) -> list[psutil.Process]:
@@ -77,10 +77,12 @@ class Load:
 
 def ready(stack: machine.Stack, *, supervised: bool, seconds: float = 120) -> dict[str, int | None]:
     """The process of each part, once all are ready, with or without a supervisor: a heartbeat may be late."""
-    deadline = time.monotonic() + seconds
-    while True:
-        lines = status.status(stack.root, stack.home)
-        if {(line.state, line.supervised) for line in lines} == {("ready", supervised)}:
-            return {line.part: line.pid for line in lines}
-        assert time.monotonic() < deadline, lines
-        time.sleep(0.5)
+
+    def lines() -> list[status.PartStatus]:
+        return status.status(stack.root, stack.home)
+
+    def all_ready() -> bool:
+        return {(line.state, line.supervised) for line in lines()} == {("ready", supervised)}
+
+    until(all_ready, "every part is ready", seconds=seconds, pause=0.5, show=lambda: str(lines()))
+    return {line.part: line.pid for line in lines()}

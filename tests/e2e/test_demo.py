@@ -12,7 +12,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -61,7 +60,7 @@ def test_no_task_of_the_demo_was_skipped_and_each_log_ends_with_its_line(demo: C
     states = demo.airflow("GET", "/dags/~/dagRuns/~/taskInstances", params={"state": "skipped"})
     assert [f"{task['dag_id']}.{task['task_id']}" for task in states["task_instances"]] == []
     logs = sorted((Path(demo.environment["MLOPS_HOME"]) / "airflow" / "logs").glob("dag_id=*/**/attempt=*.log"))
-    assert len({re.search(r"dag_id=(\w+)", str(log))[1] for log in logs}) >= 9  # type: ignore[index]
+    assert len({re.search(r"dag_id=(\w+)", str(log))[1] for log in logs}) >= 9
     for log in logs:
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
         if any(line["event"] == "Task failed with exception" for line in lines):
@@ -238,13 +237,12 @@ class TestASecondStack:
         killed = next(line for line in status.status(stack.root, stack.home) if line.part == "prediction")
         assert killed.pid
         psutil.Process(killed.pid).kill()
-        deadline = time.monotonic() + 90
-        while True:
+
+        def replaced() -> bool:
             now = next(line for line in status.status(stack.root, stack.home) if line.part == "prediction")
-            if now.state == "ready" and now.pid != killed.pid:
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+            return now.state == "ready" and now.pid != killed.pid
+
+        until(replaced, "another process is ready", 90)
 
     @pytest.mark.parametrize("alone", [True, False], ids=["its-guard-lives", "with-its-guard"])
     def test_a_killed_supervisor_comes_back_by_itself_and_stops_nothing(
@@ -254,10 +252,12 @@ class TestASecondStack:
         killed = [p for p in watchers(stack) if not alone or processes.part_of(p) != supervisor.GUARD]
         with Load(stack) as load:
             kill_9(killed)
-            deadline = time.monotonic() + 60
-            while not (lines := status.status(stack.root, stack.home)) or not all(line.supervised for line in lines):
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+
+            def supervised() -> list[status.PartStatus]:
+                lines = status.status(stack.root, stack.home)
+                return lines if all(line.supervised for line in lines) else []
+
+            lines = until(supervised, "every part is supervised", 60)
         assert {line.part: line.pid for line in lines} == before
         assert set(load.statuses) == {200}
         alerts = [json.loads(line) for line in stack.paths.alerts.read_text().splitlines()]
@@ -445,7 +445,7 @@ def _let_rest(demo: Checkout, model: str) -> None:
         quiet = 0 if {"queued", "running"} & set(runs) else quiet + 1
         return quiet >= 4  # looks, two seconds apart: a training's end is soon followed by its deployment
 
-    until(rests, f"{model} rests", 300, every=2)
+    until(rests, f"{model} rests", 300, pause=2)
 
 
 def _known(demo: Checkout) -> set[str]:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 
 import pytest
@@ -15,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from include import database
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -164,12 +164,12 @@ def test_a_migration_killed_half_way_leaves_nothing_and_runs_again(optuna_url):
         blocker.execute(sa.text("create table champions (model text)"))
         child = subprocess.Popen([sys.executable, "-c", MIGRATE, optuna_url])
         try:
-            wait_until(lambda: is_waiting(optuna_url), child)
+            until(lambda: is_waiting(optuna_url), unless=lambda: child.poll() is not None)
         finally:
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
         blocker.rollback()
-    wait_until(lambda: not tables_in(engine) and not is_waiting(optuna_url))
+    until(lambda: not tables_in(engine) and not is_waiting(optuna_url))
     database.migrate(engine)
     assert set(database.metadata.tables) <= tables_in(engine)
     engine.dispose()
@@ -185,14 +185,6 @@ def is_waiting(url):
         found = connection.execute(sa.text(f"{sessions} and wait_event_type = 'Lock'")).scalar_one() > 0
     engine.dispose()
     return found
-
-
-def wait_until(condition, child=None, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert child is None or child.poll() is None, "the child ended early"
-        time.sleep(0.05)
 
 
 def test_a_lock_is_held_by_one_and_refused_to_others_who_will_not_wait(engine, database_url):

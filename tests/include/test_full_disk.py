@@ -25,7 +25,8 @@ from include.serving.versions import disk_cache
 from include.serving.versions.response_encoder import prediction_ids
 from include.serving.versions.version import Champion
 from tests.dags import airflow_home
-from tests.include.serving.prediction_log.test_log import commit, copied, lines, on_a_loop, running, until
+from tests.include.serving.prediction_log.test_log import commit, copied, lines, on_a_loop, running
+from tests.waiting import eventually
 
 airflow_home.for_this_process()
 
@@ -207,7 +208,7 @@ async def test_the_prediction_log_keeps_to_its_policy_and_goes_on_by_itself(
     disk.fill()
     folder = Home(disk.folder).spool
     async with running(folder, database_url, when_full=when_full, home=disk.folder) as log:
-        await until(lambda: bool(log.state()["problem"]))
+        await eventually(lambda: bool(log.state()["problem"]))
         for _ in range(2):
             answer = await commit(log, lines(prediction_ids(2)))
             assert isinstance(answer, LogFull) is (when_full == "refuse")
@@ -215,11 +216,11 @@ async def test_the_prediction_log_keeps_to_its_policy_and_goes_on_by_itself(
         counter = log.metrics.refused if when_full == "refuse" else log.metrics.dropped
         assert counter._value.get() == 4
         disk.free()
-        await until(lambda: log.state()["problem"] is None)
+        await eventually(lambda: log.state()["problem"] is None)
         kept = prediction_ids(2)
         assert await commit(log, lines(kept)) is None
-        await until(lambda: copied(database_url) == kept)
-        await until(Home(disk.folder).alerts.exists)
+        await eventually(lambda: copied(database_url) == kept)
+        await eventually(Home(disk.folder).alerts.exists)
     assert [path.name for path in folder.glob("slot-*")] == ["slot-0"]
     assert not list(folder.glob(".id-*"))
     [told] = [json.loads(line) for line in Home(disk.folder).alerts.read_text().splitlines()]
@@ -236,7 +237,7 @@ async def test_the_prediction_log_loses_nothing_that_it_acknowledged_when_the_di
     async with running(folder, nowhere, when_full="refuse", spool_megabytes=16) as log:
         acknowledged += (ids := prediction_ids(1))
         assert await commit(log, lines(ids)) is None
-        await until(lambda: log._next is not None)
+        await eventually(lambda: log._next is not None)
         disk.fill()
         refused = 0
         while not refused:
@@ -246,11 +247,11 @@ async def test_the_prediction_log_loses_nothing_that_it_acknowledged_when_the_di
             else:
                 refused += 1
         disk.free()
-        await until(lambda: log.state()["problem"] is None or log._full is None)
+        await eventually(lambda: log.state()["problem"] is None or log._full is None)
         acknowledged += (ids := prediction_ids(1))
         assert await commit(log, lines(ids)) is None
     async with running(folder, database_url) as log:
-        await until(lambda: len(copied(database_url)) >= len(acknowledged), 60)
+        await eventually(lambda: len(copied(database_url)) >= len(acknowledged), seconds=60)
     assert copied(database_url) == acknowledged
 
 

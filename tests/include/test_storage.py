@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from include import storage
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,8 +140,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     for milliseconds in (20, 45, 70, 95, 120, 145):
         child = subprocess.Popen([sys.executable, "-c", code, str(target)], cwd=ROOT, stdout=subprocess.PIPE)
         child.stdout.readline()
-        while not target.exists():
-            time.sleep(0.005)
+        until(target.exists, pause=0.005)
         time.sleep(milliseconds / 1000)
         child.send_signal(signal.SIGKILL)
         child.communicate()

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,9 @@ from tests.include.serving.process.test_service import (
     workers_of,
 )
 from tests.integration.traffic import Traffic, percentile
+from tests.waiting import seconds_until, until
 
 pytestmark = pytest.mark.slow
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> float:
-    """Seconds until it held."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def metric(url: str, name: str) -> float:
@@ -84,7 +76,7 @@ def test_a_hundred_swaps_under_load_fail_nobody_and_leave_the_memory_as_it_was(
     promote(database_url, champion_of(forms[0], 2))
     took, version = [], 2
     with service(tmp_path / "home", database_url) as (url, launcher):
-        wait_until(lambda: answers(f"{url}/readyz"))
+        until(lambda: answers(f"{url}/readyz"))
         [worker] = workers_of(launcher)
         with Traffic(url, ROWS, clients=4, pause=0.002) as traffic:
 
@@ -93,17 +85,17 @@ def test_a_hundred_swaps_under_load_fail_nobody_and_leave_the_memory_as_it_was(
                 for _ in range(times):
                     version += 1
                     promote(database_url, champion_of(forms[version % 2], version))
-                    took.append(wait_until(lambda now=version: traffic.answers[-1].told.get("version") == now))
+                    took.append(seconds_until(lambda now=version: traffic.answers[-1].told.get("version") == now))
 
             def megabytes() -> float:
                 return psutil.Process(worker).memory_info().rss / 1e6
 
-            wait_until(lambda: len(traffic.answers) > 100)
+            until(lambda: len(traffic.answers) > 100)
             swap(WARM_UP)
             time.sleep(1.5)  # until what was dropped is given back
             before = megabytes()
             swap(SWAPS)
-            wait_until(lambda: megabytes() - before < GROWTH)
+            until(lambda: megabytes() - before < GROWTH)
             after = megabytes()
         assert workers_of(launcher) == [worker]
     print(
@@ -131,12 +123,12 @@ def test_sigterm_under_a_load_that_does_not_heed_it_loses_nothing_acknowledged(
     drain = 2.0
     promote(database_url, champion_of(craft(tmp_path / "form"), 1))
     with service(tmp_path / "home", database_url, **params(tmp_path, f"drain_seconds: {drain}")) as (url, launcher):
-        wait_until(lambda: answers(f"{url}/readyz"))
+        until(lambda: answers(f"{url}/readyz"))
         with Traffic(url, ROWS, clients=8, until_refused=True) as traffic:
-            wait_until(lambda: len(traffic.answers) > 1000)
+            until(lambda: len(traffic.answers) > 1000)
             told = time.monotonic()
             launcher.terminate()
-            noticed = wait_until(lambda: httpx.get(f"{url}/readyz", timeout=5).status_code == 503, drain)
+            noticed = seconds_until(lambda: httpx.get(f"{url}/readyz", timeout=5).status_code == 503, seconds=drain)
             assert traffic.wait(STOP_SECONDS)
         assert launcher.wait(STOP_SECONDS) == 0
         ended = time.monotonic() - told
@@ -168,32 +160,32 @@ def test_a_killed_worker_and_then_everything_killed_lose_no_acknowledged_predict
     home, two = tmp_path / "home", {"MLOPS_SERVING_WORKERS": "2"}
     traffics = []
     with service(home, database_url, **two) as (url, launcher):
-        wait_until(lambda: answers(f"{url}/readyz") and len(workers_of(launcher)) == 2)
+        until(lambda: answers(f"{url}/readyz") and len(workers_of(launcher)) == 2)
         with Traffic(url, ROWS, clients=8) as traffic:
             traffics.append(traffic)
-            wait_until(lambda: len(traffic.answers) > 1000)
+            until(lambda: len(traffic.answers) > 1000)
             killed = workers_of(launcher)[0]
             os.kill(killed, signal.SIGKILL)
-            replaced = wait_until(lambda: killed not in workers_of(launcher) and len(workers_of(launcher)) == 2)
+            replaced = seconds_until(lambda: killed not in workers_of(launcher) and len(workers_of(launcher)) == 2)
             answered = len(traffic.answers)
-            wait_until(lambda: len(traffic.answers) > answered + 1000)
+            until(lambda: len(traffic.answers) > answered + 1000)
             assert not traffic.unreachable
             os.killpg(launcher.pid, signal.SIGKILL)
             launcher.wait()
-            wait_until(lambda: bool(traffic.unreachable))
+            until(lambda: bool(traffic.unreachable))
     before = set(copied(database_url))
     with service(home, database_url, **two) as (url, launcher):
-        wait_until(lambda: answers(f"{url}/readyz"))
+        until(lambda: answers(f"{url}/readyz"))
         with Traffic(url, ROWS, clients=8) as traffic:
             traffics.append(traffic)
-            wait_until(lambda: len(traffic.answers) > 1000)
+            until(lambda: len(traffic.answers) > 1000)
             os.killpg(launcher.pid, signal.SIGKILL)
             launcher.wait()
     with service(home, database_url) as (url, launcher):
-        wait_until(lambda: answers(f"{url}/readyz"))
-        wait_until(lambda: metric(url, "mlops_prediction_log_backlog_rows") == 0)
+        until(lambda: answers(f"{url}/readyz"))
+        until(lambda: metric(url, "mlops_prediction_log_backlog_rows") == 0)
         acknowledged = {i for traffic in traffics for i in traffic.acknowledged}
-        wait_until(lambda: acknowledged <= set(copied(database_url)), 10)
+        until(lambda: acknowledged <= set(copied(database_url)), seconds=10)
     recorded = Counter(copied(database_url))
     lost = [lost for traffic in traffics for lost in traffic.lost]
     first = set(traffics[0].acknowledged)
@@ -235,14 +227,14 @@ def test_postgresql_is_away_while_thousands_are_answered_and_everything_arrives_
     """Promise 40: nobody notices but whoever looks at the health and at the backlog."""
     promote(postgres.url, champion_of(craft(tmp_path / "form"), 1))
     with served(tmp_path / "home", postgres.url) as url:
-        wait_until(lambda: answers(f"{url}/readyz"))
-        wait_until(lambda: httpx.get(f"{url}/health").json() == {"status": "ok"})
+        until(lambda: answers(f"{url}/readyz"))
+        until(lambda: httpx.get(f"{url}/health").json() == {"status": "ok"})
         with Traffic(url, ROWS, clients=4, pause=0.02) as traffic:
-            wait_until(lambda: len(traffic.answers) > 50)
+            until(lambda: len(traffic.answers) > 50)
             postgres.kill(signal.SIGQUIT)  # as an immediate shutdown
             gone, backlog = time.monotonic(), [0.0]
             for _ in range(4):
-                wait_until(lambda: waiting(url) > backlog[-1] + STEP, 60)
+                until(lambda: waiting(url) > backlog[-1] + STEP, seconds=60)
                 backlog.append(waiting(url))
             health: dict[str, Any] = {}
 
@@ -250,14 +242,14 @@ def test_postgresql_is_away_while_thousands_are_answered_and_everything_arrives_
                 health.update(httpx.get(f"{url}/health", headers=KEY, timeout=5).json())
                 return bool(health["problems"] and health["prediction_log"]["problem"])
 
-            wait_until(noticed)
+            until(noticed)
             ready = answers(f"{url}/readyz")
             during = sum(answer.asked > gone for answer in traffic.answers)
             postgres.start()
-            drained = wait_until(lambda: waiting(url) < 100, 60)
-            wait_until(lambda: httpx.get(f"{url}/health").json() == {"status": "ok"}, 20)
+            drained = seconds_until(lambda: waiting(url) < 100, seconds=60)
+            until(lambda: httpx.get(f"{url}/health").json() == {"status": "ok"}, seconds=20)
         acknowledged = traffic.acknowledged
-        wait_until(lambda: len(copied(postgres.url)) >= len(acknowledged), 20)
+        until(lambda: len(copied(postgres.url)) >= len(acknowledged), seconds=20)
         assert metric(url, "mlops_prediction_log_dropped_rows_total") == 0
     found = copied(postgres.url)
     print(
@@ -292,7 +284,7 @@ def test_ten_times_the_bearable_load_is_refused_where_it_must_be_and_forgotten_w
     promote(database_url, champion_of(craft_trees(tmp_path / "form", seed=1), 1))
     limited = params(tmp_path, f"max_concurrency: {BEARABLE}")
     with served(tmp_path / "home", database_url, **limited) as url:
-        wait_until(lambda: answers(f"{url}/readyz"))
+        until(lambda: answers(f"{url}/readyz"))
 
         def ask(clients: int, seconds: float) -> Traffic:
             with Traffic(url, ROWS, clients=clients) as traffic:
@@ -354,17 +346,17 @@ def test_a_canary_without_finite_answers_is_taken_out_and_a_rollback_reaches_eve
         def versions(since: float) -> set[int]:
             return {answer.told["version"] for answer in traffic.good if answer.asked > since}
 
-        wait_until(lambda: len(traffic.answers) > 500)
+        until(lambda: len(traffic.answers) > 500)
         began = time.monotonic()
         canary = try_out(database_url, champion_of(broken, 3), "canary", steps=(25,), minimum_requests=100)
-        wait_until(lambda: 3 in versions(began))
+        until(lambda: 3 in versions(began))
         first = time.monotonic()
-        decided = wait_until(lambda: trials.now(engine, canary).status == "rolled_back")
+        decided = seconds_until(lambda: trials.now(engine, canary).status == "rolled_back")
         time.sleep(2)
         out = max(answer.at for answer in traffic.good if answer.told["version"] == 3) - first
         asked = time.monotonic()
         ledger.rollback(engine, "trips", actor="test", reason="strange answers")
-        wait_until(lambda: versions(time.monotonic() - 0.5) == {1}, 10)
+        until(lambda: versions(time.monotonic() - 0.5) == {1}, seconds=10)
         time.sleep(2)
         back = max(answer.at for answer in traffic.good if answer.told["version"] == 2) - asked
     events = {event.event: event for event in rollouts.events(engine, [canary.id])}

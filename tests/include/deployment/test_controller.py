@@ -26,6 +26,7 @@ from include.deployment import arms, controller, ledger, rollouts
 from include.home import Home
 from tests.conftest import ROOT
 from tests.include.deployment import trials
+from tests.waiting import seconds_until, until
 
 EVEN, SKEWED = (20,) * 10, (200, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -343,26 +344,18 @@ def started(database_url: str, tmp_path: Path) -> Iterator[Any]:
         process.wait()
 
 
-def wait_until(condition: Any, seconds: float = 30) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
 @pytest.mark.slow
 def test_a_running_controller_rolls_back_within_seconds_and_ends_when_it_is_told_to(
     engine: sa.Engine, tmp_path: Path, started: Any
 ) -> None:
     process = started()
-    wait_until(lambda: "watching rollouts" in (tmp_path / "controller.log").read_text())
+    until(lambda: "watching rollouts" in (tmp_path / "controller.log").read_text())
     taken = []
     for version in (2, 3, 4):
         made = trials.start(engine, version)
         time.sleep(1)
         trials.report(engine, made, "canary", errors=200, ago=0)
-        taken.append(wait_until(lambda made=made: trials.now(engine, made).status == "rolled_back"))
+        taken.append(seconds_until(lambda made=made: trials.now(engine, made).status == "rolled_back"))
     print("seconds from the report to the rollback:", [round(t, 2) for t in taken])
     assert max(taken) < 5
     process.send_signal(signal.SIGTERM)
@@ -378,7 +371,7 @@ def test_a_killed_controller_is_replaced_and_nothing_is_decided_twice(
     made = trials.start(engine)
     os.kill(first.pid, signal.SIGKILL)
     trials.report(engine, made, "canary", errors=200)
-    wait_until(lambda: trials.now(engine, made).status == "rolled_back")
+    until(lambda: trials.now(engine, made).status == "rolled_back")
     assert second.poll() is None
     assert [event.event for event in rollouts.events(engine, [made.id])] == ["rollback", "breach", "start"]
     assert len(told()) == 1
@@ -398,16 +391,16 @@ def test_while_postgresql_does_not_answer_it_keeps_trying_and_alerts_once(
         thread = threading.Thread(target=controller.run, args=(url, tmp_path, "http://127.0.0.1:9", stop))
         thread.start()
         beat = Home(tmp_path).rollouts_beat
-        wait_until(beat.exists)
+        until(beat.exists)
         relay.fault(fault)
         trials.report(engine, made, "canary", errors=200, ago=0)
-        wait_until(told)
+        until(told)
         time.sleep(3)
         assert [alert["event"] for alert in told()] == ["rollouts_unwatched"]
         assert time.time() - beat.stat().st_mtime > 2
         assert trials.now(engine, made).status == "running"
         relay.mend()
-        wait_until(lambda: trials.now(engine, made).status == "rolled_back")
+        until(lambda: trials.now(engine, made).status == "rolled_back")
         stop.set()
         thread.join()
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from include import database
 from include.deployment import ledger
 from include.deployment.decisions import Decision, NeedsDecision
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -293,13 +294,12 @@ def wait_for_a_lock(engine):
     waiting = sa.text(
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     )
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+
+    def is_awaited() -> bool:
         with engine.connect() as connection:  # a new transaction: within one, the answer does not change
-            if connection.execute(waiting).scalar_one():
-                return
-        time.sleep(0.02)
-    pytest.fail("nobody waited for the lock")
+            return bool(connection.execute(waiting).scalar_one())
+
+    until(is_awaited, "a session waits for the lock")
 
 
 def test_a_rollback_during_a_promotion_waits_and_the_later_entry_wins(engine, database_url):

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +17,7 @@ from include import database
 from include.deployment import ledger, rollouts, withdrawal
 from include.deployment.decisions import Decision
 from tests.include.deployment import trials
+from tests.waiting import until
 
 HOW = {"actor": "ann", "reason": "because", "evidence": {"requests": 7}}
 
@@ -287,13 +287,12 @@ def test_a_process_killed_between_two_steps_of_a_change_has_done_nothing(
 
 def wait_for_a_lock(engine: sa.Engine) -> None:
     query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+
+    def is_awaited() -> bool:
         with engine.connect() as connection:
-            if connection.execute(sa.text(query)).scalar_one():
-                return
-        time.sleep(0.02)
-    pytest.fail("nobody waited for the lock")
+            return bool(connection.execute(sa.text(query)).scalar_one())
+
+    until(is_awaited, "a session waits for the lock")
 
 
 def test_of_a_promotion_and_a_way_back_at_once_one_comes_first_and_both_are_whole(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from include.serving.versions.loader import Loaded
 from tests.conftest import free_port
 from tests.include.serving.crafted import champion_of, craft
 from tests.include.serving.http.test_application import around
+from tests.waiting import until
 
 
 @contextmanager
@@ -34,8 +34,7 @@ def serving(folder: Path | None) -> Iterator[tuple[str, Reconciler]]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    until(lambda: server.started, unless=lambda: not thread.is_alive())
     yield f"http://127.0.0.1:{port}", models
     server.should_exit = True
     thread.join()

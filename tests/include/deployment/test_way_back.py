@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 from tests.include.deployment import trials
 from tests.include.serving.crafted import ROWS, champion_of, constant_graph, craft, promote, slow_graph, try_out
 from tests.include.serving.process.test_service import KEY, served
+from tests.waiting import seconds_until, until
 
 pytestmark = pytest.mark.slow
 
@@ -72,14 +73,6 @@ def watching(database_url: str, home: Path) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def wait_until(condition: Any, seconds: float = 30) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 @pytest.mark.alone
@@ -153,11 +146,11 @@ def test_a_canary_that_misbehaves_is_taken_out_by_itself_within_seconds(
     promote(database_url, champion_of(good, 1))
     engine = database.connect(database_url)
     with served(home, database_url, MLOPS_SERVING_WORKERS="2") as url, watching(database_url, home), Load(url) as load:
-        wait_until(lambda: 1 in load.versions())
+        until(lambda: 1 in load.versions())
         canary = try_out(database_url, champion_of(bad, 2), "canary", steps=(50,), minimum_requests=100, **declared)
-        wait_until(lambda: 2 in load.versions())
+        until(lambda: 2 in load.versions())
         first = time.monotonic()
-        wait_until(lambda: trials.now(engine, canary).status == "rolled_back")
+        until(lambda: trials.now(engine, canary).status == "rolled_back")
         decided = time.monotonic()
         verification.withdrawn("trips", 1, [canary.id], serving_url=url, **SEEN)
         gone = time.monotonic()
@@ -180,9 +173,9 @@ def test_a_good_canary_becomes_champion_by_itself(database_url: str, tmp_path: P
     engine = database.connect(database_url)
     declared = {"steps": (10, 50, 100), "bake_minutes": 0.02, "minimum_requests": 20}
     with served(home, database_url, MLOPS_SERVING_WORKERS="2") as url, watching(database_url, home), Load(url) as load:
-        wait_until(lambda: 1 in load.versions())
+        until(lambda: 1 in load.versions())
         canary = try_out(database_url, champion_of(forms[2], 2), "canary", **declared)
-        took = wait_until(lambda: trials.now(engine, canary).status == "promoted", 60)
+        took = seconds_until(lambda: trials.now(engine, canary).status == "promoted", seconds=60)
         verification.withdrawn("trips", 2, [canary.id], serving_url=url, **SEEN)
         since = time.monotonic()
         time.sleep(0.5)

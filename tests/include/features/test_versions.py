@@ -21,6 +21,7 @@ from include import storage
 from include.features import versions
 from include.features.feature_set import FeatureError
 from include.settings import ROOT
+from tests.waiting import until
 
 from .conftest import Place, day, trips
 
@@ -45,7 +46,7 @@ def test_a_new_day_costs_one_day_and_nothing_new_costs_nothing(place: Place, cap
 
     third = place.build()
     assert (third.computed, third.reused, third.version) == ([], 4, second.version)
-    assert versions.latest(place.database_url, "ride").version == second.version  # type: ignore[union-attr]
+    assert versions.latest(place.database_url, "ride").version == second.version
     assert workspaces(place) == []
 
 
@@ -59,7 +60,7 @@ def test_a_partition_that_is_withdrawn_or_ingested_again_changes_just_itself(pla
     place.publish("rides", day(0), trips(day(0)))
     again = place.build()
     assert again.version == first.version
-    assert versions.latest(place.database_url, "ride").version == first.version  # type: ignore[union-attr]
+    assert versions.latest(place.database_url, "ride").version == first.version
 
 
 def test_the_window_keeps_the_newest_partitions(place: Place) -> None:
@@ -295,11 +296,7 @@ def test_a_build_killed_at_any_moment_leaves_no_lock_and_no_orphan(place: Place,
         "output": lambda: any(work.glob("ride-*/features/ride/*.parquet")),
         "pending": lambda: (place.home / "dvc" / "pending" / "ride.lock").exists(),
     }[moment]
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    until(reached, moment, pause=0.002, unless=lambda: process.poll() is not None)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     time.sleep(2.0)
@@ -320,7 +317,7 @@ def test_a_version_is_recorded_only_when_the_remote_holds_it_and_a_retry_goes_on
     place.remote.unlink()
     resumed = place.build()
     assert (resumed.computed, resumed.reused) == ([], 3)
-    assert versions.latest(place.database_url, "ride").version == resumed.version  # type: ignore[union-attr]
+    assert versions.latest(place.database_url, "ride").version == resumed.version
     assert not (place.home / "dvc" / "pending" / "ride.lock").exists()
 
 

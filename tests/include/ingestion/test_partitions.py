@@ -23,6 +23,7 @@ from include.ingestion.sources import NothingFound, SourceUnavailable
 from include.settings import ROOT, SampleSource
 from tests.include.ingestion.conftest import Ingest, files, generated
 from tests.s3 import S3Server, s3_server  # noqa: F401
+from tests.waiting import until
 
 Days = Callable[[int], list[str]]
 
@@ -201,9 +202,7 @@ def test_a_killed_writer_leaves_no_half_file_and_the_rerun_converges(ingest: Ing
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     folder = ingest.path("staging", "trips", "r1")
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("2018-*.parquet"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(list(folder.glob("2018-*.parquet"))) >= 5, unless=lambda: writer.poll() is not None)
     os.kill(writer.pid, signal.SIGKILL)
     writer.wait()
     written = sorted(folder.glob("2018-*.parquet"))

@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "dags"
 
 
-def bundle(folder: Path, version: str | None = None):  # type: ignore[no-untyped-def]
+def bundle(folder: Path, version: str | None = None):
     from include.orchestration.bundle import SnapshotBundle
 
     made = SnapshotBundle(folder=str(folder), name="dags-folder", version=version)
@@ -126,7 +126,7 @@ def parsed(folder: Path) -> tuple[dict[str, str], list[str]]:
     ]
 
 
-def alerts(folder: Path) -> list[dict]:  # type: ignore[type-arg]
+def alerts(folder: Path) -> list[dict]:
     path = folder.parent / "home" / "logs" / "alerts.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -237,7 +237,7 @@ def test_a_file_that_is_being_written_is_read_when_it_is_whole(real: Path, monke
 # ------------------------------------------------------------------------------------------------ what is parsed again
 
 
-def changed_since(processor, moment: float) -> list[str]:  # type: ignore[no-untyped-def]
+def changed_since(processor, moment: float) -> list[str]:
     """The files that the DAG processor would parse again, as it decides it: by their time of modification."""
     return [path.name for path in sorted(processor.path.glob("*.py")) if path.stat().st_mtime > moment]
 
@@ -247,7 +247,7 @@ def yesterday() -> float:
     return time.time() - 86400
 
 
-def age(processor, moment: float) -> None:  # type: ignore[no-untyped-def]
+def age(processor, moment: float) -> None:
     for path in processor.path.glob("*.py"):
         os.utime(path, (moment, moment))
 

@@ -43,7 +43,7 @@ models:
         (FileNotFoundError("suite"), RetryAction.FAIL),
         (ChangedFile("changed"), RetryAction.FAIL),
         (NothingFound("no file", ["2026-01-01"]), RetryAction.FAIL),
-        (Superseded("v3 is champion", None), RetryAction.FAIL),  # type: ignore[arg-type]
+        (Superseded("v3 is champion", None), RetryAction.FAIL),
     ],
 )
 def test_what_a_retry_can_help_is_tried_again_and_nothing_else(error: Exception, action: RetryAction) -> None:

@@ -9,12 +9,12 @@ def test_the_scheduler_rests_only_when_no_task_is_there_and_none_was_a_moment_ag
     executor = RestingExecutor(parallelism=1)
     began = executor._busy_at
     assert executor.rest(began + BUSY_SECONDS + 1) == REST_SECONDS
-    executor.running.add("a task")  # type: ignore[arg-type]
+    executor.running.add("a task")
     assert executor.rest(began + 100) == 0
     executor.running.clear()
     assert executor.rest(began + 100 + BUSY_SECONDS - 1) == 0  # the next task of a run follows at full pace
     assert executor.rest(began + 100 + BUSY_SECONDS + 1) == REST_SECONDS
-    executor.queued_tasks["key"] = "a task"  # type: ignore[index,assignment]
+    executor.queued_tasks["key"] = "a task"
     assert executor.rest(began + 200) == 0
 
 

@@ -40,7 +40,7 @@ def days(info: Any) -> tuple[dt.date, dt.date]:
         run_type="backfill", data_interval_start=start, data_interval_end=end, run_after=info.run_after
     )
     found = runs.days(run, {"from": None, "to": None})
-    return found[0], found[1]  # type: ignore[return-value]
+    return found[0], found[1]
 
 
 @pytest.mark.parametrize("cron", ["0 2 * * *", "0 0 * * *", "59 23 * * *", "@daily", "30 3 * * *"])

@@ -45,6 +45,7 @@ from include.serving.http.connections import Connection
 from tests.include.serving.fuzz import mutated
 from tests.include.serving.http.test_application import application_of
 from tests.include.serving.http.test_fast_path import BATCH, KEY, REFUSED, ROW, UNUSUAL, USUAL, answer, asking, told
+from tests.waiting import until
 
 SECONDS = 20.0
 """For one stream, on a machine that has other things to do."""
@@ -274,7 +275,7 @@ def both(folder: Path) -> Iterator[tuple[dict[str, int], dict[str, Seen]]]:
                     seen[way], http=protocol, proxy_headers=False, log_config=None, lifespan="off", access_log=False
                 )
             )
-        )  # type: ignore[arg-type]
+        )
 
     async def serve() -> None:
         loops = zip(servers, listeners.values(), strict=True)
@@ -283,8 +284,7 @@ def both(folder: Path) -> Iterator[tuple[dict[str, int], dict[str, Seen]]]:
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
     try:
-        while not all(server.started for server in servers):
-            time.sleep(0.01)
+        until(lambda: all(server.started for server in servers))
         yield {way: listener.getsockname()[1] for way, listener in listeners.items()}, seen
     finally:
         for server in servers:

@@ -48,7 +48,7 @@ def test_telemetry_is_off_in_every_part(tmp_path: Path) -> None:
         assert environment.TELEMETRY_OFF.items() <= parts[name].environment.items(), name
 
 
-def test_the_settings_read_what_the_stack_sets(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_settings_read_what_the_stack_sets(tmp_path: Path, monkeypatch) -> None:
     made = stack(tmp_path)
     for name, value in platform_variables(made, {"MLOPS_DATA_URL": "s3://bucket/data"}).items():
         monkeypatch.setenv(name, value)

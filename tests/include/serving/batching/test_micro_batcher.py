@@ -54,7 +54,7 @@ class Memory:
     def append(self, lines: bytes, rows: int, table: str = "") -> None:
         self.commits.append((lines, rows))
 
-    def afterwards(self, call: Callable[[], None]) -> None:
+    def afterwards(self, call: Callable[[], object]) -> None:
         raise AssertionError("nothing is being written")
 
     def state(self) -> dict[str, Any]:
@@ -319,7 +319,7 @@ class Disk(Memory):
     def writing(self) -> bool:  # type: ignore[override]
         return bool(self.waiting)
 
-    def afterwards(self, call: Callable[[], None]) -> None:
+    def afterwards(self, call: Callable[[], object]) -> None:
         self.next.append(call)
 
     def done(self) -> None:

@@ -26,8 +26,8 @@ from include.serving.prediction_log.log import PredictionLog
 from include.serving.routing.route import Arm
 from include.serving.versions.loader import Loaded, LoadedModel
 from include.serving.versions.response_encoder import prediction_ids
-from tests.include.serving.control.test_reconciler import wait_for
 from tests.include.serving.crafted import ROWS, Crafted, champion_of, craft, craft_trees, graph_of, slow_graph
+from tests.waiting import until
 
 MODEL = {"model": "trips"}
 
@@ -87,7 +87,7 @@ def test_it_scores_every_row_and_writes_it_down_beside_the_answer(
     columns, ids = columns_of(arm, ROWS), prediction_ids(len(ROWS) * 50)
     for turn in range(50):
         shadow.score(arm, columns, ids[turn * len(ROWS) : (turn + 1) * len(ROWS)], written)
-    wait_for(lambda: written.rows == len(ids))
+    until(lambda: written.rows == len(ids))
     window = arm.tally.take()
     assert (window.requests, window.errors, window.rows) == (600, 0, 600)
     right = arm.loaded.predictor.predict(columns)
@@ -217,7 +217,7 @@ def test_what_a_slow_shadow_cannot_do_is_dropped_and_counted(registry: Collector
         shadow.score(arm, columns, ids, written)
     assert 12_000 - 1000 - 12 * 256 <= dropped(registry) <= 12_000 - 984
     shadow.stop()
-    wait_for(lambda: not scorers())
+    until(lambda: not scorers())
     assert dropped(registry) + written.rows == 12_000
 
 
@@ -230,7 +230,7 @@ def test_a_shadow_that_hangs_costs_its_queue_and_nothing_else(registry: Collecto
     left = scorers()
     time.sleep(0.2)
     shadow.score(quick, columns, prediction_ids(len(ROWS)), written)  # another version is tried
-    wait_for(lambda: written.rows == len(ROWS), 2)
+    until(lambda: written.rows == len(ROWS))
     assert any(thread.is_alive() for thread in left)
     assert dropped(registry) >= 50 * len(ROWS) - 256
     shadow.stop()
@@ -246,8 +246,8 @@ def test_a_shadow_that_always_fails_is_counted_and_not_looked_into_for_long(
     del columns["trip_distance"]  # as from a champion that takes other fields
     for _ in range(20):
         shadow.score(arm, columns, prediction_ids(len(ROWS)), written)
-    wait_for(lambda: arm.tally.take().errors or dropped(registry))
-    wait_for(lambda: dropped(registry) == 240 - shadows.FAILURES)
+    until(lambda: arm.tally.take().errors or dropped(registry))
+    until(lambda: dropped(registry) == 240 - shadows.FAILURES)
     assert written.rows == 0
 
 
@@ -261,7 +261,7 @@ def test_a_row_that_fails_is_found_and_the_others_are_scored(shadow: Shadow, tmp
     written = Written()
     shadow.score(arm, columns_of(arm, rows[:100]), prediction_ids(100), written)
     shadow.score(arm, columns_of(arm, rows[100:]), prediction_ids(100), written)
-    wait_for(lambda: written.rows == 199)
+    until(lambda: written.rows == 199)
     window = arm.tally.take()
     assert (window.requests, window.errors, window.rows) == (200, 1, 199)
 
@@ -272,7 +272,7 @@ def test_answers_of_versions_that_take_other_fields_do_not_meet(shadow: Shadow, 
     more = {**columns, "colour": np.array(["red"] * len(ROWS), dtype=object)}
     for turn in range(6):
         shadow.score(arm, more if turn % 2 else columns, prediction_ids(len(ROWS)), written)
-    wait_for(lambda: written.rows == 6 * len(ROWS))
+    until(lambda: written.rows == 6 * len(ROWS))
     assert arm.tally.take().errors == 0
 
 
@@ -281,11 +281,11 @@ def test_an_idle_shadow_lets_its_model_go(shadow: Shadow, tmp_path: Path, monkey
     arm, written = arm_of(craft(tmp_path / "2")), Written()
     columns = columns_of(arm, ROWS)
     shadow.score(arm, columns, prediction_ids(len(ROWS)), written)
-    wait_for(lambda: written.rows == len(ROWS))
-    wait_for(lambda: not scorers())
+    until(lambda: written.rows == len(ROWS))
+    until(lambda: not scorers())
     shadow.score(arm, columns, prediction_ids(len(ROWS)), written)
-    wait_for(lambda: written.rows == 2 * len(ROWS))
+    until(lambda: written.rows == 2 * len(ROWS))
     predictor = weakref.ref(arm.loaded.predictor)
-    wait_for(lambda: not scorers())
+    until(lambda: not scorers())
     del arm
     assert predictor() is None

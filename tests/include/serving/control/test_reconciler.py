@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from include.serving.versions.disk_cache import fetch
 from include.serving.versions.version import Champion
 from tests.conftest import administering
 from tests.include.serving.crafted import Crafted, champion_of, constant_graph, craft, promote
+from tests.waiting import until
 
 UNREACHABLE = "postgresql+psycopg2://postgres@127.0.0.1:9/none"
 
@@ -46,13 +46,6 @@ def running(models: Reconciler) -> Iterator[Reconciler]:
         models.stop()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def version_of(models: Reconciler) -> int | None:
     loaded = models.get("trips")
     return loaded.version if loaded else None
@@ -61,12 +54,12 @@ def version_of(models: Reconciler) -> int | None:
 def test_it_follows_the_champion_by_itself(database_url: str, tmp_path: Path) -> None:
     first, second = craft(tmp_path / "1"), craft(tmp_path / "2", scale=2)
     with running(models_of(database_url, tmp_path / "copies")) as models:
-        wait_for(lambda: "no champion was promoted yet" in (models.not_ready or ""))
+        until(lambda: "no champion was promoted yet" in (models.not_ready or ""))
         promote(database_url, champion_of(first, 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
         assert models.status == "ok"
         promote(database_url, champion_of(second, 2))
-        wait_for(lambda: version_of(models) == 2)
+        until(lambda: version_of(models) == 2)
         [entry] = models.describe()
         assert (entry["version"], entry["content_hash"], entry["refused"]) == (2, second.form.content_hash, None)
 
@@ -75,9 +68,9 @@ def test_a_rollback_to_the_same_content_needs_no_download(database_url: str, tmp
     crafted = craft(tmp_path / "1")
     with running(models_of(database_url, tmp_path / "copies")) as models:
         promote(database_url, champion_of(crafted, 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
         promote(database_url, champion_of(crafted, 3, url=str(tmp_path / "nowhere")))
-        wait_for(lambda: version_of(models) == 3)
+        until(lambda: version_of(models) == 3)
         assert models.status == "ok"
 
 
@@ -87,19 +80,19 @@ def test_a_retired_model_answers_no_more_and_neither_after_a_start_without_a_dat
     engine = database.connect(database_url)
     with running(models_of(database_url, tmp_path / "copies")) as models:
         promote(database_url, champion_of(craft(tmp_path / "1"), 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
         withdrawal.retire(engine, "trips", actor="ann", reason="the shop was closed")
-        wait_for(lambda: version_of(models) is None)
+        until(lambda: version_of(models) is None)
         assert models.describe() == []
         assert models.not_ready == "every model was retired; `mlops rollback` brings one back"
     with running(models_of(UNREACHABLE, tmp_path / "copies")) as without:
         assert version_of(without) is None
     with running(models_of(database_url, tmp_path / "copies")) as again:
         withdrawal.withdraw(engine, "trips", 1, actor="ann", reason="it is open again")
-        wait_for(lambda: version_of(again) == 1)
+        until(lambda: version_of(again) == 1)
         with engine.begin() as connection:  # a database that was set back has no row, and nobody retired anything
             connection.execute(sa.delete(database.champions))
-        wait_for(lambda: not again._wanted.champions)
+        until(lambda: not again._wanted.champions)
         assert version_of(again) == 1
     engine.dispose()
 
@@ -135,11 +128,11 @@ def test_a_damaged_form_is_refused_and_the_old_model_goes_on(
     registry = CollectorRegistry()
     with running(models_of(database_url, tmp_path / "copies", registry)) as models:
         promote(database_url, champion_of(craft(tmp_path / "1"), 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
         bad = craft(tmp_path / "2", scale=2)
         champion = champion_of(bad, 2)
         promote(database_url, Champion(**{**champion.__dict__, "content_hash": damage(bad)}))
-        wait_for(lambda: models.describe()[0]["refused"])
+        until(lambda: models.describe()[0]["refused"])
         assert version_of(models) == 1
         assert models.describe()[0]["refused"]["version"] == 2
         assert models.status == "degraded"
@@ -147,7 +140,7 @@ def test_a_damaged_form_is_refused_and_the_old_model_goes_on(
         assert registry.get_sample_value("mlops_serving_model_behind", {"model": "trips"}) == 1
         assert registry.get_sample_value("mlops_serving_refused_versions_total", {"model": "trips"}) >= 1
         promote(database_url, champion_of(craft(tmp_path / "3", scale=3), 3))
-        wait_for(lambda: version_of(models) == 3)
+        until(lambda: version_of(models) == 3)
         assert models.status == "ok"
         assert registry.get_sample_value("mlops_serving_model_behind", {"model": "trips"}) == 0
 
@@ -160,10 +153,10 @@ def test_a_model_that_does_not_reproduce_its_golden_rows_is_refused(
     right = craft(tmp_path / "1")
     with running(models_of(database_url, tmp_path / "copies")) as models:
         promote(database_url, champion_of(right, 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
         bad = craft(tmp_path / "2", graph=constant_graph(right.weights.shape[0], value))
         promote(database_url, champion_of(bad, 2))
-        wait_for(lambda: models.describe()[0]["refused"])
+        until(lambda: models.describe()[0]["refused"])
         assert "golden" in models.describe()[0]["refused"]["reason"]
         assert version_of(models) == 1
 
@@ -176,11 +169,11 @@ def test_a_refused_version_is_tried_again_and_taken_once_it_is_whole(database_ur
     with running(models_of(database_url, tmp_path / "copies")) as models:
         file.unlink()
         promote(database_url, champion_of(crafted, 1))
-        wait_for(lambda: models.describe() and models.describe()[0]["refused"])
+        until(lambda: models.describe() and models.describe()[0]["refused"])
         assert "model.onnx: there is no such file" in models.describe()[0]["refused"]["reason"]
         assert "no champion could be loaded" in str(models.not_ready)
         file.write_bytes(whole)
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
         assert models.status == "ok"
 
 
@@ -194,22 +187,22 @@ def test_the_database_may_go_and_come_back_while_it_answers(
     first, second = craft(tmp_path / "1"), craft(tmp_path / "2", scale=2)
     with running(models_of(database_url, tmp_path / "copies")) as models, administering(postgres_url) as execute:
         promote(database_url, champion_of(first, 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
         execute(f"drop database {name} with (force)")
-        wait_for(lambda: models.status == "degraded")
+        until(lambda: models.status == "degraded")
         assert version_of(models) == 1
         execute(f"create database {name} template {template_database}")
-        wait_for(lambda: models.status == "ok")
+        until(lambda: models.status == "ok")
         assert version_of(models) == 1
         promote(database_url, champion_of(second, 2))
-        wait_for(lambda: version_of(models) == 2)
+        until(lambda: version_of(models) == 2)
 
 
 def test_a_form_of_another_model_is_refused(database_url: str, tmp_path: Path) -> None:
     with running(models_of(database_url, tmp_path / "copies")) as models:
         champion = champion_of(craft(tmp_path / "1", model="other"), 1)
         promote(database_url, Champion(**{**champion.__dict__, "model": "trips"}))
-        wait_for(lambda: models.describe() and models.describe()[0]["refused"])
+        until(lambda: models.describe() and models.describe()[0]["refused"])
         assert "form of other" in models.describe()[0]["refused"]["reason"]
         assert models.status == "unavailable"
 
@@ -229,7 +222,7 @@ def test_a_pickle_beside_the_form_is_neither_fetched_nor_read(database_url: str,
     (crafted.form.directory / "model.pkl").write_bytes(pickle.dumps(_Payload(marker)))
     with running(models_of(database_url, tmp_path / "copies")) as models:
         promote(database_url, champion_of(crafted, 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
     copy = tmp_path / "copies" / "trips" / crafted.form.content_hash
     assert "model.pkl" not in {p.name for p in copy.iterdir()}
     assert not marker.exists()
@@ -242,11 +235,11 @@ def test_it_starts_from_the_last_good_copy_while_everything_behind_it_is_down(
     crafted = craft(tmp_path / "1")
     with running(models_of(database_url, tmp_path / "copies")) as models:
         promote(database_url, champion_of(crafted, 1))
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
     storage.delete(str(crafted.form.directory))
     with running(models_of(UNREACHABLE, tmp_path / "copies")) as again:
         assert version_of(again) == 1
-        wait_for(lambda: "refused" in " ".join(again.problems()))
+        until(lambda: "refused" in " ".join(again.problems()))
         assert again.status == "degraded"
         assert again.not_ready is None
         assert again.describe()[0]["origin"] == "last good copy"
@@ -255,7 +248,7 @@ def test_it_starts_from_the_last_good_copy_while_everything_behind_it_is_down(
 def test_with_the_database_down_and_no_copy_it_is_unavailable_with_the_reason(tmp_path: Path) -> None:
     """Promise 30."""
     with running(models_of(UNREACHABLE, tmp_path / "copies")) as models:
-        wait_for(lambda: models.problems())
+        until(lambda: models.problems())
         assert models.status == "unavailable"
         assert models.not_ready == "the ledger in PostgreSQL cannot be read, and there is no last good copy of a model"
 
@@ -272,11 +265,11 @@ def test_a_damaged_copy_is_fetched_again(database_url: str, tmp_path: Path) -> N
     crafted = craft(tmp_path / "1")
     promote(database_url, champion_of(crafted, 1))
     with running(models_of(database_url, tmp_path / "copies")) as models:
-        wait_for(lambda: version_of(models) == 1)
+        until(lambda: version_of(models) == 1)
     copy = tmp_path / "copies" / "trips" / crafted.form.content_hash / "model.onnx"
     copy.write_bytes(b"x")
     with running(models_of(database_url, tmp_path / "copies")) as again:
-        wait_for(lambda: version_of(again) == 1)
+        until(lambda: version_of(again) == 1)
         assert again.describe()[0]["origin"] == "ledger"
     assert copy.read_bytes() == (crafted.form.directory / "model.onnx").read_bytes()
 
@@ -285,7 +278,7 @@ def test_only_the_newest_copies_are_kept(database_url: str, tmp_path: Path) -> N
     with running(models_of(database_url, tmp_path / "copies")) as models:
         for version in range(1, 5):
             promote(database_url, champion_of(craft(tmp_path / str(version), scale=version), version))
-            wait_for(lambda version=version: version_of(models) == version)
+            until(lambda version=version: version_of(models) == version)
     kept = [p.name for p in (tmp_path / "copies" / "trips").iterdir()]
     assert len(kept) == followed.KEPT_COPIES
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from include.serving.http import access_log
 from include.serving.http.access_log import AccessLog
 from include.serving.metrics.prometheus import Metrics
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -60,12 +61,9 @@ def test_a_line_says_who_asked_what_and_how_it_was_answered(log: AccessLog, file
     }  # fmt: skip
 
 
-def test_a_line_appears_within_a_second_without_another_request(log: AccessLog, file: Path) -> None:
+def test_a_line_appears_without_another_request(log: AccessLog, file: Path) -> None:
     note(log)
-    deadline = time.monotonic() + 1
-    while not file.read_text().endswith("}\n"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: file.read_text().endswith("}\n"))
 
 
 @pytest.mark.parametrize("path", ['/"\n{}\\', "/é\u2028\x00\x7f", "/" + "a" * 10_000, "/\udcff"])
@@ -120,6 +118,7 @@ def test_the_lines_of_two_workers_in_one_pipe_stay_whole(registry: CollectorRegi
     for n in range(5000):
         for log in logs:
             note(log, request_id=str(n))
+    until(lambda: received.count(b"\n") == 10_000)
     for log in logs:
         log.stop()
     os.close(writing)

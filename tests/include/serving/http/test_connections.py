@@ -17,6 +17,7 @@ import uvicorn.config
 
 from include.serving.http import connections
 from include.serving.http.connections import Connection
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # each of them waits for a time limit
 
@@ -52,8 +53,7 @@ def served(**more: Any) -> Iterator[int]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        while not server.started:
-            time.sleep(0.01)
+        until(lambda: server.started, unless=lambda: not thread.is_alive())
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True
@@ -191,13 +191,8 @@ def test_an_answer_that_nobody_fetches_is_thrown_away(port: int) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", port))
         client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
-        deadline = time.monotonic() + 5
-        while not Connection.opened:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        while Connection.opened:
-            assert time.monotonic() < deadline, "it is still held"
-            time.sleep(0.05)
+        until(lambda: Connection.opened)
+        until(lambda: not Connection.opened)
 
 
 def test_an_answer_that_takes_its_time_is_not_cut_off(port: int) -> None:

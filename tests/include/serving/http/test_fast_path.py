@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from include.serving.http.connections import Connection
 from include.serving.http.predict import INLINE_BODY
 from tests.include.serving.crafted import ROWS
 from tests.include.serving.http.test_application import application_of, around
+from tests.waiting import until
 
 ROW = json.dumps(ROWS[5]).encode()
 KEY = b"authorization: Bearer secret\r\n"
@@ -58,8 +59,7 @@ def serving(application: Application, *, direct: bool, keep_alive: int = 5) -> I
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            while not server.started:
-                time.sleep(0.01)
+            until(lambda: server.started, unless=lambda: not thread.is_alive())
             yield listener.getsockname()[1], counted
         finally:
             server.should_exit = True
@@ -291,10 +291,3 @@ def test_a_fault_of_ours_is_told_like_any_other(tmp_path: Path, monkeypatch: pyt
             assert head.startswith(b"HTTP/1.1 500")
             assert json.loads(body)["error"]["code"] == "internal"
         assert application._admission.inside == 0
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

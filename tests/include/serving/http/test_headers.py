@@ -286,7 +286,7 @@ def test_the_typed_api_gets_the_body_as_it_was_before_it_was_compressed(applicat
 
     async def ask() -> None:
         scope = {"type": "http", "path": "/predict", "headers": [(b"content-encoding", b"gzip"), (b"x", b"y")]}
-        await BentoMLAdapter(inner)(scope, replayed(json.dumps(ROWS[0]).encode(), None), None)  # type: ignore[arg-type]
+        await BentoMLAdapter(inner)(scope, replayed(json.dumps(ROWS[0]).encode(), None), None)
 
     asyncio.run(ask())
     assert seen == [

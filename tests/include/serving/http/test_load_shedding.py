@@ -21,6 +21,7 @@ from include.serving.http.load_shedding import LoadShedder
 from include.serving.metrics.prometheus import Metrics
 from tests.conftest import ROOT, free_port
 from tests.include.serving.flood import COST, MOST
+from tests.waiting import until
 
 
 def admission_of(most: int) -> tuple[LoadShedder, CollectorRegistry]:
@@ -167,13 +168,12 @@ def flooded_service(**environment: str) -> Iterator[int]:
     command += ["--log-level", "error", "--no-access-log", "--lifespan", "off"]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"http://127.0.0.1:{port}/state", timeout=5)
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(
+            lambda: httpx.get(f"http://127.0.0.1:{port}/state", timeout=5),
+            "the service answers",
+            unless=lambda: process.poll() is not None,
+            ignore=httpx.TransportError,
+        )
         yield port
     finally:
         process.terminate()
@@ -208,8 +208,5 @@ def test_ten_times_the_bearable_load_is_shed_and_the_accepted_keep_their_p99() -
     with flooded_service() as port:
         tries = (shed(flood(port, 64), flood(port, 640)) for _ in range(3))  # the machine has other things to do
         assert [] in tries
-        began = time.monotonic()
-        while httpx.get(f"http://127.0.0.1:{port}/state", timeout=5).json()["limit"] < MOST:
-            assert time.monotonic() < began + 5
-            time.sleep(0.1)
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/state", timeout=5).json()["limit"] == MOST)
         assert flood(port, MOST - 4, seconds=2)["refused_per_second"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.conftest import free_port
 from tests.include.serving.http.test_application import KEY, application_of, call
+from tests.waiting import until
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -32,8 +32,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    until(lambda: server.started, unless=lambda: not thread.is_alive())
     yield f"http://127.0.0.1:{server.config.port}", call(app, "GET", "/openapi.json").json()
     server.should_exit = True
     thread.join()

@@ -22,6 +22,7 @@ from include.serving.metrics.counters import LATENCY_MS, ArmCounters, Recent, Wa
 from include.serving.metrics.prometheus import CountedHistogram, Metrics
 from include.serving.metrics.reporter import Reporter
 from tests.conftest import ROOT
+from tests.waiting import until
 
 
 def test_answers_failures_and_rows_are_counted_once() -> None:
@@ -154,10 +155,7 @@ def test_the_reporter_tells_prometheus_each_second() -> None:
     tally.failed(1)
     tally.predicted(np.zeros(4))
     labels = {"model": "trips", "arm": "canary"}
-    deadline = time.monotonic() + 5
-    while registry.get_sample_value("mlops_serving_requests_total", labels) != 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: registry.get_sample_value("mlops_serving_requests_total", labels) == 3)
     reporter.follow([])
     tally.answered(1, 0.0004)  # a request that was under way when the arm was replaced
     reporter.stop()

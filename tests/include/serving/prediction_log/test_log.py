@@ -32,6 +32,7 @@ from include.serving.prediction_log.log import LogFull, PredictionLog, predictio
 from include.serving.versions.response_encoder import prediction_ids
 from include.stack import postgres
 from tests.conftest import ROOT, free_port
+from tests.waiting import eventually, until
 
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 
@@ -48,13 +49,6 @@ def ask(url: str, query: str, *parameters: object) -> list[tuple]:
 def copied(url: str) -> list[str]:
     """The ids in PostgreSQL, in the order in which they came."""
     return [row[0].hex for row in ask(url, "select id from predictions order by tableoid, ctid")]
-
-
-async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
 
 
 def lines(ids: list[str], at: float | None = None, **changes: object) -> bytes:
@@ -184,7 +178,7 @@ def test_what_is_acknowledged_is_in_the_spool_and_soon_in_postgresql_once(fsync,
             assert in_spool(tmp_path) == ids[:4]
             assert await commit(log, lines(ids[4:])) is None
             assert in_spool(tmp_path) == ids
-            await until(lambda: len(copied(database_url)) == 7)
+            await eventually(lambda: len(copied(database_url)) == 7)
             return ids
 
     assert asyncio.run(write()) == copied(database_url)
@@ -248,7 +242,7 @@ def test_segments_follow_each_other_and_are_used_again(tmp_path, database_url):
                 assert await commit(log, lines(ids)) is None
                 acknowledged += ids
                 await asyncio.sleep(0.01)
-            await until(lambda: log.state()["backlog_bytes"] == 0)
+            await eventually(lambda: log.state()["backlog_bytes"] == 0)
             return acknowledged
 
     acknowledged = asyncio.run(write())
@@ -330,13 +324,7 @@ class Server:
     def start(self) -> None:
         command = postgres.standalone(self._data, self.port, self._data.parent / "log")
         self.process = subprocess.Popen(command, start_new_session=True)
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(psycopg.OperationalError):
-                ask(self.url, "select 1")
-                return
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: ask(self.url, "select 1"), "PostgreSQL answers", ignore=psycopg.OperationalError)
 
     def kill(self, sign: int = signal.SIGQUIT) -> None:
         self.process.send_signal(sign)
@@ -366,15 +354,15 @@ def test_postgresql_is_killed_under_load_and_everything_arrives_in_order_once(tm
             load = asyncio.ensure_future(traffic(log, stop))
             await asyncio.sleep(1)
             await asyncio.to_thread(server.kill)
-            await until(lambda: log.state()["backlog_rows"] > 1000)
-            await until(lambda: log.metrics.backlog_rows._value.get() > 1000)
+            await eventually(lambda: log.state()["backlog_rows"] > 1000)
+            await eventually(lambda: log.metrics.backlog_rows._value.get() > 1000)
             state = log.state()
             assert state["backlog_bytes"] > 100_000
             assert state["oldest_seconds"] > 0.5
             assert state["problem"]
             await asyncio.to_thread(server.start)
-            await until(lambda: log.state()["problem"] is None)
-            await until(lambda: log.state()["backlog_rows"] < 500)
+            await eventually(lambda: log.state()["problem"] is None)
+            await eventually(lambda: log.state()["backlog_rows"] < 500)
             stop.set()
             return await load, log.metrics.dropped._value.get()
 
@@ -424,7 +412,7 @@ def test_connections_are_cut_at_any_moment_and_nothing_is_lost_or_doubled(tmp_pa
             acknowledged = await load
             ended.set()
             interrupting.join()
-            await until(lambda: log.state()["backlog_bytes"] == 0)
+            await eventually(lambda: log.state()["backlog_bytes"] == 0)
             return acknowledged
 
     acknowledged = asyncio.run(write())
@@ -456,7 +444,7 @@ def test_a_transaction_that_an_earlier_drain_left_behind_is_waited_for_and_not_r
                 await asyncio.sleep(1)
                 assert copied(database_url) == []
                 zombie.execute("commit")
-                await until(lambda: log.state()["backlog_rows"] == 0 and len(copied(database_url)) == 3)
+                await eventually(lambda: log.state()["backlog_rows"] == 0 and len(copied(database_url)) == 3)
                 assert await commit(log, lines(prediction_ids(1))) is None
 
         asyncio.run(restart())
@@ -524,7 +512,9 @@ def test_every_acknowledged_prediction_of_killed_processes_is_in_postgresql_once
 
     async def restart() -> None:
         async with running(tmp_path, database_url, fsync=fsync) as log:
-            await until(lambda: log.state()["backlog_bytes"] == 0 and set(acknowledged) <= set(copied(database_url)))
+            await eventually(
+                lambda: log.state()["backlog_bytes"] == 0 and set(acknowledged) <= set(copied(database_url))
+            )
 
     asyncio.run(restart())
     found = copied(database_url)
@@ -540,8 +530,8 @@ def test_what_a_worker_leaves_is_copied_by_one_that_lives(tmp_path, database_url
         async with running(tmp_path, database_url) as log:
             assert await commit(log, lines(own)) is None
             acknowledged = await asyncio.to_thread(killed_writer, tmp_path, NOWHERE, "always", 1.0)
-            await until(lambda: set(acknowledged) <= set(copied(database_url)))
-            await until(lambda: log.state()["backlog_bytes"] == 0)
+            await eventually(lambda: set(acknowledged) <= set(copied(database_url)))
+            await eventually(lambda: log.state()["backlog_bytes"] == 0)
             return acknowledged
 
     own = prediction_ids(5)
@@ -554,7 +544,7 @@ def test_what_a_worker_leaves_is_copied_by_one_that_lives(tmp_path, database_url
 
     async def restart() -> None:
         async with running(tmp_path, database_url):
-            await until(lambda: set(later) <= set(copied(database_url)))
+            await eventually(lambda: set(later) <= set(copied(database_url)))
 
     asyncio.run(restart())
 
@@ -642,7 +632,7 @@ def test_a_full_spool_answers_counts_and_alerts_and_takes_again_when_there_is_ro
             assert segments.used_bytes(tmp_path / "spool") <= 500_000
             assert "spool_megabytes" in log.state()["problem"]
             await asyncio.to_thread(server.start)
-            await until(lambda: log.state()["problem"] is None and log.state()["backlog_bytes"] == 0)
+            await eventually(lambda: log.state()["problem"] is None and log.state()["backlog_bytes"] == 0)
             later = prediction_ids(5)
             assert await commit(log, lines(later)) is None
             return committed, later, int(dropped.get())
@@ -678,7 +668,7 @@ def test_a_full_spool_refuses_where_no_answer_may_go_unrecorded(tmp_path, databa
 
     async def drain() -> None:
         async with running(tmp_path, database_url) as log:
-            await until(lambda: len(copied(database_url)) == len(acknowledged))
+            await eventually(lambda: len(copied(database_url)) == len(acknowledged))
             assert await commit(log, lines(prediction_ids(1))) is None
 
     asyncio.run(drain())
@@ -805,7 +795,7 @@ async def test_what_is_forgotten_at_once_is_in_no_file_of_a_service_that_runs(tm
             assert found == [(0,)]
         stop.set()
         kept = set(await busy)
-        await until(lambda: kept <= set(copied(database_url)))
+        await eventually(lambda: kept <= set(copied(database_url)))
     engine.dispose()
 
 
@@ -832,7 +822,7 @@ async def test_no_alert_repeats_a_row_that_postgresql_refused(tmp_path, database
     async with running(tmp_path / "spool", database_url, home=home) as log:
         secret = b'{"zone": "a-marked-subject"'  # no whole JSON
         assert await commit(log, lines(prediction_ids(1), inputs=[secret])) is None
-        await until(lambda: (home / "logs" / "alerts.jsonl").exists())
+        await eventually(lambda: (home / "logs" / "alerts.jsonl").exists())
     said = (home / "logs" / "alerts.jsonl").read_text()
     assert "PostgreSQL refused 1 rows" in said
     assert "invalid input syntax for type json" in said

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,7 @@ from include.serving.process.command import serve_command, serve_environment
 from include.serving.versions.disk_cache import write_bundle
 from tests.conftest import ROOT, free_port
 from tests.include.serving.crafted import ROWS, champion_of, constant_graph, craft, promote
+from tests.waiting import until
 
 KEY = {"Authorization": "Bearer secret"}
 HEAVY = (
@@ -75,11 +76,12 @@ def service(home: Path, database_url: str, **variables: str) -> Iterator[tuple[s
         )
     url = f"{'https' if 'MLOPS_SERVING_CERTIFICATE' in variables else 'http'}://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
-        while not answers(f"{url}/livez"):
-            assert process.poll() is None, (home / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, (home / "log").read_text()[-3000:]
-            time.sleep(0.1)
+        until(
+            lambda: answers(f"{url}/livez"),
+            pause=0.1,
+            unless=lambda: process.poll() is not None,
+            show=lambda: (home / "log").read_text()[-3000:],
+        )
         yield url, process
     finally:
         process.terminate()
@@ -172,7 +174,7 @@ def test_sigterm_under_load_is_announced_and_fails_nobody(tmp_path: Path) -> Non
         time.sleep(0.5)
         launcher.terminate()
         told = time.monotonic()
-        wait_until(lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 503, 3)
+        until(lambda: httpx.get(f"{url}/readyz", timeout=2).status_code == 503, seconds=3)
         last_taken = httpx.post(f"{url}/models/trips/predict", json=ROWS[5], headers=KEY, timeout=2)
         assert last_taken.status_code == 200
         assert last_taken.headers["connection"] == "close"
@@ -215,9 +217,9 @@ def test_a_worker_is_replaced_under_load_without_a_failed_request(tmp_path: Path
         for _ in range(3):
             [worker] = workers_of(launcher)
             os.kill(worker, signal.SIGTERM)
-            wait_until(lambda worker=worker: workers_of(launcher) not in ([worker], []))
+            until(lambda worker=worker: workers_of(launcher) not in ([worker], []))
             answered = load.answered
-            wait_until(lambda answered=answered: load.answered > answered + 50)
+            until(lambda answered=answered: load.answered > answered + 50)
         load.stop()
         assert not load.failed
         assert load.unreachable_since is None
@@ -234,7 +236,7 @@ def test_a_worker_killed_under_load_is_back_and_refuses_no_connection(tmp_path: 
             [worker] = workers_of(launcher)
             answered = load.answered
             os.kill(worker, signal.SIGKILL)
-            wait_until(lambda answered=answered: load.answered > answered + 50)
+            until(lambda answered=answered: load.answered > answered + 50)
         load.stop()
         assert load.unreachable_since is None
         assert len(load.failed) <= 2 * Load.CLIENTS, load.failed[:3]  # those whom the dead ones were answering
@@ -248,14 +250,14 @@ def test_every_acknowledged_prediction_is_in_postgresql_after_kills(database_url
     crafted = craft(tmp_path / "form")
     promote(database_url, champion_of(crafted, 1))
     with service(tmp_path / "home", database_url) as (url, launcher):
-        wait_until(lambda: answers(f"{url}/readyz"))
+        until(lambda: answers(f"{url}/readyz"))
         load = Load(url)
         for _ in range(2):
             time.sleep(0.5)
             [worker] = workers_of(launcher)
             os.kill(worker, signal.SIGKILL)
             answered = load.answered
-            wait_until(lambda answered=answered: load.answered > answered + 50)
+            until(lambda answered=answered: load.answered > answered + 50)
         load.stop()
         launcher.terminate()
         launcher.wait(20)
@@ -363,21 +365,14 @@ def test_workers_that_are_pinned_have_a_core_each_with_all_their_threads(tmp_pat
     bundle(tmp_path / "home")
     pinned = params(tmp_path, "workers: 2, pin_workers: true")
     with service(tmp_path / "home", NO_DATABASE, **pinned) as (url, launcher):
-        wait_until(lambda: answers(f"{url}/readyz") and len(workers_of(launcher)) == 2)
+        until(lambda: answers(f"{url}/readyz") and len(workers_of(launcher)) == 2)
 
         def cores() -> set[frozenset[int]]:
             tasks = [task for pid in workers_of(launcher) for task in Path(f"/proc/{pid}/task").iterdir()]
             return {frozenset(os.sched_getaffinity(int(task.name))) for task in tasks}
 
         free = sorted(os.sched_getaffinity(0))
-        wait_until(lambda: cores() == {frozenset([core]) for core in free[:2]})
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
+        until(lambda: cores() == {frozenset([core]) for core in free[:2]})
 
 
 def test_it_imports_nothing_heavy() -> None:

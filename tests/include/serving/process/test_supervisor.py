@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from include.serving.process.command import (
 from include.serving.process.supervisor import listen, worker_command, worker_environment
 from tests.conftest import ROOT, free_port
 from tests.include.serving.process.test_service import params, workers_of
+from tests.waiting import until
 
 TINY = """
 import asyncio, json, os, signal, time
@@ -100,7 +101,7 @@ def running(folder: Path, *arguments: str, **variables: str) -> Iterator[Running
     """A launcher whose workers answer; stopped at the end."""
     tiny = started(folder, free_port(), *arguments, **variables)
     try:
-        wait_until(lambda: answer(tiny.url) is not None, tiny)
+        until(lambda: answer(tiny.url) is not None, show=tiny.log)
         yield tiny
     finally:
         tiny.process.terminate()
@@ -116,13 +117,6 @@ def answer(url: str, path: str = "/") -> int | None:
     with contextlib.suppress(httpx.TransportError):
         return int(httpx.get(url + path, timeout=20).text)
     return None
-
-
-def wait_until(condition: Callable[[], bool], tiny: Running, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, tiny.log()[-3000:]
-        time.sleep(0.05)
 
 
 # ------------------------------------------------------------------------------------------------ promises 35, 36
@@ -202,14 +196,14 @@ def test_a_worker_that_hangs_is_killed_and_replaced(tmp_path: Path, how: signal.
 @pytest.mark.slow
 def test_a_launcher_that_was_killed_leaves_nobody_behind_and_the_port_to_its_successor(tmp_path: Path) -> None:
     with running(tmp_path, "--workers", "2") as tiny:
-        wait_until(lambda: len(tiny.workers()) == 2, tiny)
+        until(lambda: len(tiny.workers()) == 2, show=tiny.log)
         workers = tiny.workers()
         tiny.process.kill()
         tiny.process.wait()
         successor = started(tmp_path, tiny.port)
         try:
-            wait_until(lambda: not any(alive(pid) for pid in workers), tiny, 10)
-            wait_until(lambda: answer(tiny.url) in successor.workers(), tiny)
+            until(lambda: not any(alive(pid) for pid in workers), show=tiny.log)
+            until(lambda: answer(tiny.url) in successor.workers(), show=tiny.log)
         finally:
             successor.process.terminate()
             successor.process.wait(STOP_SECONDS + 5)
@@ -259,8 +253,8 @@ def test_a_service_that_cannot_start_is_given_up_and_says_why(tmp_path: Path) ->
 def test_params_say_how_many_workers_and_connections_are_spread_over_them(tmp_path: Path) -> None:
     params(tmp_path, "workers: 2")
     with running(tmp_path) as tiny:
-        wait_until(lambda: len(tiny.workers()) == 2, tiny)
-        wait_until(lambda: {answer(tiny.url) for _ in range(20)} == set(tiny.workers()), tiny)
+        until(lambda: len(tiny.workers()) == 2, show=tiny.log)
+        until(lambda: {answer(tiny.url) for _ in range(20)} == set(tiny.workers()), show=tiny.log)
         clients = [httpx.Client(base_url=tiny.url) for _ in range(64)]  # at once, as a load generator begins
         whose = collections.Counter(int(client.get("/").text) for client in clients)
         for client in clients:

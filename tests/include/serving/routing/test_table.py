@@ -21,7 +21,7 @@ from include.serving.metrics.prometheus import Metrics
 from include.serving.routing.route import Route
 from include.serving.versions.version import Champion
 from tests.conftest import administering
-from tests.include.serving.control.test_reconciler import running, version_of, wait_for
+from tests.include.serving.control.test_reconciler import running, version_of
 from tests.include.serving.crafted import (
     ROWS,
     Crafted,
@@ -32,6 +32,7 @@ from tests.include.serving.crafted import (
     slow_graph,
     try_out,
 )
+from tests.waiting import until
 
 ENTITIES = [f"customer-{n}" for n in range(1000)]
 
@@ -84,7 +85,7 @@ def test_a_canary_grows_by_steps_and_becomes_champion_without_being_loaded_again
         assert version_of(models) == 1
         generation = models.generation
         rollout = try_out(database_url, champion_of(versions[2], 2), "canary", steps=(5, 25, 100))
-        wait_for(challenged(models))
+        until(challenged(models))
         assert models.generation > generation
         first = route_of(models)
         assert (first.challenger.name, first.challenger.loaded.version, first.share) == ("canary", 2, 0.05)
@@ -96,7 +97,7 @@ def test_a_canary_grows_by_steps_and_becomes_champion_without_being_loaded_again
         assert registry.get_sample_value("mlops_serving_arm_share", gauges) == 0.05
 
         rollout = change(database_url, rollouts.step, rollout, evidence={})
-        wait_for(lambda: route_of(models).share == 0.25)
+        until(lambda: route_of(models).share == 0.25)
         second = route_of(models)
         assert second.challenger.loaded is first.challenger.loaded
         assert second.challenger.tally is first.challenger.tally
@@ -104,11 +105,11 @@ def test_a_canary_grows_by_steps_and_becomes_champion_without_being_loaded_again
             e for e in ENTITIES if second.choose(e).name == "canary"
         }
         rollout = change(database_url, rollouts.step, rollout, evidence={})
-        wait_for(lambda: route_of(models).share == 1.0)
+        until(lambda: route_of(models).share == 1.0)
         assert {route_of(models).choose(e).name for e in ENTITIES} == {"canary"}
 
         change(database_url, rollouts.promote, rollout, evidence={})
-        wait_for(lambda: version_of(models) == 2)
+        until(lambda: version_of(models) == 2)
         assert route_of(models).challenger is None
         assert models.get("trips").predictor is first.challenger.loaded.predictor
         assert registry.get_sample_value("mlops_serving_arm_version", gauges) == 0
@@ -121,10 +122,10 @@ def test_an_ab_test_has_the_arms_a_and_b_and_a_shadow_beside_them_answers_nothin
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, tmp_path / "home")) as models:
         shadow = try_out(database_url, champion_of(versions[3], 3), "shadow")
-        wait_for(lambda: route_of(models).shadow)
+        until(lambda: route_of(models).shadow)
         assert {route_of(models).choose(e).name for e in [*ENTITIES, None]} == {"champion"}
         test = try_out(database_url, champion_of(versions[2], 2), "ab", share=50)
-        wait_for(challenged(models))
+        until(challenged(models))
         route = route_of(models)
         assert [(arm.name, arm.loaded.version) for arm in route.arms] == [("a", 1), ("b", 2), ("shadow", 3)]
         assert 400 < sum(route.choose(e).name == "b" for e in ENTITIES) < 600
@@ -133,7 +134,7 @@ def test_an_ab_test_has_the_arms_a_and_b_and_a_shadow_beside_them_answers_nothin
         }
         assert described == {"a": (1, 0.5, None), "b": (2, 0.5, test.id), "shadow": (3, 0.0, shadow.id)}
         change(database_url, rollouts.stop, test)
-        wait_for(lambda: [arm.name for arm in route_of(models).arms] == ["champion", "shadow"])
+        until(lambda: [arm.name for arm in route_of(models).arms] == ["champion", "shadow"])
 
 
 def test_what_the_arms_did_reaches_the_controller(
@@ -144,7 +145,7 @@ def test_what_the_arms_did_reaches_the_controller(
     with running(models_at(database_url, tmp_path / "home")) as models:
         canary = try_out(database_url, champion_of(versions[2], 2), "canary", minimum_requests=10)
         shadow = try_out(database_url, champion_of(versions[3], 3), "shadow", minimum_requests=10)
-        wait_for(lambda: route_of(models).challenger and route_of(models).shadow)
+        until(lambda: route_of(models).challenger and route_of(models).shadow)
         route = route_of(models)
         for arm, requests, failed in ((route.champion, 400, 0), (route.challenger, 100, 2), (route.shadow, 500, 0)):
             arm.tally.answered(requests, 0.004)
@@ -159,7 +160,7 @@ def test_what_the_arms_did_reaches_the_controller(
             engine.dispose()
             return found
 
-        wait_for(lambda: window(shadow).arm.requests == 500)
+        until(lambda: window(shadow).arm.requests == 500)
         seen = window(canary)
         assert (seen.arm.arm, seen.arm.version, seen.arm.requests, seen.arm.errors) == ("canary", 2, 102, 2)
         assert (seen.control.arm, seen.control.version, seen.control.requests) == ("champion", 1, 400)
@@ -196,7 +197,7 @@ def test_a_tried_version_that_cannot_be_loaded_leaves_the_champion_alone_and_is_
     with running(models_at(database_url, home, registry)) as models:
         champion, generation = route_of(models), models.generation
         rollout = try_out(database_url, broken(versions[2]), kind)
-        wait_for(lambda: models.problems())
+        until(lambda: models.problems())
         assert (route_of(models), models.generation) == (champion, generation)
         [problem] = models.problems()
         assert f"version 2 was not loaded as {rollout.arm}" in problem
@@ -205,11 +206,11 @@ def test_a_tried_version_that_cannot_be_loaded_leaves_the_champion_alone_and_is_
         assert arm_of(models, rollout.arm)["out"] in problem
         assert registry.get_sample_value("mlops_serving_refused_versions_total", {"model": "trips"}) >= 1
         assert not registry.get_sample_value("mlops_serving_model_behind", {"model": "trips"})
-        wait_for(lambda: alerts_of(home))
+        until(lambda: alerts_of(home))
         [alert] = [json.loads(line) for line in alerts_of(home).splitlines()]
         assert (alert["event"], alert["message"], alert["arm"]) == ("version_refused", problem, rollout.arm)
         change(database_url, rollouts.stop, rollout)
-        wait_for(lambda: models.status == "ok")
+        until(lambda: models.status == "ok")
 
 
 def test_a_tried_version_that_takes_for_ever_does_not_hold_a_promotion_up(
@@ -220,10 +221,10 @@ def test_a_tried_version_that_takes_for_ever_does_not_hold_a_promotion_up(
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, tmp_path / "home")) as models:
         try_out(database_url, champion_of(slow, 9), "shadow")
-        wait_for(lambda: [arm["out"] for arm in models.describe()[0]["arms"]] == [None, "it is being loaded"])
+        until(lambda: [arm["out"] for arm in models.describe()[0]["arms"]] == [None, "it is being loaded"])
         for version in (2, 3):
             promote(database_url, champion_of(versions[version], version))
-            wait_for(lambda version=version: version_of(models) == version)
+            until(lambda version=version: version_of(models) == version)
         assert "load-model" in {thread.name for thread in threading.enumerate()}, "the slow one is loaded already"
 
 
@@ -235,13 +236,13 @@ def test_an_arm_that_breaks_its_limits_is_taken_out_at_once_until_its_rollout_ch
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, home, registry)) as models:
         rollout = try_out(database_url, champion_of(versions[2], 2), "canary", steps=(50, 100), minimum_requests=20)
-        wait_for(challenged(models))
+        until(challenged(models))
         tally = route_of(models).challenger.tally
         tally.failed(19)
         time.sleep(1.5)
         assert route_of(models).challenger is not None
         tally.failed(1)
-        wait_for(lambda: route_of(models).challenger is None)
+        until(lambda: route_of(models).challenger is None)
         assert {route_of(models).choose(e).name for e in ENTITIES} == {"champion"}
         reason = "its error rate is 100.0% (20 of 20 requests in 60 s), 5.0% is allowed"
         assert models.problems() == [
@@ -249,10 +250,10 @@ def test_an_arm_that_breaks_its_limits_is_taken_out_at_once_until_its_rollout_ch
         ]
         assert arm_of(models, "canary")["out"] == reason
         assert registry.get_sample_value("mlops_serving_arms_taken_out_total", {"model": "trips", "arm": "canary"}) == 1
-        wait_for(lambda: alerts_of(home))
+        until(lambda: alerts_of(home))
         assert '"event": "arm_taken_out"' in alerts_of(home)
         change(database_url, rollouts.step, rollout, evidence={})
-        wait_for(challenged(models))
+        until(challenged(models))
         assert (models.status, route_of(models).challenger.tally is tally) == ("ok", False)
         time.sleep(1.2)  # what it did before is not held against it once more
         assert route_of(models).challenger is not None
@@ -265,23 +266,23 @@ def test_while_postgresql_is_away_the_arms_go_on_and_their_seconds_are_written_a
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, tmp_path / "home")) as models, administering(postgres_url) as execute:
         try_out(database_url, champion_of(versions[2], 2), "canary", steps=(50,))
-        wait_for(challenged(models))
+        until(challenged(models))
         time.sleep(1.2)
         execute(f"alter database {name} allow_connections false")
         execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
-        wait_for(lambda: models.status == "degraded")
+        until(lambda: models.status == "degraded")
         route_of(models).challenger.tally.answered(7, 0.001)
         time.sleep(2.5)
         assert route_of(models).challenger is not None
         execute(f"alter database {name} allow_connections true")
-        wait_for(lambda: models.status == "ok")
+        until(lambda: models.status == "ok")
         engine = database.connect(database_url)
 
         def written() -> list[Any]:
             with engine.connect() as reading:
                 return list(reading.execute(sa.text("select arm, requests from arm_windows")))
 
-        wait_for(lambda: written() == [("canary", 7)])
+        until(lambda: written() == [("canary", 7)])
         engine.dispose()
 
 
@@ -292,13 +293,13 @@ def test_what_the_arms_did_last_is_written_at_the_end_and_a_full_table_stops_no_
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, tmp_path / "home")) as models:
         try_out(database_url, champion_of(versions[2], 2), "canary", steps=(50,))
-        wait_for(challenged(models))
+        until(challenged(models))
         with engine.begin() as connection:
             connection.execute(sa.text("alter table arm_windows add constraint full_disk check (requests < 0)"))
         route_of(models).challenger.tally.answered(3, 0.001)
         time.sleep(1.5)
         promote(database_url, champion_of(versions[3], 3))
-        wait_for(lambda: version_of(models) == 3)
+        until(lambda: version_of(models) == 3)
         with engine.begin() as connection:
             connection.execute(sa.text("alter table arm_windows drop constraint full_disk"))
     with engine.connect() as connection:
@@ -317,7 +318,7 @@ def test_a_database_from_before_rollouts_has_champions(
     with running(models_at(database_url, tmp_path / "home")) as models:
         assert (version_of(models), models.status) == (1, "ok")
         promote(database_url, champion_of(versions[2], 2), hidden="rollouts")
-        wait_for(lambda: version_of(models) == 2)
+        until(lambda: version_of(models) == 2)
 
 
 def test_another_champion_ends_what_was_tried_beside_the_one_before(
@@ -327,9 +328,9 @@ def test_another_champion_ends_what_was_tried_beside_the_one_before(
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, tmp_path / "home")) as models:
         try_out(database_url, champion_of(versions[2], 2), "canary", steps=(50,))
-        wait_for(challenged(models))
+        until(challenged(models))
         promote(database_url, champion_of(versions[3], 3))
-        wait_for(lambda: version_of(models) == 3)
+        until(lambda: version_of(models) == 3)
         assert route_of(models).challenger is None
 
 
@@ -339,16 +340,16 @@ def test_the_copies_of_versions_in_use_stay(database_url: str, tmp_path: Path, v
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, home)) as models:
         canary = try_out(database_url, champion_of(versions[2], 2), "canary", steps=(50, 100))
-        wait_for(challenged(models))
+        until(challenged(models))
         for number in range(4):
             shadow = try_out(
                 database_url, champion_of(craft(tmp_path / f"s{number}", scale=9 + number), 9 + number), "shadow"
             )
-            wait_for(lambda number=number: (s := route_of(models).shadow) and s.loaded.version == 9 + number)
+            until(lambda number=number: (s := route_of(models).shadow) and s.loaded.version == 9 + number)
             change(database_url, rollouts.stop, shadow)
-            wait_for(lambda: route_of(models).shadow is None)
+            until(lambda: route_of(models).shadow is None)
         change(database_url, rollouts.step, canary, evidence={})
-        wait_for(lambda: route_of(models).share == 1.0)
+        until(lambda: route_of(models).share == 1.0)
     kept = {p.name for p in (home / "serving" / "trips").iterdir()}
     assert {versions[1].form.content_hash, versions[2].form.content_hash} < kept
     assert len(kept) == 3
@@ -358,7 +359,7 @@ def test_each_arm_answers_as_its_own_version(database_url: str, tmp_path: Path, 
     promote(database_url, champion_of(versions[1], 1))
     with running(models_at(database_url, tmp_path / "home")) as models:
         try_out(database_url, champion_of(versions[2], 2), "canary", steps=(50,))
-        wait_for(challenged(models))
+        until(challenged(models))
         for entity in ENTITIES[:20]:
             loaded = route_of(models).choose(entity).loaded
             body = json.dumps(ROWS[5]).encode()

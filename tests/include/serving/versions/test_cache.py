@@ -20,9 +20,10 @@ from include.inference.predictor import estimated_bytes
 from include.serving.control.reconciler import Reconciler
 from include.serving.metrics.prometheus import Metrics
 from tests.conftest import ROOT
-from tests.include.serving.control.test_reconciler import running, version_of, wait_for
+from tests.include.serving.control.test_reconciler import running, version_of
 from tests.include.serving.crafted import Crafted, champion_of, craft, craft_trees, graph_of, promote, try_out
 from tests.include.serving.routing.test_table import change, route_of
+from tests.waiting import until
 
 BUDGET_MB = 30
 
@@ -65,14 +66,14 @@ def test_a_tried_version_that_would_exceed_the_budget_is_refused_with_the_reason
     promote(database_url, champion_of(large(tmp_path / "1", 18), 1))
     with running(models_within(database_url, tmp_path / "home")) as models:
         rollout = try_out(database_url, champion_of(large(tmp_path / "2", 18, scale=2), 2), "canary", steps=(50,))
-        wait_for(lambda: models.problems())
+        until(lambda: models.problems())
         [problem] = models.problems()
         assert "trips version 2 was not loaded as canary: it needs about 18 MB of memory" in problem
         assert f"of the {BUDGET_MB} MB for models" in problem
         assert (version_of(models), route_of(models).challenger) == (1, None)
         change(database_url, rollouts.stop, rollout)
         try_out(database_url, champion_of(large(tmp_path / "3", 6, scale=3), 3), "canary", steps=(50,))
-        wait_for(lambda: route_of(models).challenger)
+        until(lambda: route_of(models).challenger)
         assert models.status == "ok"
 
 
@@ -80,9 +81,9 @@ def test_a_shadow_makes_room_for_a_canary(database_url: str, tmp_path: Path) -> 
     promote(database_url, champion_of(large(tmp_path / "1", 9), 1))
     with running(models_within(database_url, tmp_path / "home")) as models:
         try_out(database_url, champion_of(large(tmp_path / "2", 9, scale=2), 2), "shadow")
-        wait_for(lambda: route_of(models).shadow)
+        until(lambda: route_of(models).shadow)
         try_out(database_url, champion_of(large(tmp_path / "3", 14, scale=3), 3), "canary", steps=(50,))
-        wait_for(lambda: route_of(models).challenger)
+        until(lambda: route_of(models).challenger)
         assert route_of(models).shadow is None
         assert "trips version 2 was not loaded as shadow" in " ".join(models.problems())
 
@@ -94,17 +95,17 @@ def test_champions_are_loaded_whatever_they_take_and_what_is_tried_makes_room(
     promote(database_url, champion_of(large(tmp_path / "1", 9), 1))
     with running(models_within(database_url, home, registry)) as models:
         try_out(database_url, champion_of(large(tmp_path / "2", 9, scale=2), 2), "canary", steps=(50,))
-        wait_for(lambda: route_of(models).challenger)
+        until(lambda: route_of(models).challenger)
         promote(database_url, champion_of(large(tmp_path / "o", 16, model="other"), 1))
-        wait_for(lambda: models.route("other"))
+        until(lambda: models.route("other"))
         assert route_of(models).challenger is None
         assert "trips version 2 was not loaded as canary" in " ".join(models.problems())
         promote(database_url, champion_of(large(tmp_path / "p", 18, model="third"), 1))
-        wait_for(lambda: models.route("third"))
-        wait_for(lambda: "the champions take" in " ".join(models.problems()))
+        until(lambda: models.route("third"))
+        until(lambda: "the champions take" in " ".join(models.problems()))
         assert sorted(models.routes) == ["other", "third", "trips"]
         assert registry.get_sample_value("mlops_serving_models_bytes") > BUDGET_MB * 1024 * 1024
-        wait_for(lambda: '"event": "models_over_budget"' in (home / "logs" / "alerts.jsonl").read_text())
+        until(lambda: '"event": "models_over_budget"' in (home / "logs" / "alerts.jsonl").read_text())
 
 
 SWAPPING = """

@@ -8,16 +8,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from include.stack import environment
 from include.stack.supervision import part, processes
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="parts are forked on Linux only")
 
@@ -61,14 +60,6 @@ def start(folder: Path, *arguments: str, job: bool = False) -> subprocess.Popen[
         job=job,
     )
     return subprocess.Popen(command, env=variables(folder, OWN="its own"), process_group=0)
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def log(folder: Path) -> str:

@@ -6,10 +6,8 @@ import json
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +17,7 @@ from include.home import Home
 from include.stack import credentials
 from include.stack.supervision import guard, processes, supervisor
 from include.stack.supervision.supervisor import ROOT, Control, Program, SupervisorError
+from tests.waiting import until
 
 ODD = {"SPACES": "a b", "PERCENT": "50%", "COMMA": "a,b=c", "QUOTED": '{"admin": "x"}', "EMPTY": "", "HASH": "a#b;c"}
 
@@ -116,14 +115,6 @@ def connected(home: Path) -> Control | None:
     return supervisor.connect(supervisor.socket_path(home / "run"), password)
 
 
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
 def alerts_of(home: Path) -> list[tuple[str, str]]:
     file = home / "logs" / "alerts.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
@@ -132,27 +123,18 @@ def alerts_of(home: Path) -> list[tuple[str, str]]:
 
 def test_a_part_that_dies_is_seen_and_its_last_words_are_there(control: Control, folder: Path) -> None:
     control.start("bad")
-    deadline = time.monotonic() + 10
-    while not (state := control.states()["bad"]).dead:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert state.state in ("BACKOFF", "FATAL")
+    until(lambda: control.states()["bad"].dead)
+    assert control.states()["bad"].state in ("BACKOFF", "FATAL")
     assert supervisor.last_lines(folder / "logs" / "bad.log", 1) == "no such table"
 
 
 def test_a_part_that_is_killed_is_started_again(control: Control) -> None:
     control.start("good")
-    deadline = time.monotonic() + 20
-    while control.states()["good"].state != "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: control.states()["good"].state == "RUNNING")
     first = control.states()["good"].pid
     psutil.Process(first).kill()
-    while (state := control.states()["good"]).pid in (first, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert not state.dead
-    assert state.pid != first
+    until(lambda: control.states()["good"].pid not in (first, 0))
+    assert not control.states()["good"].dead
 
 
 def test_starting_what_runs_and_stopping_what_does_not_is_no_error(control: Control) -> None:
@@ -165,10 +147,7 @@ def test_starting_what_runs_and_stopping_what_does_not_is_no_error(control: Cont
 
 def test_a_child_in_a_session_of_its_own_is_found_by_its_mark(control: Control, folder: Path) -> None:
     control.start("parent")
-    deadline = time.monotonic() + 10
-    while not any(p.cmdline()[:2] == ["sleep", "601"] for p in processes.marked(str(folder))):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: any(p.cmdline()[:2] == ["sleep", "601"] for p in processes.marked(str(folder))))
     control.stop(["parent"])
     control.shutdown()
     assert processes.stop(processes.marked(str(folder)), seconds=5) >= 1
@@ -231,7 +210,7 @@ def test_supervisor_and_guard_killed_at_once_are_replaced_by_what_waits_for_a_pa
     for process in [psutil.Process(killed), *watching]:
         process.kill()
     new.close()
-    newest = until(lambda: (found := connected(folder)) and found.pid() != killed and found, 120)
+    newest = until(lambda: (found := connected(folder)) and found.pid() != killed and found, seconds=120)
     until(lambda: newest.states()["good"].state == "RUNNING")
     assert processes.living_parts(str(folder), folder)["good"] == part
     assert "MLOPS_HOME" not in psutil.Process(newest.pid()).environ()  # of its predecessor, and not of the part

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from include.serving.http.application import Application
 from tests.conftest import free_port
 from tests.include.serving.crafted import ROWS
 from tests.include.serving.http.test_application import KEY, application_of, call
+from tests.waiting import until
 
 http = pytest.importorskip("tritonclient.http")
 
@@ -40,8 +40,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    until(lambda: server.started, unless=lambda: not thread.is_alive())
     with http.InferenceServerClient(f"127.0.0.1:{server.config.port}") as client:
         yield client
     server.should_exit = True
