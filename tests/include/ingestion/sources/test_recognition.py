@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.ingestion import formats, sources
+from include.ingestion.formats import packing as packings
 from include.ingestion.sources import SourceError, UnreadablePartitions
 from tests.include.ingestion.conftest import files
 
@@ -135,7 +136,8 @@ def test_packed_text_is_read_whole_and_by_its_head(
         text = "\n".join(f'{{"a": {n}, "b": "x{word}"}}' for n, word in rows)
     path = tmp_path / f"{name}.{packing}"
     path.write_bytes(pack[packing](text.encode()))
-    monkeypatch.setattr(formats, "HEAD", 120_000)
+    for module in (formats, packings):
+        monkeypatch.setattr(module, "HEAD", 120_000)
     assert path.stat().st_size > formats.HEAD
     assert _read(path)["a"].to_pylist() == list(range(4000))
     path.write_bytes(path.read_bytes()[:-40])
