@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from include.deployment.verification import Seen
 
 
+SEEN_WITHIN = 60
+"""Seconds in which every worker must have a version that is tried, or its share."""
+
+
 class Action(enum.StrEnum):
     """What `mlops rollout` does."""
 
@@ -153,7 +157,7 @@ def _see_tried(found: Rollout, share: float | None = None) -> Seen:
         serving_url=env.serving_url,
         serving_key=env.serving_key,
         workers=context.workers(env),
-        timeout=60,
+        timeout=SEEN_WITHIN,
         share=share,
     )
 

@@ -30,6 +30,7 @@ from include.serving.http import openapi
 from include.serving.http.endpoint import Endpoint, Operation, Service, wants_explanation
 from include.serving.http.messages import Request, Response, json_response
 from include.serving.http.predict import Codec, DecodedRequest, RawRequest
+from include.serving.routing.route import Route
 from include.serving.versions.loader import Loaded
 
 BINARY = "application/octet-stream"
@@ -79,8 +80,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 async def infer(service: Service, request: Request, body: bytes) -> Response:
     """Answer with the outputs of a model."""
-    route = service.route(request.model)
-    _of_version(route.champion.loaded, request)
+    route = _of_version(service.route(request.model), request)
     explain = wants_explanation(request.query)
     return await service.predictions.answer(INFER, route, request, body, explain=explain)
 
@@ -117,16 +117,22 @@ def _loaded(service: Service, request: Request) -> Loaded:
     if route is None:
         names = ", ".join(service.models.routes)
         raise Refused(404, "unknown_model", f"there is no model {cut(request.model or '')!r}; loaded are {names}")
-    return _of_version(route.champion.loaded, request)
+    return _of_version(route, request).champion.loaded
 
 
-def _of_version(loaded: Loaded, request: Request) -> Loaded:
-    """The version that answers, if it is the one that the path names; it need not name any."""
-    version = (request.parameters or {}).get("version", str(loaded.version))
-    if version != str(loaded.version):
-        text = f"{loaded.model} answers with version {loaded.version}, not {cut(version)!r}"
-        raise Refused(404, "unknown_version", text)
-    return loaded
+def _of_version(route: Route, request: Request) -> Route:
+    """The route, if the path names the version that answers, or none; that of the version that stands by, if it does.
+
+    Raises:
+        Refused: 404 for any other version.
+    """
+    answering = str(route.champion.loaded.version)
+    version = (request.parameters or {}).get("version", answering)
+    if version == answering:
+        return route
+    if route.trial is not None and version == str(route.trial.champion.loaded.version):
+        return route.trial
+    raise Refused(404, "unknown_version", f"{route.model} answers with version {answering}, not {cut(version)!r}")
 
 
 # ------------------------------------------------------------------------------------------------ infer

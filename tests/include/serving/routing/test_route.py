@@ -35,6 +35,15 @@ def test_without_a_challenger_the_champion_answers() -> None:
     assert alone.choose(None) is alone.choose("customer-1") is alone.champion
 
 
+def test_what_stands_by_answers_the_requests_that_name_it_alone() -> None:
+    found = Route("trips", arm("champion"), standby=arm("green"), shadow=arm("shadow"))
+    assert {found.choose(entity) for entity in (None, *ENTITIES)} == {found.champion}
+    assert found.trial is not None
+    assert found.trial.arms == [found.standby]
+    assert {arm.name: found.share_of(arm) for arm in found.arms} == {"champion": 1, "green": 0, "shadow": 0}
+    assert dataclasses.replace(found, standby=None).trial is None
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("entities", [ENTITIES, [None] * len(ENTITIES)])
 def test_the_challenger_gets_its_share(share: float, entities: list[str | None]) -> None:
