@@ -99,7 +99,7 @@ IMPORTERS = {
     "apprise": {"include/alerting/channels/apprise.py"},
     "bentoml": {"bentofiles"},
     "boto3": set(),
-    "dvc": {"include/features/versions.py"},
+    "dvc": {"include/features/versions/dvc_repository.py"},
     "evidently": {"include/monitoring/report.py"},
     "fastapi": {"plugins"},
     "great_expectations": {

@@ -34,7 +34,7 @@ class Plan:
 
 
 def read_plan(workspace: Path, model: str) -> Plan:
-    """The plan that versions.py has laid out in a workspace."""
+    """The plan that versions/builder.py wrote in a workspace."""
     folder = workspace / "inputs" / model
     listed = json.loads((folder / "partitions.json").read_bytes())
     described = json.loads((folder / "features.json").read_bytes())

@@ -1,6 +1,6 @@
 """What dvc.yaml runs: validated partitions in, one parquet file of features for each out.
 
-`python -m include.features.stage MODEL` works in the current folder, a private workspace that versions.py has
+`python -m include.features.stage MODEL` works in the current folder, a private workspace that versions/ has
 laid out:
 
     inputs/<model>/partitions.json   the partitions and the SHA-256 that validation recorded for each
@@ -8,7 +8,7 @@ laid out:
     inputs/<model>/definition.py     the model's Python features, where it has some
     run.json                         where the validated partitions lie in this installation; not an input
     features/<model>/                the output: <key>.parquet, feature_set.json, index.json
-    result.json                      what was computed, or why not; read by versions.py
+    result.json                      what was computed, or why not; read by versions/
 
 Only partitions whose content or features changed since index.json was written are computed; one that is no
 longer listed is removed. Each file appears whole or not at all. A partition is read by its hash: what was

@@ -16,7 +16,7 @@ import pytest
 
 from include import alerting, configuration, database, storage
 from include.alerting import table
-from include.features import versions
+from include.features.versions.workspace import open_workspace
 from include.home import Home
 from include.inference import served_form
 from include.serving.prediction_log import segments
@@ -109,11 +109,11 @@ def test_a_partition_is_refused_while_there_is_room_for_what_must_go_on(disk: Di
 
 def test_features_begin_no_work_that_the_disk_cannot_hold(disk: Disk) -> None:
     disk.fill()
-    with pytest.raises(storage.StorageError, match="disk full"), versions._workspace(disk.folder, "trips"):
+    with pytest.raises(storage.StorageError, match="disk full"), open_workspace(disk.folder, "trips"):
         pytest.fail("it began")
     assert disk.files() == set()
     disk.free()
-    with versions._workspace(disk.folder, "trips") as workspace:
+    with open_workspace(disk.folder, "trips") as workspace:
         assert workspace.is_dir()
 
 
