@@ -4,9 +4,9 @@
     http             connections → fast_path, or ASGI → application → headers, route_table, authentication,
                      load_shedding, request_body → endpoints → predict; table_process, which reads tables; access_log
     batching         micro_batcher → scoring; shadow
-    control          reconciler, which follows what ledger_reader reads in PostgreSQL
+    control          reconciler: what ledger_reader reads in PostgreSQL → actual_state; status, in words
     routing          table → route: which version answers; rollout, breaker
-    versions         cache → loader ← disk_cache; response_encoder, memory
+    versions         cache → loader ← disk_cache; memory_budget, memory; response_encoder
     prediction_log   log → segments → disk_writer; shipper, to PostgreSQL
     metrics          counters → reporter → prometheus; limits
     api_keys         who may ask for what

@@ -50,6 +50,12 @@ class DesiredState:
         """The champion of a model."""
         return next((champion for champion in self.champions if champion.model == model), None)
 
+    @property
+    def active_rollouts(self) -> list[Rollout]:
+        """Those that run beside the champion; what was begun beside another one is about to be ended."""
+        versions = {champion.model: champion.version for champion in self.champions}
+        return [r for r in self.rollouts if versions.get(r.served.model) == r.champion_version]
+
 
 class LedgerReader:
     """One connection to the platform's PostgreSQL, made when it is needed; used by one thread.

@@ -19,19 +19,13 @@ from include.serving.metrics.prometheus import Metrics
 from include.serving.versions import disk_cache
 from include.serving.versions.loader import Loaded, LoadedModel, LoadTask, load
 from include.serving.versions.memory import return_memory
-from include.serving.versions.version import Version
+from include.serving.versions.memory_budget import MemoryBudget
+from include.serving.versions.version import Key, Version, key
 
 TRIM_SECONDS = 1.0
 """How long after a version was loaded or let go free memory is given back: requests may still be using it."""
 
-Key = tuple[str, str]
-"""Model and content hash: equal contents are one thing in memory, whatever their versions."""
-
 log = logging.getLogger("mlops.serving")
-
-
-class OverBudget(MemoryError):
-    """A tried version does not fit into the memory that is declared for models."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +54,15 @@ class VersionCache:
     Args:
         folder: of the local copies; None: nothing can be fetched.
         home: the platform's folder, where alerts are told; None: they are only logged.
-        budget: bytes for all loaded versions.
+        budget: of all loaded versions.
         wake: called when a version has been loaded, or could not be.
     """
 
     def __init__(
-        self, metrics: Metrics, folder: Path | None, home: Path | None, budget: int, wake: Callable[[], None]
+        self, metrics: Metrics, folder: Path | None, home: Path | None, budget: MemoryBudget, wake: Callable[[], None]
     ) -> None:
         self._metrics, self._folder, self._home, self._wake = metrics, folder, home, wake
-        self.budget = budget
+        self._budget = budget
         self.refused: Mapping[tuple[str, str], Refusal] = {}
         """By model and arm; replaced, never changed."""
         self._held: dict[Key, LoadedModel] = {}
@@ -125,7 +119,7 @@ class VersionCache:
             raise served_form.BadServedForm("there is no folder for the copies of served forms: set MLOPS_HOME")
         form = disk_cache.fetch(version.url, disk_cache.place(self._folder, version), version.content_hash)
         if room is not None and (needed := estimated_bytes(form)) > room:
-            raise self.over_budget(needed, room)
+            raise self._budget.exceeded(needed, room)
         return load(form, version)
 
     def refuse(self, version: Version, arm: str, error: Exception, answering: Loaded | None) -> None:
@@ -178,27 +172,10 @@ class VersionCache:
             self._trim_at = None
             return_memory()
 
-    def over_budget(self, needed: int, room: int) -> OverBudget:
-        """The reason why a version is refused that needs more than there is room for."""
-        return OverBudget(
-            f"it needs about {megabytes(needed)} of memory, and of the {megabytes(self.budget)} for models"
-            f" {megabytes(max(0, room))} are left (service.memory_megabytes in params.yaml)"
-        )
-
     def tell(self, event: str, message: str, **details: object) -> None:
         """Raise an alert; that it cannot be written holds nothing up."""
         if self._home is not None:
             alerting.send(self._home, event, message, **details)
-
-
-def key(version: Version) -> Key:
-    """What a version is in memory."""
-    return version.model, version.content_hash
-
-
-def megabytes(count: float) -> str:
-    """For people."""
-    return f"{count / 1024 / 1024:.0f} MB"
 
 
 def one_line(error: Exception) -> str:

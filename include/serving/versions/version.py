@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Key = tuple[str, str]
+"""Model and content hash: equal contents are one thing in memory, whatever their versions."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -21,3 +24,8 @@ class Champion(Version):
     """A row of the `champions` table."""
 
     ledger_id: int
+
+
+def key(version: Version) -> Key:
+    """What a version is in memory."""
+    return version.model, version.content_hash

@@ -92,7 +92,7 @@ def test_a_retired_model_answers_no_more_and_neither_after_a_start_without_a_dat
         until(lambda: version_of(again) == 1)
         with engine.begin() as connection:  # a database that was set back has no row, and nobody retired anything
             connection.execute(sa.delete(database.champions))
-        until(lambda: not again._wanted.champions)
+        until(lambda: not again._state.desired.champions)
         assert version_of(again) == 1
     engine.dispose()
 
