@@ -105,7 +105,7 @@ class Lookup:
         """
         found: list[int] = []
         listed = values.tolist() if isinstance(values, np.ndarray) else [column.tolist() for column in values]
-        for find, column in zip(self._find, listed):  # noqa: B905  (equally long; the check costs as much as a look-up)
+        for find, column in zip(self._find, listed):  # noqa: B905  (equally long; the check costs as much as what it checks)
             found += map(find, column)
         rows = np.array(found).reshape(len(values), -1)
         if self._strict or unknown == "error":

@@ -43,7 +43,7 @@ FEATURE_SET = "feature_set.json"
 
 
 def run(plan: Plan, output: Path, data_url: str) -> dict[str, Any]:
-    """Bring `output` to the plan: compute what changed, keep what did not, remove what is not asked for.
+    """Bring `output` to the plan: compute what changed, keep what did not, remove what it no longer lists.
 
     Returns:
         `computed`, the keys; `reused`, how many; `rows`; `dropped`, the rows without a target.
@@ -74,9 +74,9 @@ def run(plan: Plan, output: Path, data_url: str) -> dict[str, Any]:
     }
     storage.write_bytes(str(output / FEATURE_SET), _json(stored))
     storage.write_bytes(str(output / INDEX), _json({"fingerprint": plan.fingerprint, "partitions": index}))
-    wanted = {FEATURE_SET, INDEX, *(f"{key}.parquet" for key in index)}
+    expected = {FEATURE_SET, INDEX, *(f"{key}.parquet" for key in index)}
     for file in output.iterdir():
-        if file.name not in wanted:
+        if file.name not in expected:
             file.unlink()
     return {
         "computed": computed,

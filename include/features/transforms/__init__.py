@@ -71,7 +71,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Training:
-    """What a transform may learn from beside the values of its column."""
+    """What a transform may learn from apart from the values of its column."""
 
     targets: np.ndarray
     """(rows, targets): the number that is predicted, or an indicator of each class but the first."""

@@ -47,17 +47,17 @@ def restore(model: str, version: str, into: Path, *, database_url: str, remote_u
         with open_repository(workspace, model, remote_url, home, links="reflink,copy") as repository:
             repository.check_out(lock)
         into.parent.mkdir(parents=True, exist_ok=True)
-        beside = into.resolve().with_name(f".{into.resolve().name}.{uuid.uuid4().hex}.tmp")
-        shutil.move(workspace / "features" / model, beside)
+        copy = into.resolve().with_name(f".{into.resolve().name}.{uuid.uuid4().hex}.tmp")
+        shutil.move(workspace / "features" / model, copy)
         try:
             _refuse_what_is_there(into)
-            if into.exists():  # it may be somebody's working directory: it is filled, not replaced
-                for file in beside.iterdir():
+            if into.exists():  # it may be the caller's working directory: it is filled, not replaced
+                for file in copy.iterdir():
                     file.rename(into / file.name)
             else:
-                beside.rename(into)
+                copy.rename(into)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(copy, ignore_errors=True)
     return into
 
 

@@ -16,7 +16,7 @@ from include.features.columns import Columns, ColumnType, from_arrow, from_rows,
 from include.features.compiler import compile_features
 from include.features.feature_set import FeatureError, FeatureSet, FitError
 from include.features.pipeline import BATCH_ROWS
-from include.settings import ROOT, Features
+from include.settings import ROOT, Features, transform_names
 
 ROWS = BATCH_ROWS + 300
 """More than are transformed at once."""
@@ -272,3 +272,4 @@ def test_a_transform_is_found_by_its_files_name(name: str) -> None:
 def test_the_folder_holds_transforms_alone() -> None:
     folder = Path(transforms.__file__).parent
     assert {file.stem for file in folder.glob("*.py")} == {"__init__", *transforms.names()}
+    assert sorted(transforms.names()) == transform_names(), "params.yaml takes the same keys"
