@@ -75,8 +75,8 @@ def features(model: str, entry: settings.Model) -> None:
 
             url, patience = settings.environment().database_url, dag_defaults.first_training_patience(entry)
             at_work = runs.at_work(ti, f"train_{model}", f"deploy_{model}")
-            request = first_model.ask(model, url, run_key=run_id, patience=patience, at_work=at_work)
-            needed, why = request.wanted, request.reason
+            training = first_model.request(model, url, run_key=run_id, patience=patience, at_work=at_work)
+            needed, why = training.requested, training.reason
             return runs.training_request(needed, why, outlet_events, model, features=built["version"])
 
         checked, built = check(), build()

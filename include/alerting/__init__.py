@@ -7,8 +7,8 @@
     channels/    one file for each kind of destination: postgresql, apprise
     table        the alerts in PostgreSQL: listed, acknowledged, deleted after their time
 
-Whoever raises an alert imports `send` from here, and nothing heavier than the standard library with it: no channel ever
-runs in the process, the thread, the lock or the transaction of the code that raises an alert.
+Code that raises an alert imports `send` from here, and nothing heavier than the standard library with it: no channel
+ever runs in the process, the thread, the lock or the transaction of the code that raises an alert.
 """
 
 from include.alerting.journal import send, write, write_waiting

@@ -162,17 +162,17 @@ def extract(
         NothingFound: the source has no file for any of the keys.
         StorageError: the disk is full; nothing half-written is left.
     """
-    wanted = [check_key(key) for key in dict.fromkeys(keys)]
-    if any((key == ALL) != (source.time_column is None) for key in wanted):
+    chosen = [check_key(key) for key in dict.fromkeys(keys)]
+    if any((key == ALL) != (source.time_column is None) for key in chosen):
         kind = "the one partition `all`" if source.time_column is None else "a partition a day"
-        raise ValueError(f"source {name!r} has {kind}; {wanted} do not fit")
+        raise ValueError(f"source {name!r} has {kind}; {chosen} do not fit")
     if storage.is_local(data_url):
         storage.ensure_space(storage.local_path(data_url))
     already = set() if replace else {p.key for p in published(database_url, name)}
-    known = known_types(name, source, wanted, data_url=data_url, database_url=database_url)
-    skipped = [key for key in wanted if key in already]
-    pending = [key for key in wanted if key not in already]
-    asked = len(pending)
+    known = known_types(name, source, chosen, data_url=data_url, database_url=database_url)
+    skipped = [key for key in chosen if key in already]
+    pending = [key for key in chosen if key not in already]
+    expected = len(pending)
     rows: dict[str, int] = {}
     missing: list[str] = []
     while pending:
@@ -188,7 +188,7 @@ def extract(
                 raise type(error)(f"source {name!r}: {error}", []) from error
             if isinstance(error, sources.NothingFound):
                 missing.extend(error.keys)
-                if len(missing) == asked:
+                if len(missing) == expected:
                     raise sources.NothingFound(f"source {name!r}: {error}", error.keys) from error
             for key in error.keys:
                 _stage_refusal(data_url, name, run_id, key, str(error))
@@ -196,7 +196,7 @@ def extract(
             pending = [key for key in pending if key not in rows]
         except sources.SourceError as error:
             raise type(error)(f"source {name!r}: {error}") from error
-    return Extracted([key for key in wanted if key in rows], skipped, rows)
+    return Extracted([key for key in chosen if key in rows], skipped, rows)
 
 
 def _note_astray(url: str, table: pa.Table) -> None:

@@ -1,1 +1,1 @@
-"""Is the champion still good: drift, performance, and the decision to ask for retraining."""
+"""Is the champion still good: drift, performance, and the decision to request retraining."""

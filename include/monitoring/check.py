@@ -52,9 +52,9 @@ class Check:
     version: int | None
     status: Status
     requested: bool
-    """Whether this check asks for retraining."""
+    """Whether this check requests retraining."""
     reason: str
-    """One line for an operator: why it asks, or why not."""
+    """One line for an operator: why it requests retraining, or why not."""
     findings: list[dict[str, Any]] = field(default_factory=list)
     window: list[str] = field(default_factory=list)
     """The partitions that were compared."""
@@ -93,8 +93,8 @@ def check(
 ) -> Check:
     """Compare the newest partitions with the champion's training set; store the result, and a request if one is due.
 
-    The report is drawn last. When that fails, the check stands and what it asks for goes on its way; `report_problem`
-    says why, and `require_report` raises it, to be called after the request was sent.
+    The report is drawn last. When that fails, the check stands and its request goes on its way; `report_problem`
+    has the reason, and `require_report` raises it, to be called after the request was sent.
 
     Args:
         model: The registered model.
@@ -269,7 +269,7 @@ def _answers(form: ServedForm, window: collection.Window, profile: dict[str, Any
 
 
 def _predictions(form: ServedForm, profile: dict[str, Any], prediction: np.ndarray, entry: Model) -> list[Finding]:
-    """The drift of what the champion answers: it follows from the inputs', so it warns and never asks."""
+    """The drift of what the champion answers: it follows from the inputs', so it warns and never requests."""
     answers = prediction if form.manifest["classes"] is None else prediction[:, -1]
     known = {"prediction": answers[np.isfinite(answers)]}
     rules = entry.monitoring
@@ -288,7 +288,7 @@ def _conclude(
     now: dt.datetime,
     run_key: str | None,
 ) -> tuple[Check, int]:
-    """Decide, and store the result together with the request: of many checks at once, one asks."""
+    """Decide, and store the result together with the request: of many checks at once, one makes it."""
     window, rules = compared.window, entry.monitoring
     with engine.begin() as connection:
         database.lock_in_transaction(connection, f"retraining:{model}")

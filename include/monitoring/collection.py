@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from include.features import columns as held
+from include.features import columns as feature_columns
 from include.features.feature_set import FeatureSet, UnknownCategory
 from include.inference.predictor import NotComputable, Predictor
 from include.inference.served_form import ServedForm
@@ -66,7 +66,7 @@ def collect(data_url: str, chosen: Sequence[Partition], features: FeatureSet, ta
                 f"{partition.source} {partition.key} has no column {', '.join(map(repr, missing))}, which the champion"
                 " needs; nothing was compared. See the schema difference in the partition's report"
             )
-    parts = [held.from_arrow(table, features.inputs) for table in tables]
+    parts = [feature_columns.from_arrow(table, features.inputs) for table in tables]
     inputs = {name: np.concatenate([part[name] for part in parts]) for name in features.inputs} if parts else {}
     outcomes = [_outcome(table, target) for table in tables]
     return Window(
@@ -79,8 +79,8 @@ def collect(data_url: str, chosen: Sequence[Partition], features: FeatureSet, ta
 
 
 def _outcome(table: pa.Table, target: str) -> np.ndarray | None:
-    types = held.types_of(table.schema)
-    return held.from_arrow(table, {target: types[target]})[target] if target in types else None
+    types = feature_columns.types_of(table.schema)
+    return feature_columns.from_arrow(table, {target: types[target]})[target] if target in types else None
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:

@@ -1,7 +1,7 @@
-"""Ask for retraining, or not, and why: a pure rule over what the check found.
+"""Request retraining, or not, and why: a pure rule over what the check found.
 
-A critical finding asks, unless the champion has learned from these very rows, or retraining was asked for within the
-cooldown. Everything else is shown and asks for nothing.
+A critical finding requests it, unless the champion has learned from these very rows, or retraining was requested
+within the cooldown. Everything else is shown and requests nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to ask for retraining, and the line that says why."""
+    """Whether to request retraining, and the reason in one line."""
 
     request: bool
     reason: str
@@ -76,7 +76,7 @@ def decide(
 
     Args:
         findings: what was measured, drift and performance.
-        last_request: when retraining of this model was last asked for.
+        last_request: when retraining of this model was last requested.
         now: the time of the check.
         cooldown: hours after a request in which no other is made.
         unseen: how many published partitions the champion's features were not built from.
@@ -88,12 +88,12 @@ def decide(
     causes = "; ".join(_few([f.message for f in critical]))
     if not unseen:
         return Decision(
-            False, f"{causes}; not asked for: nothing new since training, there is nothing else to learn from"
+            False, f"{causes}; not requested: nothing new since training, there is nothing else to learn from"
         )
     if last_request is not None and now - last_request < dt.timedelta(hours=cooldown):
         until = last_request + dt.timedelta(hours=cooldown)
         return Decision(
-            False, f"{causes}; not asked for again before {until:%Y-%m-%d %H:%M} UTC (cooldown {cooldown:g} h)"
+            False, f"{causes}; not requested again before {until:%Y-%m-%d %H:%M} UTC (cooldown {cooldown:g} h)"
         )
     return Decision(True, causes)
 

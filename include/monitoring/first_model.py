@@ -1,4 +1,4 @@
-"""The first training of a model: asked for once, when it has features and no champion."""
+"""The first training of a model: requested once, when it has features and no champion."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ REASON = "first model: there are features, and no champion"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Whether a training is to be asked for, and why, or why not."""
+class FirstTraining:
+    """Whether the first training is requested, and why, or why not."""
 
-    wanted: bool
+    requested: bool
     reason: str
 
 
@@ -25,7 +25,9 @@ STARTS_WITHIN = dt.timedelta(minutes=1)
 """A request's training is a run in Airflow after so long, or came to nothing."""
 
 
-def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta, at_work: bool | None = None) -> Asked:
+def request(
+    model: str, database_url: str, *, run_key: str, patience: dt.timedelta, at_work: bool | None = None
+) -> FirstTraining:
     """Record a request for the first training, unless there is a champion or a training is at work.
 
     A request is not a training: one that the gate has answered since (HOLD, REJECT), whose run has ended without an
@@ -35,7 +37,7 @@ def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta, 
     Args:
         model: The model.
         database_url: The platform's database.
-        run_key: The Airflow run that asks.
+        run_key: The Airflow run that makes the request.
         patience: How long a training and its deployment may take.
         at_work: Whether a training or deployment of the model is queued or running; None where that is not known.
     """
@@ -46,19 +48,20 @@ def ask(model: str, database_url: str, *, run_key: str, patience: dt.timedelta, 
             database.lock_in_transaction(connection, f"retraining:{model}")
             champion = connection.execute(sa.select(champions.c.version).where(champions.c.model == model)).scalar()
             if champion is not None:
-                return Asked(False, f"version {champion} is champion; from here on the nightly check asks for training")
+                reason = f"version {champion} is champion; from here on the nightly check requests training"
+                return FirstTraining(False, reason)
             recent = connection.execute(
                 sa.select(requests.c.run_key, requests.c.created_at, counts().label("counts"))
                 .where(requests.c.model == model, requests.c.created_at > sa.func.now() - patience)
                 .order_by(requests.c.id.desc())
             ).all()
-            if any(request.run_key == run_key for request in recent):
-                return Asked(True, REASON)
-            counting = [request.created_at for request in recent if request.counts]  # the others never ran
+            if any(each.run_key == run_key for each in recent):
+                return FirstTraining(True, REASON)
+            counting = [each.created_at for each in recent if each.counts]  # the others never ran
             if counting and (reason := _still_open(connection, model, counting[0], at_work)):
-                return Asked(False, reason)
+                return FirstTraining(False, reason)
             connection.execute(sa.insert(requests).values(model=model, reason=REASON, evidence={}, run_key=run_key))
-            return Asked(True, REASON)
+            return FirstTraining(True, REASON)
     finally:
         engine.dispose()
 

@@ -44,9 +44,9 @@ def measure(
         metric: the model's metric.
         then: its value at training, on the held-out rows.
         classes: the labels, in the order of the probabilities; None for a regression.
-        minimum_rows: labelled rows below which nothing is said.
+        minimum_rows: labelled rows below which nothing is concluded.
         warn: the relative worsening above which the finding warns.
-        critical: the relative worsening above which it asks.
+        critical: the relative worsening above which retraining is requested.
     """
     from include.features.columns import is_missing
     from include.training import evaluation

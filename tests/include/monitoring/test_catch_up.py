@@ -68,7 +68,7 @@ def test_partitions_without_features_are_announced_once_for_all_models_of_their_
 def test_a_request_that_no_training_took_up_is_made_again_and_one_that_began_is_not(
     engine: sa.Engine, database_url: str
 ) -> None:
-    asked = first_model.ask("m", database_url, run_key="a", patience=dt.timedelta(hours=9))
+    asked = first_model.request("m", database_url, run_key="a", patience=dt.timedelta(hours=9))
     assert behind(engine) == []  # it may yet begin
     with engine.begin() as connection:
         earlier = sa.func.now() - 2 * requests.PATIENCE
@@ -76,10 +76,10 @@ def test_a_request_that_no_training_took_up_is_made_again_and_one_that_began_is_
     assert behind(engine) == [("retraining", "m")]
     found = catch_up.behind({"m": MODEL}, database_url=database_url)
     assert found[0].extra == {"reason": asked.reason}
-    assert first_model.ask("m", database_url, run_key="b", patience=dt.timedelta(hours=9)).wanted
+    assert first_model.request("m", database_url, run_key="b", patience=dt.timedelta(hours=9)).requested
     assert requests.begin("m", database_url, run_key="train") == 2
     assert behind(engine) == []
-    assert not first_model.ask("m", database_url, run_key="c", patience=dt.timedelta(hours=9)).wanted
+    assert not first_model.request("m", database_url, run_key="c", patience=dt.timedelta(hours=9)).requested
 
 
 def test_a_version_that_was_not_judged_is_announced_again(engine: sa.Engine) -> None:

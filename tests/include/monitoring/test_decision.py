@@ -44,7 +44,7 @@ def test_a_cooldown_keeps_it_from_asking_every_night(hours, asks):
     """Promise 46."""
     found = decision([finding()], last_request=NOW - dt.timedelta(hours=hours))
     assert found.request is asks
-    assert asks or "not asked for again before" in found.reason
+    assert asks or "not requested again before" in found.reason
 
 
 def test_without_new_data_there_is_nothing_to_ask_for():
