@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.serving.ledger import running_ledger
 from include.monitoring import predictions
-from include.serving.prediction_log.log import PredictionLog, prediction_lines
+from include.serving.prediction_log.copy_text import prediction_lines
+from include.serving.prediction_log.log import PredictionLog
 from include.serving.versions.response_encoder import prediction_ids
 from include.settings import cores
 

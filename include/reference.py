@@ -26,7 +26,7 @@ from include.cli.main import app
 from include.features import transforms
 from include.home import ROOT
 from include.serving.metrics.prometheus import Metrics
-from include.serving.prediction_log.log import LogMetrics
+from include.serving.prediction_log.log_metrics import LogMetrics
 
 DOCS = ROOT / "docs"
 

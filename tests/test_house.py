@@ -111,7 +111,7 @@ IMPORTERS = {
     "onnx": {"include/training/graphs.py"},
     "onnxruntime": {"include/inference/runtimes.py"},
     "optuna": {"include/training/fitting.py", "include/training/tuning.py"},
-    "psycopg": {"include/serving/control/ledger_reader.py", "include/serving/prediction_log/shipper.py"},
+    "psycopg": {"include/serving/control/ledger_reader.py", "include/serving/prediction_log/copier.py"},
     "psycopg2": {"include/stack/postgres.py"},
     "s3fs": set(),
     "sklearn": {"include/ingestion/sources/sample.py", "include/training/estimators"},

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from include import storage
 from include.database import labels, predictions, spool_positions
 from include.serving.prediction_log import segments
-from include.serving.prediction_log.shipper import COLUMNS
+from include.serving.prediction_log.copy_text import COLUMNS
 from include.text import did_you_mean
 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)

@@ -7,7 +7,7 @@
     control          reconciler: what ledger_reader reads in PostgreSQL → actual_state; status, in words
     routing          table → route: which version answers; rollout, breaker
     versions         cache → loader ← disk_cache; memory_budget, memory; response_encoder
-    prediction_log   log → segments → disk_writer; shipper, to PostgreSQL
+    prediction_log   copy_text; log → segments → disk_writer; segment_reader → shipper → copier, to PostgreSQL
     metrics          counters → reporter → prometheus; limits
     api_keys         who may ask for what
 

@@ -14,7 +14,7 @@ from include.features.feature_set import FeatureError, UnknownCategory
 from include.inference.errors import Refused
 from include.inference.predictor import NotComputable
 from include.inference.schema import Checked
-from include.serving.prediction_log.log import prediction_lines
+from include.serving.prediction_log.copy_text import prediction_lines
 from include.serving.routing.route import Arm
 from include.serving.versions.response_encoder import prediction_ids
 

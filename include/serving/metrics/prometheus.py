@@ -6,13 +6,16 @@ version an arm has is a gauge's value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from include.serving.metrics.counters import BUCKETS_SECONDS, Snapshot
 
 _ARM = ("model", "arm")
+Mode = Literal["livesum", "livemax", "livemostrecent"]
+"""Of the processes that live: their sum, the largest value, the newest."""
 
 
 class CountedHistogram(Histogram):
@@ -30,127 +33,128 @@ class CountedHistogram(Histogram):
                 bucket.inc(count)
 
 
+Define = Callable[[CollectorRegistry], Any]
+"""Registers a metric and returns it."""
+
+
+def counter(name: str, text: str, labels: Sequence[str] = ()) -> Define:
+    """A count that only grows; of all processes it is the sum."""
+    return lambda registry: Counter(name, text, labels, registry=registry)
+
+
+def gauge(name: str, text: str, labels: Sequence[str] = (), *, mode: Mode) -> Define:
+    """A value; `mode` says which counts where several processes report."""
+    return lambda registry: Gauge(name, text, labels, multiprocess_mode=mode, registry=registry)
+
+
+def histogram(name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> Define:
+    """A distribution, by the upper edges of its buckets."""
+    return lambda registry: CountedHistogram(name, text, labels, buckets=buckets, registry=registry)
+
+
+METRICS: Mapping[str, Define] = {
+    "requests": counter(
+        "mlops_serving_requests", "Prediction requests that an arm answered, or (shadow) scored.", _ARM
+    ),
+    "rows": counter("mlops_serving_rows", "Rows predicted.", _ARM),
+    "errors": counter(
+        "mlops_serving_errors", "Requests that an arm could not answer by no fault of the client's.", _ARM
+    ),
+    "refused": counter("mlops_serving_refused_requests", "Requests refused, by status and code.", ("status", "code")),
+    "unusual": counter(
+        "mlops_serving_unusual_values",
+        "Values that were answered with a warning: numbers out of range, categories that training did not see.",
+        (*_ARM, "field", "code"),
+    ),
+    "seconds": histogram(
+        "mlops_serving_seconds", "Seconds from the whole request to its answer.", _ARM, BUCKETS_SECONDS
+    ),
+    "version": gauge(
+        "mlops_serving_model_version", "The champion's version that answers.", ("model",), mode="livemostrecent"
+    ),
+    "arm_version": gauge(
+        "mlops_serving_arm_version", "The version of each arm; 0: there is none.", _ARM, mode="livemostrecent"
+    ),
+    "arm_share": gauge(
+        "mlops_serving_arm_share", "The share of requests that each arm is to answer.", _ARM, mode="livemostrecent"
+    ),
+    "swaps": counter("mlops_serving_swaps", "Champions swapped in.", ("model",)),
+    "not_swapped": counter(
+        "mlops_serving_refused_versions",
+        "Attempts to load a version that failed; what answered before went on answering.",
+        ("model",),
+    ),
+    "behind": gauge(
+        "mlops_serving_model_behind",
+        "1 while the ledger's champion is refused and an older version, or none, answers.",
+        ("model",),
+        mode="livemax",
+    ),
+    "degraded": gauge(
+        "mlops_serving_degraded", "1 while the ledger cannot be read or a version is refused.", mode="livemax"
+    ),
+    "taken_out": counter(
+        "mlops_serving_arms_taken_out",
+        "Arms that a worker took out at once because they broke their rollout's limits.",
+        _ARM,
+    ),
+    "bytes": gauge("mlops_serving_models_bytes", "Estimated memory of the loaded versions.", mode="livesum"),
+    "shadow_dropped": counter(
+        "mlops_serving_shadow_dropped_rows",
+        "Rows that a shadow did not score because it could not keep up.",
+        ("model",),
+    ),
+    "keys_damaged": gauge(
+        "mlops_serving_keys_damaged",
+        "1 while the keys' file cannot be used; the keys that were last read go on counting.",
+        mode="livemax",
+    ),
+    "admitted": gauge(
+        "mlops_serving_admission_limit",
+        "How many requests may be in progress; it shrinks while there are more than can be answered in time.",
+        mode="livesum",
+    ),
+    "access_lost": counter(
+        "mlops_serving_access_log_lost_lines", "Lines of the access log that could not be written in time."
+    ),
+    "windows_lost": counter(
+        "mlops_serving_arm_windows_lost", "Seconds of an arm that PostgreSQL was not told of in time."
+    ),
+}
+"""The attributes of `Metrics`."""
+
+
 class Metrics:
-    """The service's own counters and gauges.
+    """The service's own counters and gauges: one row of `METRICS` each.
 
     Under `bentoml serve` prometheus_client writes them to the folder named in PROMETHEUS_MULTIPROC_DIR, which was set
     before this process began; the gauges therefore say whose value counts when several processes report.
     """
 
+    requests: Counter
+    rows: Counter
+    errors: Counter
+    refused: Counter
+    unusual: Counter
+    seconds: CountedHistogram
+    version: Gauge
+    arm_version: Gauge
+    arm_share: Gauge
+    swaps: Counter
+    not_swapped: Counter
+    behind: Gauge
+    degraded: Gauge
+    taken_out: Counter
+    bytes: Gauge
+    shadow_dropped: Counter
+    keys_damaged: Gauge
+    admitted: Gauge
+    access_lost: Counter
+    windows_lost: Counter
+
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self.requests = Counter(
-            "mlops_serving_requests",
-            "Prediction requests that an arm answered, or (shadow) scored.",
-            _ARM,
-            registry=registry,
-        )
-        self.rows = Counter("mlops_serving_rows", "Rows predicted.", _ARM, registry=registry)
-        self.errors = Counter(
-            "mlops_serving_errors",
-            "Requests that an arm could not answer by no fault of the client's.",
-            _ARM,
-            registry=registry,
-        )
-        self.refused = Counter(
-            "mlops_serving_refused_requests",
-            "Requests refused, by status and code.",
-            ["status", "code"],
-            registry=registry,
-        )
-        self.unusual = Counter(
-            "mlops_serving_unusual_values",
-            "Values that were answered with a warning: numbers out of range, categories that training did not see.",
-            [*_ARM, "field", "code"],
-            registry=registry,
-        )
-        self.seconds = CountedHistogram(
-            "mlops_serving_seconds",
-            "Seconds from the whole request to its answer.",
-            _ARM,
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
-        )
-        self.version = Gauge(
-            "mlops_serving_model_version",
-            "The champion's version that answers.",
-            ["model"],
-            multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
-        self.arm_version = Gauge(
-            "mlops_serving_arm_version",
-            "The version of each arm; 0: there is none.",
-            _ARM,
-            multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
-        self.arm_share = Gauge(
-            "mlops_serving_arm_share",
-            "The share of requests that each arm is to answer.",
-            _ARM,
-            multiprocess_mode="livemostrecent",
-            registry=registry,
-        )
-        self.swaps = Counter("mlops_serving_swaps", "Champions swapped in.", ["model"], registry=registry)
-        self.not_swapped = Counter(
-            "mlops_serving_refused_versions",
-            "Attempts to load a version that failed; what answered before went on answering.",
-            ["model"],
-            registry=registry,
-        )
-        self.behind = Gauge(
-            "mlops_serving_model_behind",
-            "1 while the ledger's champion is refused and an older version, or none, answers.",
-            ["model"],
-            multiprocess_mode="livemax",
-            registry=registry,
-        )
-        self.degraded = Gauge(
-            "mlops_serving_degraded",
-            "1 while the ledger cannot be read or a version is refused.",
-            multiprocess_mode="livemax",
-            registry=registry,
-        )
-        self.taken_out = Counter(
-            "mlops_serving_arms_taken_out",
-            "Arms that a worker took out at once because they broke their rollout's limits.",
-            _ARM,
-            registry=registry,
-        )
-        self.bytes = Gauge(
-            "mlops_serving_models_bytes",
-            "Estimated memory of the loaded versions.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.shadow_dropped = Counter(
-            "mlops_serving_shadow_dropped_rows",
-            "Rows that a shadow did not score because it could not keep up.",
-            ["model"],
-            registry=registry,
-        )
-        self.keys_damaged = Gauge(
-            "mlops_serving_keys_damaged",
-            "1 while the keys' file cannot be used; the keys that were last read go on counting.",
-            multiprocess_mode="livemax",
-            registry=registry,
-        )
-        self.admitted = Gauge(
-            "mlops_serving_admission_limit",
-            "How many requests may be in progress; it shrinks while there are more than can be answered in time.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.access_lost = Counter(
-            "mlops_serving_access_log_lost_lines",
-            "Lines of the access log that could not be written in time.",
-            registry=registry,
-        )
-        self.windows_lost = Counter(
-            "mlops_serving_arm_windows_lost",
-            "Seconds of an arm that PostgreSQL was not told of in time.",
-            registry=registry,
-        )
+        for attribute, define in METRICS.items():
+            setattr(self, attribute, define(registry))
 
     def count(self, model: str, arm: str, window: Snapshot) -> None:
         """Add what an arm did in a window."""

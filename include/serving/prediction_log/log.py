@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import itertools
 import logging
 import os
 import queue
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from msgspec import json
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from include import alerting
 from include.inference.errors import Refused
 from include.serving.prediction_log import segments
 from include.serving.prediction_log.disk_writer import Writer, writer
+from include.serving.prediction_log.log_metrics import LogMetrics
+from include.serving.prediction_log.segment_reader import Backlog, SegmentReader, Written
 from include.serving.prediction_log.segments import BLOCK, HEADER, Position, SpoolDir
-from include.serving.prediction_log.shipper import Backlog, SegmentReader, Shipper, Written
+from include.serving.prediction_log.shipper import Shipper
 
 SEGMENT_BYTES = 8 * 1024**2
 """Of a segment, unless the quota is small."""
@@ -53,114 +52,6 @@ class LogFull(Refused):
 
     def __init__(self, reason: str) -> None:
         super().__init__(503, "not_recorded", f"the prediction log takes nothing: {reason}", retry_after=5)
-
-
-# ------------------------------------------------------------------------------------------------ lines
-
-_COPY = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\ufffd"})
-_NULL = b"\\N"
-_NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-"""U+0000 in JSON: PostgreSQL's texts have no room for it, and `->>` makes one."""
-
-
-def prediction_lines(
-    ids: Sequence[str],
-    model: str,
-    version: int,
-    arm: str,
-    at: float,
-    latency_ms: float | None,
-    inputs: Sequence[bytes],
-    outputs: Sequence[bytes],
-    scores: Sequence[float | None],
-    entities: Sequence[str | None] | None,
-    callers: Sequence[str | None],
-) -> bytes:
-    """Lines of COPY text for the table `predictions`, one for each id.
-
-    Args:
-        ids: 32 hexadecimal digits each.
-        model: the model's name.
-        version: that answered.
-        arm: that it is.
-        at: seconds since the epoch, of all of them.
-        latency_ms: of all of them.
-        inputs: a JSON object each, of what may be written down.
-        outputs: the members of a JSON object each, `"prediction":12.5`, of what the client is told.
-        scores: the number, or the positive class's probability.
-        entities: whom each is about; None: nobody.
-        callers: the name of the key each came with.
-    """
-    moment = dt.datetime.fromtimestamp(at, dt.UTC).isoformat()
-    middle = f"\t{_text(model)}\t{version}\t{_text(arm)}\t{moment}\t".encode()
-    latency = b"\\N" if latency_ms is None else b"%.3f" % latency_ms
-    if _needs_escapes(inputs):
-        inputs = [_escaped(value) for value in inputs]
-    if _needs_escapes(outputs):
-        outputs = [_escaped(value) for value in outputs]
-    whom = callers if entities is None else list(zip(entities, callers, strict=True))
-    ends = {who: _end(latency, who) for who in set(whom)}
-    numbers = json.encode(scores)[1:-1].split(b",")
-    if b"null" in numbers:  # JSON has no word for infinity
-        numbers = [_NULL if score is None else repr(score).encode() for score in scores]
-    always = itertools.repeat
-    parts = zip(
-        map(str.encode, ids), always(middle), inputs, always(b"\t{"), outputs, always(b"}\t"), numbers,
-        map(ends.__getitem__, whom), strict=False,
-    )  # fmt: skip
-    return b"".join(itertools.chain.from_iterable(parts))
-
-
-def _end(latency: bytes, who: str | tuple[str | None, str | None] | None) -> bytes:
-    """A line's last fields; `who` is the caller, or the entity and the caller."""
-    entity, caller = who if isinstance(who, tuple) else (None, who)
-    return b"\t%b\t%b\t%b\n" % (latency, _text(entity).encode(), _text(caller).encode())
-
-
-def _text(value: str | None) -> str:
-    if value is None:
-        return "\\N"
-    return value if value.isprintable() and "\\" not in value else value.translate(_COPY)
-
-
-def _needs_escapes(values: Sequence[bytes]) -> bool:
-    """Whether any has what COPY text must not; JSON as we write it has none of it unless a text in it does."""
-    together = b"".join(values)
-    return b"\\" in together or b"\n" in together or b"\t" in together or b"\r" in together
-
-
-def _escaped(value: bytes) -> bytes:
-    """JSON as a field of a line: white space between its parts becomes blanks, and what a text escapes stays so."""
-    if b"\\u0000" in value:
-        value = _NUL_ESCAPE.sub(rb"\1\\ufffd", value)
-    return value.replace(b"\\", b"\\\\").replace(b"\n", b" ").replace(b"\t", b" ").replace(b"\r", b" ")
-
-
-# ------------------------------------------------------------------------------------------------ metrics
-
-
-class LogMetrics:
-    """What the prediction log counts, for Prometheus; of all workers together."""
-
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        def gauge(name: str, text: str, mode: Literal["livesum", "livemax"]) -> Gauge:
-            return Gauge(f"mlops_prediction_log_{name}", text, multiprocess_mode=mode, registry=registry)
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"mlops_prediction_log_{name}", text, registry=registry)
-
-        self.backlog_rows = gauge("backlog_rows", "Rows on local disk that PostgreSQL does not have yet.", "livesum")
-        self.backlog_bytes = gauge("backlog_bytes", "Their bytes.", "livesum")
-        self.oldest = gauge("oldest_seconds", "Age of the oldest of them.", "livemax")
-        self.full = gauge("full", "1 while nothing can be written to local disk.", "livemax")
-        self.dropped = counter("dropped_rows", "Rows that were answered and could not be written down.")
-        self.refused = counter("refused_rows", "Rows that were not answered because they could not be written down.")
-        self.drained = counter("drained_rows", "Rows copied to PostgreSQL.")
-        self.rejected = counter("rejected_rows", "Rows that PostgreSQL refused; they are kept beside the spool.")
-        self.syncs = counter("syncs", "Writes to local disk, each of one group of rows.")
-
-
-# ------------------------------------------------------------------------------------------------ the log
 
 
 class _Entry(NamedTuple):

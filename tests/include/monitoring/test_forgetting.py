@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from include import database
 from include.monitoring import forgetting, predictions
 from include.serving.prediction_log import segments
-from include.serving.prediction_log.log import prediction_lines
+from include.serving.prediction_log.copy_text import prediction_lines
 from tests.conftest import ROOT
 from tests.include.monitoring.prediction_rows import answered, joined, told
 

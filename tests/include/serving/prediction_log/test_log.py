@@ -28,7 +28,8 @@ from include import database
 from include.monitoring import forgetting
 from include.serving.prediction_log import log as prediction_log
 from include.serving.prediction_log import segments
-from include.serving.prediction_log.log import LogFull, PredictionLog, prediction_lines
+from include.serving.prediction_log.copy_text import prediction_lines
+from include.serving.prediction_log.log import LogFull, PredictionLog
 from include.serving.versions.response_encoder import prediction_ids
 from include.stack import postgres
 from tests.conftest import ROOT, free_port
@@ -453,7 +454,7 @@ def test_a_transaction_that_an_earlier_drain_left_behind_is_waited_for_and_not_r
 
 
 def prediction_log_columns() -> str:
-    from include.serving.prediction_log.shipper import COLUMNS
+    from include.serving.prediction_log.copy_text import COLUMNS
 
     return COLUMNS["predictions"]
 
