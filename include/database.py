@@ -392,6 +392,16 @@ def connect(url: str | sa.URL) -> sa.Engine:
 
 
 @contextlib.contextmanager
+def connected(url: str | sa.URL) -> Iterator[sa.Engine]:
+    """An engine as `connect` makes it, whose connections are closed afterwards."""
+    engine = connect(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
 def transaction(bind: sa.Engine | sa.Connection) -> Iterator[sa.Connection]:
     """A transaction of its own on an engine; on a connection, the one that its caller ends."""
     if isinstance(bind, sa.Connection):

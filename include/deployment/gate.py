@@ -206,8 +206,7 @@ def judge(
     from include.training import tracking
 
     tracking.check(mlflow_url)
-    engine = database.connect(database_url)
-    try:
+    with database.connected(database_url) as engine:
         with tempfile.TemporaryDirectory(prefix="mlops-gate-") as folder:
             work = Path(folder)
             candidate = _candidate(model, version, work / "candidate", mlflow_url, database_url)
@@ -226,8 +225,6 @@ def judge(
         reasons = "; ".join(verdict.reasons)
         tracking.show_verdict(model, version, verdict=verdict.verdict, summary=reasons, mlflow_url=mlflow_url)
         return verdict
-    finally:
-        engine.dispose()
 
 
 def _by_persons(

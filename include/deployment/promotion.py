@@ -49,8 +49,7 @@ def promote(
             f" ({packaged['content_hash'][:12]}…) than was judged ({verdict['content_hash'][:12]}…);"
             " run the deployment again from the gate on"
         )
-    engine = database.connect(database_url)
-    try:
+    with database.connected(database_url) as engine:
         return ledger.promote(
             engine,
             model=verdict["model"],
@@ -64,8 +63,6 @@ def promote(
             reason="; ".join([*([f"decided again: {decision.reason}"] if decision else []), *verdict["reasons"]]),
             decision=decision,
         )
-    finally:
-        engine.dispose()
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,7 @@ def begin(
         packaged["bento"],
         verdict["id"],
     )
-    engine = database.connect(database_url)
-    try:
+    with database.connected(database_url) as engine:
         return rollouts.start(
             engine,
             candidate,
@@ -140,8 +136,6 @@ def begin(
             run_key=run_key,
             decision=decision,
         )
-    finally:
-        engine.dispose()
 
 
 def withdraw(
@@ -155,20 +149,14 @@ def withdraw(
     seen_at: dt.datetime | None = None,
 ) -> withdrawal.Withdrawal:
     """Stop what is tried, and bring an earlier champion back; see `withdrawal.withdraw`."""
-    engine = database.connect(database_url)
-    try:
+    with database.connected(database_url) as engine:
         return withdrawal.withdraw(engine, model, to_version, actor=actor, reason=reason, once=once, seen_at=seen_at)
-    finally:
-        engine.dispose()
 
 
 def follow(model: str, *, database_url: str, mlflow_url: str) -> dict[str, int | None]:
     """Let MLflow's aliases say what the ledger says; see `ledger.project_aliases`."""
-    engine = database.connect(database_url)
-    try:
+    with database.connected(database_url) as engine:
         return ledger.project_aliases(engine, model, mlflow_url=mlflow_url)
-    finally:
-        engine.dispose()
 
 
 def verify(promoted: Mapping[str, Any], *, serving_url: str, serving_key: str, timeout: float) -> verification.Verified:

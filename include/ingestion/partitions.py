@@ -22,7 +22,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from include import schema_record, schemas, storage
-from include.database import advisory_lock, connect
+from include.database import advisory_lock, connected
 from include.database import partitions as rows_of
 from include.ingestion import data_docs, sources
 from include.settings import ColumnType, Source
@@ -216,11 +216,8 @@ def known_types(
     Raises:
         SchemaError: published partitions hold types of one column that cannot be united.
     """
-    engine = connect(database_url)
-    try:
+    with connected(database_url) as engine:
         learned = schema_record.known_without(engine, name, data_url, keys, declared(source))
-    finally:
-        engine.dispose()
     return {**learned, **declared(source)}
 
 
@@ -245,16 +242,12 @@ def publish(name: str, keys: Sequence[str], *, data_url: str, run_id: str, datab
         ChangedFile: an accepted file was changed since it was validated.
         NotAccepted: validation refused it, did not see it, or another run has validated it since.
     """
-    engine = connect(database_url)
     total = 0
-    try:
-        with advisory_lock(engine, f"publish:{name}"):
-            _sweep(data_url, name)
-            for key in keys:
-                total += _publish_one(engine, name, check_key(key), data_url=data_url, run_id=run_id)
-            version = _version(engine, name)
-    finally:
-        engine.dispose()
+    with connected(database_url) as engine, advisory_lock(engine, f"publish:{name}"):
+        _sweep(data_url, name)
+        for key in keys:
+            total += _publish_one(engine, name, check_key(key), data_url=data_url, run_id=run_id)
+        version = _version(engine, name)
     data_docs.write_index(name, reports(database_url, name, MAXIMUM_DAYS), data_url=data_url)
     storage.delete(staging_url(data_url, name, run_id))
     return Published(name, list(keys), total, version)
@@ -318,11 +311,8 @@ def _version(engine: sa.Engine, name: str) -> str:
 
 def published(database_url: str, name: str) -> list[Partition]:
     """The published partitions of a source, in the order of their keys."""
-    engine = connect(database_url)
-    try:
+    with connected(database_url) as engine:
         return _published(engine, name)
-    finally:
-        engine.dispose()
 
 
 def _published(engine: sa.Engine, name: str) -> list[Partition]:
@@ -349,10 +339,6 @@ def read(data_url: str, partition: Partition, columns: list[str] | None = None) 
 
 def reports(database_url: str, name: str, limit: int = 400) -> list[dict[str, Any]]:
     """The newest partitions' state, quality and report, newest key first, for pages and summaries."""
-    engine = connect(database_url)
     query = sa.select(rows_of).where(rows_of.c.source == name).order_by(rows_of.c.key.desc()).limit(limit)
-    try:
-        with engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
-    finally:
-        engine.dispose()
+    with connected(database_url) as engine, engine.connect() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from include import storage
-from include.database import connect
+from include.database import connected
 from include.database import partitions as rows_of
 from include.ingestion import data_docs, outcomes, partitions, run_schema, runner, suites
 from include.ingestion.judgement import Astray, Judgement, judge_by, parameters
@@ -77,8 +77,7 @@ def validate(
     """
     suite = suites.load(suite_path)
     staged = _staged(name, keys, data_url=data_url, run_id=run_id)
-    engine = connect(database_url)
-    try:
+    with connected(database_url) as engine:
         schema = run_schema.RunSchema(engine, name, source, keys, data_url)
         usual = _usual_rows(engine, name, staged)
         with runner.started() as run:
@@ -90,8 +89,6 @@ def validate(
         outcomes.record(engine, name, found, run_id=run_id)
         reports = partitions.reports(database_url, name, partitions.MAXIMUM_DAYS)
         docs_url = data_docs.build(name, reports, keys, data_url=data_url)
-    finally:
-        engine.dispose()
     return _summary(found, docs_url)
 
 

@@ -37,19 +37,15 @@ def behind(models: Mapping[str, Model], *, database_url: str) -> list[Behind]:
         database_url: The platform's database.
     """
     found: list[Behind] = []
-    engine = database.connect(database_url)
-    try:
-        with engine.connect() as connection:
-            for name, entry in models.items():
-                for late in (
-                    _features(connection, name, entry),
-                    _training(connection, name),
-                    _deployment(connection, name),
-                ):
-                    if late is not None and (late.asset, late.name) not in {(one.asset, one.name) for one in found}:
-                        found.append(late)
-    finally:
-        engine.dispose()
+    with database.connected(database_url) as engine, engine.connect() as connection:
+        for name, entry in models.items():
+            for late in (
+                _features(connection, name, entry),
+                _training(connection, name),
+                _deployment(connection, name),
+            ):
+                if late is not None and (late.asset, late.name) not in {(one.asset, one.name) for one in found}:
+                    found.append(late)
     return found
 
 

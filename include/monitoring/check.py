@@ -112,8 +112,7 @@ def check(
         MissingColumn: the partitions lack what the champion needs.
         ChangedFile: a partition is not the one that was validated.
     """
-    engine = database.connect(database_url)
-    try:
+    with database.connected(database_url) as engine:
         champion = ledger.champion(engine, model)
         if champion is None:
             return Check(model, None, "no_champion", False, "no champion yet: there is nothing to compare with")
@@ -131,8 +130,6 @@ def check(
             checked = _with_report(engine, result_id, checked, compared, drawing)
             _note_report(engine, result_id, checked.report_url)
             return checked
-    finally:
-        engine.dispose()
 
 
 @dataclass(frozen=True)

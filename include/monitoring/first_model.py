@@ -41,29 +41,25 @@ def request(
         patience: How long a training and its deployment may take.
         at_work: Whether a training or deployment of the model is queued or running; None where that is not known.
     """
-    engine = database.connect(database_url)
     requests, champions = database.retraining_requests, database.champions
-    try:
-        with engine.begin() as connection:
-            database.lock_in_transaction(connection, f"retraining:{model}")
-            champion = connection.execute(sa.select(champions.c.version).where(champions.c.model == model)).scalar()
-            if champion is not None:
-                reason = f"version {champion} is champion; from here on the nightly check requests training"
-                return FirstTraining(False, reason)
-            recent = connection.execute(
-                sa.select(requests.c.run_key, requests.c.created_at, counts().label("counts"))
-                .where(requests.c.model == model, requests.c.created_at > sa.func.now() - patience)
-                .order_by(requests.c.id.desc())
-            ).all()
-            if any(each.run_key == run_key for each in recent):
-                return FirstTraining(True, REASON)
-            counting = [each.created_at for each in recent if each.counts]  # the others never ran
-            if counting and (reason := _still_open(connection, model, counting[0], at_work)):
-                return FirstTraining(False, reason)
-            connection.execute(sa.insert(requests).values(model=model, reason=REASON, evidence={}, run_key=run_key))
+    with database.connected(database_url) as engine, engine.begin() as connection:
+        database.lock_in_transaction(connection, f"retraining:{model}")
+        champion = connection.execute(sa.select(champions.c.version).where(champions.c.model == model)).scalar()
+        if champion is not None:
+            reason = f"version {champion} is champion; from here on the nightly check requests training"
+            return FirstTraining(False, reason)
+        recent = connection.execute(
+            sa.select(requests.c.run_key, requests.c.created_at, counts().label("counts"))
+            .where(requests.c.model == model, requests.c.created_at > sa.func.now() - patience)
+            .order_by(requests.c.id.desc())
+        ).all()
+        if any(each.run_key == run_key for each in recent):
             return FirstTraining(True, REASON)
-    finally:
-        engine.dispose()
+        counting = [each.created_at for each in recent if each.counts]  # the others never ran
+        if counting and (reason := _still_open(connection, model, counting[0], at_work)):
+            return FirstTraining(False, reason)
+        connection.execute(sa.insert(requests).values(model=model, reason=REASON, evidence={}, run_key=run_key))
+        return FirstTraining(True, REASON)
 
 
 def _still_open(connection: sa.Connection, model: str, since: dt.datetime, at_work: bool | None) -> str:

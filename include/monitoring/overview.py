@@ -180,16 +180,15 @@ class Overview:
 
 def overview(params: settings.Params, database_url: str, *, recent: int = 30, verdicts: int = 5) -> Overview:
     """Everything at once, in one snapshot and a handful of queries, however many models and sources there are."""
-    engine = database.connect(database_url)
-    try:
-        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            return Overview(
-                _models(connection, params, list(params.models), limit=verdicts, recent=recent),
-                _sources(connection, params, list(params.sources), recent),
-                alert_table.listed(connection, limit=8),
-            )
-    finally:
-        engine.dispose()
+    with (
+        database.connected(database_url) as engine,
+        engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
+    ):
+        return Overview(
+            _models(connection, params, list(params.models), limit=verdicts, recent=recent),
+            _sources(connection, params, list(params.sources), recent),
+            alert_table.listed(connection, limit=8),
+        )
 
 
 def _models(

@@ -21,15 +21,11 @@ _table = database.retraining_requests
 
 def begin(model: str, database_url: str, *, run_key: str) -> int:
     """Take up every request for a training of `model` that waits; returns how many. A retry takes up none twice."""
-    engine = database.connect(database_url)
     waiting = sa.and_(_table.c.model == model, _table.c.begun_at.is_(None))
-    try:
-        with engine.begin() as connection:
-            return connection.execute(
-                sa.update(_table).where(waiting).values(begun_at=sa.func.now(), begun_by=run_key)
-            ).rowcount
-    finally:
-        engine.dispose()
+    with database.connected(database_url) as engine, engine.begin() as connection:
+        return connection.execute(
+            sa.update(_table).where(waiting).values(begun_at=sa.func.now(), begun_by=run_key)
+        ).rowcount
 
 
 def counts(now: dt.datetime | None = None) -> sa.ColumnElement[bool]:

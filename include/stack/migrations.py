@@ -62,11 +62,10 @@ def migrate_platform(stack: Stack, migrated: Mapping[str, str]) -> None:
     from include import database
 
     keys = stack.credentials()
-    engine = database.connect(postgres.url("platform", keys.platform_database_password, stack.ports["postgres"]))
-    try:
+    with database.connected(
+        postgres.url("platform", keys.platform_database_password, stack.ports["postgres"])
+    ) as engine:
         if migrated["platform"] != version("platform"):
             database.migrate(engine)
         database.grant_service(engine, postgres.SERVICE_ROLE)
-    finally:
-        engine.dispose()
     postgres.mark_migrated(stack.ports["postgres"], keys.postgres_password, "platform", version("platform"))

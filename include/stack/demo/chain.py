@@ -32,30 +32,36 @@ def run(stack: Stack, params: settings.Params, days: History, *, progress: Progr
     """
     began = time.monotonic()
     keys = stack.credentials()
-    engine = database.connect(postgres.url("platform", keys.platform_database_password, stack.ports["postgres"]))
+    url = postgres.url("platform", keys.platform_database_password, stack.ports["postgres"])
     try:
-        airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
-        failed = way.wait_until_parsed(airflow, params, progress)
-        lacking = [m for m in params.models if m not in failed and ledger.champion(engine, m) is None]
-        reported: list[Run] = []
-        if lacking or days.explicit:
-            models = [m for m in params.models if m not in failed] if days.explicit else lacking
-            journey = way.begin(airflow, engine, params, days, lacking, models, progress)
-            journey.failed |= failed
-            try:
-                way.follow(journey)
-            finally:
-                way.leave_to_the_schedule(journey)
-            failed, reported = journey.failed, list(journey.reported.values())
-        answers = summary.predict_each(stack, engine, params, failed)
-        if answers:
-            summary.show(stack, params, engine, reported, answers, time.monotonic() - began, progress)
+        with database.connected(url) as engine:
+            airflow = Airflow(stack.address("airflow"), "admin", keys.airflow_admin_password)
+            failed, reported = _drive(airflow, engine, params, days, progress)
+            answers = summary.predict_each(stack, engine, params, failed)
+            if answers:
+                summary.show(stack, params, engine, reported, answers, time.monotonic() - began, progress)
     except (AirflowError, sa.exc.OperationalError, httpx.HTTPError) as error:
         raise DemoError(" ".join(str(error).split())[:500]) from error
-    finally:
-        engine.dispose()
     if failed:
         raise DemoError("\n".join(failed.values()))
+
+
+def _drive(
+    airflow: Airflow, engine: sa.Engine, params: settings.Params, days: History, progress: Progress
+) -> tuple[dict[str, str], list[Run]]:
+    """Take the models that lack a champion through the chain; returns those that failed, with why, and what ran."""
+    failed = way.wait_until_parsed(airflow, params, progress)
+    known = [model for model in params.models if model not in failed]
+    lacking = [model for model in known if ledger.champion(engine, model) is None]
+    if not lacking and not days.explicit:
+        return failed, []
+    journey = way.begin(airflow, engine, params, days, lacking, known if days.explicit else lacking, progress)
+    journey.failed |= failed
+    try:
+        way.follow(journey)
+    finally:
+        way.leave_to_the_schedule(journey)
+    return journey.failed, list(journey.reported.values())
 
 
 def paused(stack: Stack, params: settings.Params) -> list[str]:

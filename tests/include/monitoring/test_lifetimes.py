@@ -95,7 +95,7 @@ def test_every_file_and_folder_of_the_layout_has_an_owner_and_a_lifetime(
 
 
 def test_every_folder_of_the_data_has_an_owner_and_a_lifetime(table: dict[str, tuple[str, str]]) -> None:
-    joined = re.compile(r'join\(\s*(?:self\._?)?data_url, "([a-z]+)"')
+    joined = re.compile(r'join\(\s*(?:\w+\._?)?data_url, "([a-z]+)"')
     names = {name for file in ROOT.glob("include/**/*.py") for name in joined.findall(file.read_text(encoding="utf-8"))}
     assert {"validated", "staging", "reports", "served", IN_FORCE.partition("/")[0]} <= names
     assert {f"data/{name}/" for name in names} - set(table) == set()
