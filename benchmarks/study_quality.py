@@ -44,7 +44,9 @@ from benchmarks.tuning import trees_counted
 from include.features.columns import from_arrow, types_of
 from include.features.compiler import compile_features
 from include.settings import ColumnType, Model
-from include.training import estimators, evaluation, fitting, layouts, preparation, tuning
+from include.training import estimators, evaluation, fitting, layouts, studies, study_results, tuning
+from include.training.preparation import split
+from include.training.preparation.rows import fingerprints
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -149,9 +151,9 @@ def divided(table: Table, rows: int, seed: int) -> Parts:
     target = frame[table.target].to_numpy()
     classes = None if table.task == "regression" else sorted(set(target.tolist()))
     y = evaluation.encode(target, classes)
-    groups = preparation.fingerprints({**columns, table.target: target})
-    part = preparation.split(
-        preparation.split_rule(table.entry, len(y), classes),
+    groups = fingerprints({**columns, table.target: target})
+    part = split.assign_parts(
+        split.rule_for(table.entry, len(y), classes),
         len(y),
         times=None,
         y=y if classes else None,
@@ -272,25 +274,26 @@ def study(table: Table, parts: Parts, *, trials: int, pruning: bool) -> Studied:
         with trees_counted() as trees:
             began = time.process_time()
             for number in range(trials):
-                studied.sampler = tuning._sampler(seed + number)
-                trial = tuning._claim(studied, entry, 0)
+                studied.sampler = studies.sampler(seed + number)
+                trial = studies.claim(studied, entry, 0)
                 tuning._run(studied, trial, entry, matrices, prepared, seed=seed, threads=1)
             seconds = time.process_time() - began
-        tuned, records = tuning.tally(studied), fitting.records_of(studied.get_trials(deepcopy=False))
-        _, name, params = fitting._best(records, entry, prepared)
+        tuned, results = studies.tally(studied), study_results.finished_of(studied.get_trials(deepcopy=False))
+        choice = study_results.choose(results, entry, prepared)
+        name, params = choice.estimator, choice.params
         estimator = estimators.load(name)
         layout = estimator.layout(params)
-        both = fitting._everything(prepared, layout)
+        both = fitting.train_and_validation(prepared, layout)
         chosen = estimator.fit(params, both, seed=entry.tuning.seed, threads=1, progress=None)
         X, y = np.load(layouts.find(work, layout)[0] / "X_test.npy"), np.load(work / "y_test.npy")
         found = error(table, y, estimator.predict(chosen, X))
-        names = [record.params["estimator"] for record, _ in records]
+        names = [each.trial.params["estimator"] for each in results]
         counts = {n: names.count(n) for n in sorted(set(names))}
         return Studied(found, seconds, trees[0], name, tuned.complete, tuned.pruned, counts)
 
 
 def prepare(table: Table, entry: Model, parts: Parts, work: Path) -> None:
-    """The matrices of the study, as preparation lays them down."""
+    """The matrices of the study, as preparation makes them."""
     kinds: dict[str, ColumnType] = {
         name: "string" if values.dtype.kind == "O" else "float" for name, values in parts.columns.items()
     }

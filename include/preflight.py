@@ -300,7 +300,7 @@ class _Examiner(_Checker):
 
     def rows(self, name: str, entry: Model, feature_set: FeatureSet, time_column: str | None) -> None:
         """What a training on the newest rows would stop at, or warn of."""
-        from include.training import outlook
+        from include.training.preparation import outlook
 
         if entry.source not in self._newest:
             return

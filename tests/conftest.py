@@ -41,7 +41,7 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 
 
 LONGEST = (
-    "tests/e2e/test_demo.py", "tests/dags/test_runs.py", "tests/include/training/test_tracking.py",
+    "tests/e2e/test_demo.py", "tests/dags/test_runs.py", "tests/include/training/tracking/test_registration.py",
     "tests/include/stack/test_lifecycle.py", "tests/include/training/test_fitting.py",
     "tests/integration/test_real_taxi.py",
     "tests/test_benchmarks_serving.py", "tests/include/features/test_versions.py",
@@ -126,19 +126,19 @@ def template_database(postgres_url: str) -> str:
 @pytest.fixture
 def database_url(postgres_url: str, template_database: str) -> Iterator[str]:
     """A fresh, migrated database of the platform."""
-    with _database(postgres_url, template_database) as url:
+    with fresh_database(postgres_url, template_database) as url:
         yield url
 
 
 @pytest.fixture
 def optuna_url(postgres_url: str) -> Iterator[str]:
     """A fresh, empty database for a study."""
-    with _database(postgres_url, "template1") as url:
+    with fresh_database(postgres_url, "template1") as url:
         yield url
 
 
 @contextlib.contextmanager
-def _database(postgres_url: str, template: str) -> Iterator[str]:
+def fresh_database(postgres_url: str, template: str) -> Iterator[str]:
     """A new database, which is gone afterwards, whoever is still connected to it."""
     import sqlalchemy as sa
 

@@ -127,8 +127,9 @@ def _export(
 ) -> None:
     """As fitting.py does it, with the same check that the served form answers as the trained model."""
     from include.features.profile import profile
-    from include.training import evaluation, export, preparation
+    from include.training import evaluation, export
     from include.training.estimators import xgboost
+    from include.training.preparation import request_contract
 
     categories = {entry["column"]: entry["categories"] for entry in learned["columns"] if "categories" in entry}
     prediction = xgboost.predict(fitted, features.transform(learned, features.compute(columns)))
@@ -158,7 +159,7 @@ def _export(
             "estimator": "xgboost",
             "classes": None,
             "positive": None,
-            "inputs": preparation.describe_inputs(columns, features.inputs, learned=categories),
+            "inputs": request_contract.describe_inputs(columns, features.inputs, learned=categories),
             "feature_names": features.names(learned),
             "unknown_category": features.unknown_category,
             "metric": "mae",

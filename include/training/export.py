@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from include.features.columns import from_rows
+from include.features.columns import Columns, from_rows
 from include.features.feature_set import FeatureSet
 from include.inference import served_form
 from include.inference.explanation import Explanation
@@ -61,26 +61,37 @@ def export(
     Raises:
         NotEqual: an answer differs by more than the tolerance, or an explanation adds up to something else.
     """
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
 
-    def trained(raw: Mapping[str, np.ndarray]) -> np.ndarray:
+    def trained(raw: Columns) -> np.ndarray:
         return predict(feature_set.transform(preprocessing, feature_set.compute(raw)))
 
     expected = trained(from_rows(golden_rows, feature_set.inputs))
     golden = {"rows": golden_rows, "expected": expected.tolist(), "tolerance": TOLERANCE}
     documents: dict[str, Any] = {"preprocessing.json": preprocessing, "profile.json": profile, "golden.json": golden}
+    files: dict[str, bytes] = {"model.onnx": onnx}
     if explanation is not None:
         documents["explanation.json"] = dict(explanation)
+    if booster is not None:
+        files["booster.ubj"] = booster
+    if feature_set.definition is not None:
+        files["definition.py"] = feature_set.definition.encode()
+    _write(into, documents, files)
+    form = served_form.seal(into, {**manifest, "features": feature_set.spec})
+    _prove_equal(form, trained, real)
+    return form
+
+
+def _write(into: Path, documents: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(parents=True)
     for name, document in documents.items():
         (into / name).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
-    (into / "model.onnx").write_bytes(onnx)
-    if booster is not None:
-        (into / "booster.ubj").write_bytes(booster)
-    if feature_set.definition is not None:
-        (into / "definition.py").write_text(feature_set.definition, encoding="utf-8")
-    form = served_form.seal(into, {**manifest, "features": feature_set.spec})
+    for name, content in files.items():
+        (into / name).write_bytes(content)
 
+
+def _prove_equal(form: ServedForm, trained: Callable[[Columns], np.ndarray], real: Columns) -> None:
+    """Load the served form as a service does, and compare what it computes with the trained model's answers."""
     predictor = Predictor.load(form)
     if predictor.without_booster:
         raise NotEqual(f"the estimator's to_booster cannot be used: {predictor.without_booster}. Nothing is registered")
@@ -88,13 +99,12 @@ def export(
     answers = trained(checked)
     for kernel, served in predictor.predict_by_each(checked).items():
         compare(served, answers, kernel)
-    if explanation is not None:
+    if (form.directory / "explanation.json").exists():
         for row in range(min(EXPLAINED_ROWS, len(answers))):
             alone = slice(row, row + 1)
             explained = predictor.explain({name: values[alone] for name, values in real.items()})
             _check_explanation(explained, answers[alone])
     predictor.replay_golden()
-    return form
 
 
 def _check_explanation(explanation: Explanation, trained: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""After the study: the best trial's model, refitted, judged on the held-out part, and laid down in its served form.
+"""After the study: the best trial's model, refitted, judged on the held-out part, and exported in its served form.
 
 The refit sees training and validation part together, with the iterations that early stopping found on the validation
 part. With a split by time the validation rows are the newest before the held-out ones; to leave them out would serve
@@ -8,11 +8,10 @@ an older model.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,23 @@ import numpy as np
 
 from include.features.feature_set import FeatureSet
 from include.features.profile import profile
+from include.inference.served_form import ServedForm
 from include.settings import Model, cores
-from include.training import estimators, evaluation, export, layouts, preparation, tracking, tuning
+from include.training import (
+    documents,
+    estimators,
+    evaluation,
+    export,
+    layouts,
+    study_results,
+    tracking,
+    tuning,
+)
+from include.training.preparation import request_contract
+from include.training.study_results import Choice, Finished
+
+CURVES = 6
+"""Learning curves in the picture of the trials."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,45 @@ class Fitted:
     """Since the study's first trial."""
 
 
+@dataclass(frozen=True)
+class Refitted:
+    """The chosen model, fitted on training and validation part."""
+
+    choice: Choice
+    estimator: estimators.Estimator
+    fitted: Any
+    layout: estimators.Layout
+    data: estimators.Data
+    seed: int
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Numbers (n,), or probabilities (n, classes), for a matrix of its layout."""
+        return self.estimator.predict(self.fitted, X)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How the model does on the held-out part, beside the dummy estimator."""
+
+    y: np.ndarray
+    """The held-out part's targets, (n,)."""
+    prediction: np.ndarray
+    metrics: dict[str, float]
+    value: float
+    """The study's metric."""
+    baseline: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The features, and what they learned, as the model's layout applies it."""
+
+    feature_set: FeatureSet
+    learned: dict[str, Any]
+    names: list[str]
+    """Of the matrix's columns."""
+
+
 def fit(
     model: str,
     entry: Model,
@@ -64,7 +117,7 @@ def fit(
     root: Path,
     threads: int | None = None,
 ) -> Fitted:
-    """Choose, refit, evaluate, draw, export and log; the same call again gives the same model.
+    """Choose, refit, judge, export, draw and log; the same call again gives the same model.
 
     Args:
         model: the registered model's name.
@@ -80,6 +133,7 @@ def fit(
         NotEqual: the served form does not answer as the trained model.
     """
     tracking.check(mlflow_url)
+    threads = threads or cores(entry.tuning.workers)
     try:
         return _fit(model, entry, prepared, optuna_url=optuna_url, mlflow_url=mlflow_url, root=root, threads=threads)
     except (tuning.StudyFailed, export.NotEqual) as error:
@@ -95,191 +149,57 @@ def _fit(
     optuna_url: str,
     mlflow_url: str,
     root: Path,
-    threads: int | None,
+    threads: int,
 ) -> Fitted:
-    threads = threads or cores(entry.tuning.workers)
-    trials = records(prepared["study"], optuna_url=optuna_url)
-    tracking.log_trials(mlflow_url, prepared["run_id"], [record for record, _ in trials])
-    best, name, params = _best(trials, entry, prepared)
-
-    work, classes = Path(prepared["work"]), prepared["classes"]
-    estimator, seed = estimators.load(name), int(prepared["seed"])
-    layout = estimator.layout(params)
-    data = _everything(prepared, layout)
-    chosen = estimator.fit(params, data, seed=seed, threads=threads, progress=None)
-    X_test = np.load(layouts.find(work, layout)[0] / "X_test.npy", allow_pickle=False)
-    y_test = np.load(work / "y_test.npy", allow_pickle=False)
-    prediction = estimator.predict(chosen, X_test)
-    metrics = evaluation.metrics(entry.task, y_test, prediction)
-    value = evaluation.score(entry.metric_name, entry.task, y_test, prediction)
-    if not np.isfinite(value):
-        raise tuning.StudyFailed(
-            f"{model}: {name} has no finite {entry.metric_name} on the held-out part; nothing is registered"
-        )
-    dummy = estimators.load("dummy")
-    guess = dummy.fit(estimators.defaults("dummy", {}, entry.task), data, seed=seed, threads=1, progress=None)
-    baseline = evaluation.metrics(entry.task, y_test, dummy.predict(guess, X_test))
-
-    described = json.loads((work / "feature_set.json").read_bytes())
-    feature_set = FeatureSet.from_spec(described["spec"], described["definition"])
-    preprocessing = layouts.preprocessing(work, layout)
-    names = feature_set.names(preprocessing)
+    results = study_results.finished(prepared["study"], optuna_url=optuna_url)
+    tracking.log_trials(mlflow_url, prepared["run_id"], [each.trial for each in results])
+    choice = study_results.choose(results, entry, prepared)
+    refitted = refit(choice, prepared, threads=threads)
+    judged = judge(entry, prepared, refitted)
+    preprocessing = read_preprocessing(Path(prepared["work"]), refitted.layout)
     code_version = tracking.code_version(root)
-    held = _held_out(work, feature_set)
-    rows = np.arange(min(len(y_test), export.CHECKED_ROWS))
-    rows = rows[preparation.answerable(held, feature_set, preprocessing, rows)]
-    form = export.export(
-        work / tracking.SERVED,
-        onnx=estimator.to_onnx(chosen),
-        booster=estimator.to_booster(chosen),
-        explanation=estimator.explanation(chosen),
-        predict=lambda X: estimator.predict(chosen, X),
-        feature_set=feature_set,
-        preprocessing=preprocessing,
-        profile={
-            **json.loads((work / "profile.json").read_bytes()),
-            "prediction": _prediction_profile(prediction),
-            "metric": {"name": entry.metric_name, "value": value},
-        },
-        golden_rows=json.loads((work / "golden_rows.json").read_bytes()),
-        manifest={
-            "model": model,
-            "task": entry.task,
-            "target": entry.target,
-            "target_unit": entry.serving.units.get(entry.target),
-            "entity": entry.entity,
-            "description": entry.description,
-            "estimator": name,
-            "classes": classes,
-            "positive": classes[1] if entry.task == "binary" else None,
-            "inputs": json.loads((work / "inputs.json").read_bytes()),
-            "feature_names": names,
-            "unknown_category": feature_set.unknown_category,
-            "metric": entry.metric_name,
-            "metrics": metrics,
-            "baseline": baseline,
-            "run_id": prepared["run_id"],
-            "feature_version": prepared["feature_version"],
-            "code_version": code_version,
-            "created_at": dt.datetime.fromtimestamp(best.ended, dt.UTC).isoformat(timespec="seconds"),
-            "max_batch": entry.serving.max_batch,
-            "extra_field": entry.serving.extra_field,
-            "logged": entry.serving.log.inputs,
-        },
-        real={column: values[rows] for column, values in held.items()},
-    )
-    share = estimator.importance(chosen)
-    importance = {} if share is None else dict(zip(names, map(float, share), strict=True))
-    _draw(work / "plots", entry, y_test, prediction, classes, importance, trials, best)
-    states = Counter(record.state for record, _ in trials)
-    tracking.log_result(
-        mlflow_url,
-        prepared["run_id"],
-        title=f"{name}: {entry.metric_name} {value:.4g}",
-        code_version=code_version,
-        params={
-            "estimator": name,
-            **{f"{name}.{key}": v for key, v in params.items()},
-            "seed": seed,
-            "trial": best.number,
-            "rows": prepared["rows"],
-            "feature_version": prepared["feature_version"],
-            "code_version": code_version,
-            "content_hash": form.content_hash,
-        },
-        metrics={
-            **metrics,
-            **{f"baseline_{k}": v for k, v in baseline.items()},
-            f"validation_{entry.metric_name}": float(best.value or 0.0),
-            **{f"trials_{state}": float(n) for state, n in states.items()},
-        },
-        dataset={
-            "name": f"{model}-features",
-            "digest": prepared["feature_version"],
-            "source": f"dvc:{model}@{prepared['feature_version']}",
-            "rows": prepared["rows"],
-            "columns": [{"name": n, "type": "double", "required": False} for n in names],
-        },
-    )
+    manifest = describe(entry, prepared, choice, judged, preprocessing, code_version)
+    form = export_form(entry, prepared, refitted, judged, preprocessing, manifest)
+    draw(entry, prepared, results, choice, judged, _importance(refitted, preprocessing.names))
+    _log(entry, prepared, results, choice, judged, form, mlflow_url)
+    began = min(each.trial.began for each in results)
     return Fitted(
         model=model,
         description=entry.description,
         run_id=prepared["run_id"],
         run_url=prepared["run_url"],
-        work=str(work),
-        estimator=name,
-        params=params,
-        trial=best.number,
+        work=prepared["work"],
+        estimator=choice.estimator,
+        params=choice.params,
+        trial=choice.trial.number,
         metric=entry.metric_name,
         direction=entry.direction,
-        value=value,
-        baseline=baseline[entry.metric_name],
-        metrics=metrics,
+        value=judged.value,
+        baseline=judged.baseline[entry.metric_name],
+        metrics=judged.metrics,
         content_hash=form.content_hash,
         feature_version=prepared["feature_version"],
         code_version=code_version,
         rows=prepared["rows"],
-        test_rows=len(y_test),
-        trials=dict(states),
-        seconds=round(prepared["seconds"] + time.time() - min(record.began for record, _ in trials), 2),
+        test_rows=len(judged.y),
+        trials=dict(_states(results)),
+        seconds=round(prepared["seconds"] + time.time() - began, 2),
     )
 
 
-def records(study: str, *, optuna_url: str) -> list[tuple[tracking.Trial, dict[str, Any]]]:
-    """Every finished trial of the study with its user attributes; those put back into the queue are left out."""
-    import optuna
-
-    loaded = optuna.load_study(study_name=study, storage=tuning.open_storage(optuna_url))
-    return records_of(loaded.get_trials(deepcopy=False))
+# ---------------------------------------------------------------------------------------------- fit and judge
 
 
-def records_of(trials: Sequence[Any]) -> list[tuple[tracking.Trial, dict[str, Any]]]:
-    """The same of Optuna's trials."""
-    from optuna.trial import TrialState
-
-    requeued = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
-    names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-    return [
-        (
-            tracking.Trial(
-                number=t.number,
-                state=names[t.state],
-                value=t.value if t.value is not None and np.isfinite(t.value) else None,
-                params=dict(t.params),
-                curve={step: v for step, v in tuning.curve_of(t).items() if np.isfinite(v)},
-                began=(t.datetime_start or t.datetime_complete).timestamp(),
-                ended=(t.datetime_complete or t.datetime_start).timestamp(),
-                error=t.user_attrs.get("error"),
-            ),
-            dict(t.user_attrs),
-        )
-        for t in trials
-        if t.state in names and not (t.state == TrialState.FAIL and t.number in requeued)
-    ]
+def refit(choice: Choice, prepared: Mapping[str, Any], *, threads: int) -> Refitted:
+    """Fit the chosen point on training and validation part together."""
+    estimator, seed = estimators.load(choice.estimator), int(prepared["seed"])
+    layout = estimator.layout(choice.params)
+    data = train_and_validation(prepared, layout)
+    fitted = estimator.fit(choice.params, data, seed=seed, threads=threads, progress=None)
+    return Refitted(choice, estimator, fitted, layout, data, seed)
 
 
-def _best(
-    trials: list[tuple[tracking.Trial, dict[str, Any]]], entry: Model, prepared: Mapping[str, Any]
-) -> tuple[tracking.Trial, str, dict[str, Any]]:
-    """The best complete trial, the first of equal ones; its estimator and settled parameters."""
-    usable = [
-        (record, attrs["settled"]) for record, attrs in trials if record.state == "complete" and "settled" in attrs
-    ]
-    if not usable:
-        states = Counter(record.state for record, _ in trials)
-        reasons = Counter(record.error for record, _ in trials if record.error).most_common(1)
-        counts = ", ".join(f"{n} {state}" for state, n in states.items()) or "none finished"
-        why = f" Most often: {reasons[0][0]}" if reasons else ""
-        raise tuning.StudyFailed(
-            f"{prepared['model']}: no trial of the study {prepared['study']} gave a model ({counts}); nothing"
-            f" is registered.{why}"
-        )
-    sign = 1 if entry.direction == "minimize" else -1
-    record, settled = min(usable, key=lambda pair: (sign * float(pair[0].value or 0.0), pair[0].number))
-    return record, settled["estimator"], settled["params"]
-
-
-def _everything(prepared: Mapping[str, Any], layout: estimators.Layout) -> estimators.Data:
+def train_and_validation(prepared: Mapping[str, Any], layout: estimators.Layout) -> estimators.Data:
     """Training and validation part as one."""
     data = tuning.load(prepared, layout)
     X = np.concatenate([data.X, data.X_val])
@@ -287,7 +207,121 @@ def _everything(prepared: Mapping[str, Any], layout: estimators.Layout) -> estim
     return estimators.Data(X, y, None, None, data.task, data.metric, data.classes, data.coded)
 
 
-def _held_out(work: Path, feature_set: FeatureSet) -> dict[str, np.ndarray]:
+def judge(entry: Model, prepared: Mapping[str, Any], refitted: Refitted) -> Judged:
+    """Score the model and the dummy estimator on the held-out part.
+
+    Raises:
+        StudyFailed: the model's score is not a finite number.
+    """
+    work = Path(prepared["work"])
+    X = np.load(layouts.find(work, refitted.layout)[0] / "X_test.npy", allow_pickle=False)
+    y = np.load(work / "y_test.npy", allow_pickle=False)
+    prediction = refitted.predict(X)
+    metric, name = entry.metric_name, refitted.choice.estimator
+    value = evaluation.score(metric, entry.task, y, prediction)
+    if not np.isfinite(value):
+        raise tuning.StudyFailed(
+            f"{prepared['model']}: {name} has no finite {metric} on the held-out part; nothing is registered"
+        )
+    dummy = estimators.load("dummy")
+    params = estimators.defaults("dummy", {}, entry.task)
+    guess = dummy.fit(params, refitted.data, seed=refitted.seed, threads=1, progress=None)
+    baseline = evaluation.metrics(entry.task, y, dummy.predict(guess, X))
+    return Judged(y, prediction, evaluation.metrics(entry.task, y, prediction), value, baseline)
+
+
+def _importance(refitted: Refitted, names: list[str]) -> dict[str, float]:
+    """Feature → share; empty where the algorithm knows none."""
+    share = refitted.estimator.importance(refitted.fitted)
+    return {} if share is None else dict(zip(names, map(float, share), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------- the served form
+
+
+def read_preprocessing(work: Path, layout: estimators.Layout) -> Preprocessing:
+    """The features of a training, from its folder."""
+    described = documents.read(work / "feature_set.json")
+    feature_set = FeatureSet.from_spec(described["spec"], described["definition"])
+    learned = layouts.preprocessing(work, layout)
+    return Preprocessing(feature_set, learned, feature_set.names(learned))
+
+
+def describe(
+    entry: Model,
+    prepared: Mapping[str, Any],
+    choice: Choice,
+    judged: Judged,
+    preprocessing: Preprocessing,
+    code_version: str,
+) -> dict[str, Any]:
+    """The served form's manifest: see include/inference/served_form.py."""
+    classes = prepared["classes"]
+    return {
+        "model": prepared["model"],
+        "task": entry.task,
+        "target": entry.target,
+        "target_unit": entry.serving.units.get(entry.target),
+        "entity": entry.entity,
+        "description": entry.description,
+        "estimator": choice.estimator,
+        "classes": classes,
+        "positive": classes[1] if entry.task == "binary" else None,
+        "inputs": documents.read(Path(prepared["work"]) / "inputs.json"),
+        "feature_names": preprocessing.names,
+        "unknown_category": preprocessing.feature_set.unknown_category,
+        "metric": entry.metric_name,
+        "metrics": judged.metrics,
+        "baseline": judged.baseline,
+        "run_id": prepared["run_id"],
+        "feature_version": prepared["feature_version"],
+        "code_version": code_version,
+        "created_at": dt.datetime.fromtimestamp(choice.trial.ended, dt.UTC).isoformat(timespec="seconds"),
+        "max_batch": entry.serving.max_batch,
+        "extra_field": entry.serving.extra_field,
+        "logged": entry.serving.log.inputs,
+    }
+
+
+def export_form(
+    entry: Model,
+    prepared: Mapping[str, Any],
+    refitted: Refitted,
+    judged: Judged,
+    preprocessing: Preprocessing,
+    manifest: Mapping[str, Any],
+) -> ServedForm:
+    """Export the model, proved equal to the trained one on held-out rows that the service would answer.
+
+    Raises:
+        NotEqual: it does not answer as the trained model.
+    """
+    work, feature_set, learned = Path(prepared["work"]), preprocessing.feature_set, preprocessing.learned
+    held = held_out(work, feature_set)
+    rows = np.arange(min(len(judged.y), export.CHECKED_ROWS))
+    rows = rows[request_contract.answerable(held, feature_set, learned, rows)]
+    distributions = {
+        **documents.read(work / "profile.json"),
+        "prediction": _prediction_profile(judged.prediction),
+        "metric": {"name": entry.metric_name, "value": judged.value},
+    }
+    return export.export(
+        work / tracking.SERVED,
+        onnx=refitted.estimator.to_onnx(refitted.fitted),
+        booster=refitted.estimator.to_booster(refitted.fitted),
+        explanation=refitted.estimator.explanation(refitted.fitted),
+        predict=refitted.predict,
+        feature_set=feature_set,
+        preprocessing=learned,
+        profile=distributions,
+        golden_rows=documents.read(work / "golden_rows.json"),
+        manifest=manifest,
+        real={column: values[rows] for column, values in held.items()},
+    )
+
+
+def held_out(work: Path, feature_set: FeatureSet) -> dict[str, np.ndarray]:
+    """The raw inputs of the held-out rows."""
     import pyarrow.parquet as pq
 
     from include.features.columns import from_arrow
@@ -300,38 +334,83 @@ def _prediction_profile(prediction: np.ndarray) -> dict[str, Any]:
     return dict(profile({"prediction": prediction if prediction.ndim == 1 else prediction[:, -1]})["prediction"])
 
 
-def _draw(
-    folder: Path,
+# ---------------------------------------------------------------------------------------------- pictures and MLflow
+
+
+def draw(
     entry: Model,
-    y: np.ndarray,
-    prediction: np.ndarray,
-    classes: list[Any] | None,
-    importance: dict[str, float],
-    trials: list[tuple[tracking.Trial, dict[str, Any]]],
-    best: tracking.Trial,
+    prepared: Mapping[str, Any],
+    results: Sequence[Finished],
+    choice: Choice,
+    judged: Judged,
+    importance: Mapping[str, float],
 ) -> None:
-    top = sorted((r for r, _ in trials if r.curve), key=lambda r: (r.number != best.number, r.state != "complete"))[:6]
+    """Write the pictures of the model and of its study."""
+    trials, best = [each.trial for each in results], choice.trial.number
+    ranked = sorted((t for t in trials if t.curve), key=lambda t: (t.number != best, t.state != "complete"))
     pictures = evaluation.plots(
         entry.task,
-        y,
-        prediction,
+        judged.y,
+        judged.prediction,
         metric=entry.metric_name,
-        classes=classes,
+        classes=prepared["classes"],
         importance=importance,
         curves={
-            f"trial {r.number}{' (best)' if r.number == best.number else ''}": sorted(r.curve.items()) for r in top
+            f"trial {t.number}{' (best)' if t.number == best else ''}": sorted(t.curve.items()) for t in ranked[:CURVES]
         },
         trials=[
-            (r.number, str(r.params.get("estimator")), r.value)
-            for r, _ in trials
-            if r.state == "complete" and r.value is not None
+            (t.number, str(t.params.get("estimator")), t.value)
+            for t in trials
+            if t.state == "complete" and t.value is not None
         ],
     )
+    folder = Path(prepared["work"]) / "plots"
     folder.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         (folder / name).write_bytes(picture)
 
 
-def plain(result: Any) -> dict[str, Any]:
-    """A result as the plain mapping that goes through XCom."""
-    return asdict(result)
+def _log(
+    entry: Model,
+    prepared: Mapping[str, Any],
+    results: Sequence[Finished],
+    choice: Choice,
+    judged: Judged,
+    form: ServedForm,
+    mlflow_url: str,
+) -> None:
+    model, version, name = prepared["model"], prepared["feature_version"], choice.estimator
+    tracking.log_result(
+        mlflow_url,
+        prepared["run_id"],
+        title=f"{name}: {entry.metric_name} {judged.value:.4g}",
+        code_version=form.manifest["code_version"],
+        params={
+            "estimator": name,
+            **{f"{name}.{key}": value for key, value in choice.params.items()},
+            "seed": int(prepared["seed"]),
+            "trial": choice.trial.number,
+            "rows": prepared["rows"],
+            "feature_version": version,
+            "code_version": form.manifest["code_version"],
+            "content_hash": form.content_hash,
+        },
+        metrics={
+            **judged.metrics,
+            **{f"baseline_{key}": value for key, value in judged.baseline.items()},
+            f"validation_{entry.metric_name}": float(choice.trial.value or 0.0),
+            **{f"trials_{state}": float(count) for state, count in _states(results).items()},
+        },
+        dataset={
+            "name": f"{model}-features",
+            "digest": version,
+            "source": f"dvc:{model}@{version}",
+            "rows": prepared["rows"],
+            "columns": [{"name": n, "type": "double", "required": False} for n in form.manifest["feature_names"]],
+        },
+    )
+
+
+def _states(results: Sequence[Finished]) -> Counter[str]:
+    """How many trials ended how."""
+    return Counter(each.trial.state for each in results)

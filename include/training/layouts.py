@@ -9,15 +9,14 @@ one_hot without being declared so:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from include import storage
 from include.features.feature_set import FeatureSet
+from include.training import documents
 from include.training.estimators import Layout
 
 PARTS = ("train", "validation", "test")
@@ -32,9 +31,9 @@ def write_codes(work: Path, feature_set: FeatureSet, fitted: dict[str, Any], X: 
     folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         np.save(folder / f"X_{part}.npy", feature_set.codes_of(fitted, coded, X[part]), allow_pickle=False)
-    documents = {"preprocessing": coded, "columns": {"coded": feature_set.coded(coded)}}
-    for name, document in documents.items():
-        storage.write_bytes(str(folder / f"{name}.json"), json.dumps(document, allow_nan=False, indent=1).encode())
+    described = {"preprocessing": coded, "columns": {"coded": feature_set.coded(coded)}}
+    for name, document in described.items():
+        documents.write(folder / f"{name}.json", document)
 
 
 def find(work: Path, layout: Layout) -> tuple[Path, list[bool] | None]:
@@ -44,12 +43,12 @@ def find(work: Path, layout: Layout) -> tuple[Path, list[bool] | None]:
     """
     folder = work / "codes"
     if layout == "codes" and folder.is_dir():
-        return folder, json.loads((folder / "columns.json").read_bytes())["coded"]
+        return folder, documents.read(folder / "columns.json")["coded"]
     return work, None
 
 
 def preprocessing(work: Path, layout: Layout) -> dict[str, Any]:
     """What the features learned, as a layout applies it."""
     folder, _ = find(work, layout)
-    learned: dict[str, Any] = json.loads((folder / "preprocessing.json").read_bytes())
+    learned: dict[str, Any] = documents.read(folder / "preprocessing.json")
     return learned

@@ -1,40 +1,32 @@
-"""The study: several processes work on one, each trial is run once, and a process that dies loses nothing but its time.
+"""One worker of a study: it claims trials, fits and scores them, until the study is finished or its time is over.
 
-Optuna's records in PostgreSQL are the only state. A trial is claimed under the platform's lock, so that the number of
-finished trials is exactly the declared one, whoever works, dies or comes back. A worker shows that it lives by a
-heartbeat; the trial of one that stopped is put back into the queue with the same parameters.
+Several processes work on one study; each trial is run once, and a process that dies loses nothing but its time: see
+include/training/studies.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from include import database
 from include.settings import Choices, Dimension, Model, Range, cores
-from include.training import allocation, estimators, evaluation, layouts, pruning
+from include.training import estimators, evaluation, layouts, pruning, studies
+from include.training.studies import GRACE, HEARTBEAT, Tally
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 LOG = logging.getLogger(__name__)
 
-HEARTBEAT = 5
-"""Seconds between two signs of life of a trial."""
-GRACE = 30
-"""Seconds without a sign of life after which a trial is given to another worker."""
-RETRIES = 3
-"""How often a trial whose worker died is begun again, before it counts as failed."""
-CLAIMED, KIND, CURVE = "claimed_by", "kind", "curve"
+KIND, CURVE = "kind", "curve"
 LAYOUTS: tuple[estimators.Layout, ...] = ("one_hot", "codes")
-STARTUP = 10
-"""Trials before the sampler learns from them."""
 
 
 class StudyFailed(RuntimeError):
@@ -59,45 +51,15 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """How many trials are in which state; trials that were put back into the queue are not counted as failed."""
+class Claim:
+    """What a worker does next."""
 
-    complete: int
-    pruned: int
-    failed: int
-    running: int
-
-    @property
-    def finished(self) -> int:
-        """Trials that will not run again."""
-        return self.complete + self.pruned + self.failed
-
-
-def create_study(
-    name: str,
-    entry: Model,
-    *,
-    optuna_url: str,
-    heartbeat: int = HEARTBEAT,
-    grace: int = GRACE,
-) -> None:
-    """Create the study; what is there stays."""
-    import optuna
-
-    optuna.create_study(
-        study_name=name,
-        storage=open_storage(optuna_url, heartbeat, grace),
-        direction=entry.direction,
-        load_if_exists=True,
-    )
-
-
-def delete_study(name: str, *, optuna_url: str) -> None:
-    """Forget a study; one that is not there is no error."""
-    import optuna
-
-    with contextlib.suppress(KeyError):
-        optuna.delete_study(study_name=name, storage=open_storage(optuna_url, HEARTBEAT, GRACE))
+    tally: Tally
+    """How the study stands."""
+    trial: Any
+    """The trial to run; None: others run the last ones."""
+    ended: bool
+    """Whether the study has its number of finished trials, or its time is over."""
 
 
 def tune(
@@ -128,39 +90,41 @@ def tune(
     import optuna
 
     began = time.monotonic()
-    study = optuna.load_study(
-        study_name=prepared["study"],
-        storage=open_storage(optuna_url, heartbeat, grace),
-    )
+    study = optuna.load_study(study_name=prepared["study"], storage=studies.open_storage(optuna_url, heartbeat, grace))
     data = {layout: load(prepared, layout) for layout in LAYOUTS}
-    threads = threads or cores(entry.tuning.workers)
-    trials, seed = int(prepared["trials"]), int(prepared["seed"])
+    threads, seed = threads or cores(entry.tuning.workers), int(prepared["seed"])
     engine = database.connect(database_url)
     ran = 0
     try:
-        while True:
-            with database.advisory_lock(engine, f"study:{prepared['study']}"):
-                _requeue_dead(study)
-                now = tally(study)
-                if now.finished >= trials or (now.complete and time.time() > _deadline(study, prepared)):
-                    break
-                trial = None
-                if now.finished + now.running < trials:
-                    study.sampler = _sampler(seed + now.finished + now.running)
-                    trial = _claim(study, entry, worker)
-            if trial is None:  # others run the last ones: stay, in case one of them dies
+        while not (claim := next_claim(engine, study, entry, prepared, worker)).ended:
+            if claim.trial is None:  # stay, in case one of those who run the last ones dies
                 time.sleep(min(0.5, grace / 4))
                 continue
             try:
-                with _alive(study, trial, heartbeat):
-                    ran += _run(study, trial, entry, data, prepared, seed=seed, threads=threads)
+                with studies.alive(study, claim.trial, heartbeat):
+                    ran += _run(study, claim.trial, entry, data, prepared, seed=seed, threads=threads)
             except optuna.exceptions.UpdateFinishedTrialError:
-                LOG.warning("trial %d was given to another worker, for this one was not heard of in time", trial.number)
+                LOG.warning("trial %d was given to another worker: no sign of life came in time", claim.trial.number)
     finally:
         engine.dispose()
+    now = claim.tally
     best = study.best_value if now.complete else None
     seconds = round(time.monotonic() - began, 2)
     return Tuned(prepared["study"], worker, ran, now.finished, now.complete, now.pruned, now.failed, best, seconds)
+
+
+def next_claim(engine: sa.Engine, study: Any, entry: Model, prepared: Mapping[str, Any], worker: int) -> Claim:
+    """Claim the study's next trial, under its lock, once those of dead workers are back in the queue."""
+    trials = int(prepared["trials"])
+    with database.advisory_lock(engine, f"study:{prepared['study']}"):
+        studies.requeue_dead(study)
+        now = studies.tally(study)
+        if now.finished >= trials or (now.complete and time.time() > _deadline(study, prepared)):
+            return Claim(now, None, ended=True)
+        if now.finished + now.running >= trials:
+            return Claim(now, None, ended=False)
+        study.sampler = studies.sampler(int(prepared["seed"]) + now.finished + now.running)
+        return Claim(now, studies.claim(study, entry, worker), ended=False)
 
 
 def load(prepared: Mapping[str, Any], layout: estimators.Layout = "one_hot") -> estimators.Data:
@@ -174,18 +138,6 @@ def load(prepared: Mapping[str, Any], layout: estimators.Layout = "one_hot") -> 
     )
     classes = len(prepared["classes"] or ())
     return estimators.Data(X, y, X_val, y_val, prepared["task"], prepared["metric"], classes, coded)
-
-
-def tally(study: Any) -> Tally:
-    """Count the study's trials."""
-    from optuna.trial import TrialState
-
-    trials = study.get_trials(deepcopy=False)
-    requeued = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
-    states = [t.state for t in trials if not (t.state == TrialState.FAIL and t.number in requeued)]
-    return Tally(
-        *(states.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING))
-    )
 
 
 # ---------------------------------------------------------------------------------------------- one trial
@@ -250,11 +202,6 @@ def _suggested(trial: Any, name: str, dimension: Dimension) -> Any:
     return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.scale == "log")
 
 
-def _searched(entry: Model, name: str) -> list[str]:
-    space = estimators.space(name, entry.estimators[name], entry.task, entry.metric_name)
-    return [key for key, dimension in space.items() if isinstance(dimension, Range | Choices)]
-
-
 class _Progress:
     """What a trial reports as it advances: recorded, and ended where it is hopeless or late.
 
@@ -316,139 +263,3 @@ def curve_of(trial: Any) -> pruning.Curve:
 def _deadline(study: Any, prepared: Mapping[str, Any]) -> float:
     """Seconds since the epoch at which the study's time is over; it begins with the first trial."""
     return float(study.user_attrs.get("began", np.inf)) + float(prepared["time_budget"])
-
-
-# ---------------------------------------------------------------------------------------------- claims and heartbeats
-
-
-def _claim(study: Any, entry: Model, worker: int) -> Any:
-    """Take the next trial; only ever called under the study's lock."""
-    from optuna.trial import TrialState
-
-    if "began" not in study.user_attrs:
-        study.set_user_attr("began", time.time())
-    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # else one is tried again
-        study.enqueue_trial(_next_point(study, entry))
-    with warnings.catch_warnings():  # Optuna warns that `ask` alone sends no heartbeat; `_alive` does
-        warnings.filterwarnings("ignore", message="Heartbeat of storage")
-        trial = study.ask()
-    study._storage.record_heartbeat(trial._trial_id)
-    trial.set_user_attr(CLAIMED, worker)
-    return trial
-
-
-def _next_point(study: Any, entry: Model) -> dict[str, Any]:
-    """What is known of the next trial: all of it for one of the first points, else its estimator alone."""
-    from optuna.trial import TrialState
-
-    trials = study.get_trials(deepcopy=False)
-    queued = [trial.system_attrs.get("fixed_params", {}) for trial in trials]
-    for point in _first_points(entry):
-        if point not in queued:
-            return point
-    sign = 1.0 if entry.direction == "minimize" else -1.0
-    past = [
-        allocation.Past(
-            fixed["estimator"], sign * trial.value if trial.state == TrialState.COMPLETE else None, len(fixed) == 1
-        )
-        for trial, fixed in zip(trials, queued, strict=True)
-        if "estimator" in fixed and trial.state != TrialState.FAIL
-    ]
-    return {
-        "estimator": allocation.next_estimator(past, {name: len(_searched(entry, name)) for name in entry.estimators})
-    }
-
-
-def _first_points(entry: Model) -> list[dict[str, Any]]:
-    """The defaults of each estimator, then the further points of each, as a trial's parameters."""
-    points = {
-        name: estimators.first_points(name, params, entry.task, entry.metric_name)
-        for name, params in entry.estimators.items()
-    }
-    ordered = [(name, found[0]) for name, found in points.items()]
-    ordered += [(name, point) for name, found in points.items() for point in found[1:]]
-    return [
-        {"estimator": name, **{f"{name}.{key}": point[key] for key in _searched(entry, name)}}
-        for name, point in ordered
-    ]
-
-
-def _requeue_dead(study: Any) -> None:
-    """Put trials of dead workers back; only ever called under the study's lock.
-
-    A running trial without its claim's mark belongs to a worker that died inside this lock, before its first heartbeat.
-    """
-    import optuna
-    from optuna.trial import TrialState
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.storages.fail_stale_trials(study)
-    for trial in study.get_trials(deepcopy=True, states=(TrialState.RUNNING,)):
-        if CLAIMED not in trial.user_attrs:
-            study.tell(trial.number, state=TrialState.FAIL)
-            _requeue(study, trial)
-
-
-def _requeue(study: Any, trial: Any) -> None:
-    import optuna
-
-    LOG.warning("trial %d: its worker died; the same parameters are tried again", trial.number)
-    trial.user_attrs = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)(study, trial)
-
-
-@contextlib.contextmanager
-def _alive(study: Any, trial: Any, interval: int) -> Iterator[None]:
-    """Record a heartbeat while the trial runs; a database that is away for a moment does not end it."""
-    import optuna
-    import sqlalchemy as sa
-
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(interval):
-            try:
-                study._storage.record_heartbeat(trial._trial_id)
-            except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-                LOG.warning("trial %d: no heartbeat could be recorded: %s", trial.number, error)
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def open_storage(url: str, heartbeat: int = HEARTBEAT, grace: int = GRACE) -> Any:
-    """Optuna's records.
-
-    Raises:
-        ValueError: the database is not configured.
-    """
-    import optuna
-
-    if not url:
-        raise ValueError("Optuna's database is not configured: set MLOPS_OPTUNA_URL, or run `make up`")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.storages.RDBStorage(
-            url,
-            engine_kwargs={"pool_size": 2, "pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
-            heartbeat_interval=heartbeat,
-            grace_period=grace,
-            heartbeat_stale_trial_callback=_requeue,
-        )
-
-
-def _sampler(seed: int) -> Any:
-    """Seeded anew for each trial by its place in the study, so that a point does not depend on which worker asks for
-    it."""
-    import optuna
-
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)

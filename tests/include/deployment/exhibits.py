@@ -17,7 +17,9 @@ from include.features.columns import to_arrow
 from include.features.compiler import compile_features
 from include.features.profile import profile
 from include.inference import served_form
-from include.training import preparation, tracking
+from include.training import tracking
+from include.training.preparation import request_contract
+from include.training.preparation.rows import fingerprints
 from tests.include.serving.crafted import linear_graph
 
 TYPES: dict[str, settings.ColumnType] = {"at": "timestamp", "x": "float", "zone": "string", "y": "float"}
@@ -70,7 +72,7 @@ def craft(
     form_folder = folder / "served"
     form_folder.mkdir(parents=True)
     inputs = {name: raw[name] for name in compiled.inputs}
-    golden = preparation.as_rows(inputs, compiled.inputs, [0, 1, 2])
+    golden = request_contract.as_rows(inputs, compiled.inputs, [0, 1, 2])
     error = float(np.abs(columns["y"][held] - slope * columns["x"][held]).mean()) if held.any() else 0.0
     metrics = {"mae": error}
     documents = {
@@ -91,14 +93,14 @@ def craft(
         {
             "model": model, "task": "regression", "target": "y", "estimator": "linear", "classes": None,
             "positive": None,
-            "inputs": preparation.describe_inputs(inputs, compiled.inputs), "features": compiled.spec,
+            "inputs": request_contract.describe_inputs(inputs, compiled.inputs), "features": compiled.spec,
             "feature_names": compiled.names(fitted), "unknown_category": "other", "metric": "mae", "metrics": metrics,
             "baseline": {"mae": baseline}, "run_id": run_id, "feature_version": feature_version, "code_version": "c",
             "created_at": "2024-02-01T00:00:00+00:00", "max_batch": 100,
         },
     )  # fmt: skip
     np.save(folder / "example.npy", matrix[:3])
-    identity = preparation.fingerprints({**inputs, "y": columns["y"], "\0time": columns["at"]})
+    identity = fingerprints({**inputs, "y": columns["y"], "\0time": columns["at"]})
     evidence(folder / "evidence", to_arrow(columns).filter(pa.array(held)), identity[held], identity[trained])
     return Exhibit(form, folder / "evidence")
 

@@ -401,7 +401,7 @@ def test_partitions_of_whole_and_of_broken_numbers_are_features_of_one_type(plac
     """The specimen: a month of int64 beside one of double, both green, then every training dies."""
     import pyarrow as pa
 
-    from include.training.preparation import _read
+    from include.training.preparation.rows import read_partitions
 
     whole = trips(day(0)).set_column(4, "vendor_id", pa.array([1] * 50, pa.int64()))
     broken = trips(day(1)).set_column(4, "vendor_id", pa.array([None, 1.5] * 25, pa.float64()))
@@ -411,7 +411,7 @@ def test_partitions_of_whole_and_of_broken_numbers_are_features_of_one_type(plac
     second = place.build("walk")
     assert second.computed == [day(0), day(1)]
     folder = place.restore(second.version, tmp_path / "both", "walk")
-    table = _read(sorted(folder.glob("*.parquet")), "walk")
+    table = read_partitions(sorted(folder.glob("*.parquet")), "walk")
     assert table.schema.field("vendor_id").type == pa.float64()
     assert table["vendor_id"].to_pylist()[48:52] == [1.0, 1.0, None, 1.5]
     before = place.restore(first.version, tmp_path / "first", "walk")

@@ -28,7 +28,7 @@ def test_a_trained_version_is_judged_promoted_watched_and_asked_to_be_replaced(
     where = {"database_url": database_url, "mlflow_url": mlflow_url}
 
     def train(key):
-        prepared = laboratory.lay_down(entry, rides(800, task), key, trials=2)
+        prepared = laboratory.materialize(entry, rides(800, task), key, trials=2)
         laboratory.tune(entry, prepared)
         return laboratory.register(laboratory.fit(entry, prepared)).version
 

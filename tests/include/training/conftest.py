@@ -1,10 +1,12 @@
-"""A small model with numbers, text, missing values and days: laid down, tuned and fitted with the real code."""
+"""A small model with numbers, text, missing values and days: prepared, tuned and fitted with the real code."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from include import storage
 from include.features.columns import from_arrow, to_arrow, types_of
 from include.features.compiler import compile_features
 from include.settings import Model
-from include.training import preparation, tracking, tuning
+from include.training import fitting, preparation, tracking, tuning
+from tests.conftest import fresh_database
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = {"linear": {}, "xgboost": {"n_estimators": 40, "early_stopping_rounds": 5}}
@@ -57,7 +60,7 @@ def rides(rows: int, task: str, seed: int = 1) -> pa.Table:
 
 
 def write_features(folder: Path, entry: Model, table: pa.Table, time_column: str | None = "at") -> Path:
-    """What the DVC stage lays down, in two partitions."""
+    """What the DVC stage writes, in two partitions."""
     folder.mkdir(parents=True, exist_ok=True)
     types = types_of(table.schema)
     feature_set = compile_features(
@@ -90,22 +93,23 @@ class Laboratory:
     optuna_url: str
     mlflow_url: str
 
-    def lay_down(self, entry: Model, table: pa.Table, key: str = "run 1", **overrides: Any) -> dict[str, Any]:
-        time_column = entry.time_column
-        folder = write_features(self.root / "features", entry, table, time_column)
-        prepared = preparation.lay_down(
+    def materialize(self, entry: Model, table: pa.Table, key: str = "run 1", **overrides: Any) -> dict[str, Any]:
+        training = preparation.Training.of(
             self.model,
             entry,
-            folder,
             run_key=f"{self.root.name}/{key}",
-            work=self.root / key,
-            time_column=time_column,
+            time_column=entry.time_column,
             overrides=overrides,
+            origin_url="http://airflow/dags/train_ride/runs/run%201",
+        )
+        prepared = preparation.materialize(
+            training,
+            write_features(self.root / "features", entry, table, entry.time_column),
+            self.root / key,
             feature_version="f" * 32,
             dvc_lock="schema: '2.0'\n",
             optuna_url=self.optuna_url,
             mlflow_url=self.mlflow_url,
-            origin_url="http://airflow/dags/train_ride/runs/run%201",
         )
         return json.loads(json.dumps(asdict(prepared)))  # as XCom carries it
 
@@ -125,15 +129,34 @@ class Laboratory:
         )
 
     def fit(self, entry: Model, prepared: dict[str, Any]) -> dict[str, Any]:
-        from include.training import fitting
-
         fitted = fitting.fit(
             self.model, entry, prepared, optuna_url=self.optuna_url, mlflow_url=self.mlflow_url, root=ROOT, threads=1
         )
         return json.loads(json.dumps(asdict(fitted)))
 
+    def train(self, entry: Model, table: pa.Table, key: str = "run 1") -> tuple[dict[str, Any], dict[str, Any]]:
+        """All of it: (prepared, fitted)."""
+        prepared = self.materialize(entry, table, key)
+        self.tune(entry, prepared)
+        return prepared, self.fit(entry, prepared)
+
+    def repeat(self, fitted: dict[str, Any]) -> dict[str, Any]:
+        """A training of this laboratory's model that ended as another did: its files, under a run of its own."""
+        work = shutil.copytree(fitted["work"], self.root / "repeated")
+        run = tracking.start_run(self.mlflow_url, model=self.model, run_key=self.root.name, tags={})
+        return {**fitted, "model": self.model, "work": str(work), "run_id": run.run_id, "run_url": run.url}
+
     def register(self, fitted: dict[str, Any]) -> tracking.Candidate:
-        return tracking.register(fitted, mlflow_url=self.mlflow_url, database_url=self.database_url)
+        return tracking.register(fitted, **self.registry)
+
+    @property
+    def registry(self) -> dict[str, str]:
+        """Where versions are registered."""
+        return {"mlflow_url": self.mlflow_url, "database_url": self.database_url}
+
+    @property
+    def versions(self) -> list[int]:
+        return tracking.versions(self.model, **self.registry)
 
 
 @pytest.fixture
@@ -143,15 +166,45 @@ def laboratory(tmp_path: Path, database_url: str, optuna_url: str, mlflow_url: s
 
 @pytest.fixture
 def trained(laboratory: Laboratory) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
-    """Lay down, tune and fit: (prepared, fitted)."""
+    """Prepare, tune and fit: (prepared, fitted)."""
 
     def train(task: str = "regression", rows: int = 400, key: str = "run 1", **changes: Any) -> Any:
-        entry = entry_for(task, **changes)
-        prepared = laboratory.lay_down(entry, rides(rows, task), key)
-        laboratory.tune(entry, prepared)
-        return prepared, laboratory.fit(entry, prepared)
+        return laboratory.train(entry_for(task, **changes), rides(rows, task), key)
 
     return train
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A finished training that tests share: they change nothing of it."""
+
+    laboratory: Laboratory
+    prepared: dict[str, Any]
+    fitted: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory, postgres_url: str, template_database: str, mlflow_url: str
+) -> Iterator[Callable[[str], Trained]]:
+    """One training of each task, for tests that need a finished one and not one of their own."""
+    with (
+        fresh_database(postgres_url, template_database) as database_url,
+        fresh_database(postgres_url, "template1") as optuna_url,
+    ):
+
+        @functools.cache
+        def trained_once(task: str) -> Trained:
+            laboratory = Laboratory(tmp_path_factory.mktemp(task), database_url, optuna_url, mlflow_url)
+            return Trained(laboratory, *laboratory.train(entry_for(task), rides(400, task)))
+
+        yield trained_once
+
+
+@pytest.fixture
+def fitted(laboratory: Laboratory, shared: Callable[[str], Trained]) -> dict[str, Any]:
+    """A fitted regression, ready to be registered as this laboratory's."""
+    return laboratory.repeat(shared("regression").fitted)
 
 
 def free_laboratory(root: Path) -> Laboratory:

@@ -26,8 +26,9 @@ from include.inference.predictor import Predictor
 from include.inference.served_form import ServedForm
 from include.ingestion import sources
 from include.settings import FilesSource, Model
-from include.training import estimators, evaluation, export, preparation
-from include.training import target as targets
+from include.training import estimators, evaluation, export
+from include.training.preparation import request_contract
+from include.training.preparation import target as targets
 from tests.include.training.conftest import ROOT
 
 ROWS = 240
@@ -90,8 +91,8 @@ def served(folder: Path, entry: Model, name: str) -> tuple[ServedForm, FeatureSe
     params = {**estimators.defaults(name, {}, entry.task), **({"n_estimators": 8} if name != "linear" else {})}
     data = estimators.Data(X, y, None, None, entry.task, entry.metric_name, len(classes or ()))
     model = estimator.fit(params, data, seed=1, threads=1, progress=None)
-    golden = preparation.as_rows(raw, features.inputs, list(range(12)))
-    inputs = preparation.describe_inputs(raw, features.inputs)
+    golden = request_contract.as_rows(raw, features.inputs, list(range(12)))
+    inputs = request_contract.describe_inputs(raw, features.inputs)
     prediction = estimator.predict(model, X)
     share = estimator.importance(model)
     importance = {} if share is None else dict(zip(features.names(fitted), share.tolist(), strict=True))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from include.settings import Choices, Model, Range
-from include.training import fitting, tuning
+from include.training import studies, study_results, tuning
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,7 +53,7 @@ def study_of(folder: Path, entry: Model, optuna_url: str, *, trials: int, budget
         "model": "m", "work": str(folder), "study": f"m/{folder.name}", "trials": trials, "time_budget": budget,
         "seed": 7, "task": entry.task, "metric": entry.metric_name, "classes": None,
     }  # fmt: skip
-    tuning.create_study(prepared["study"], entry, optuna_url=optuna_url, heartbeat=1, grace=2)
+    studies.create(prepared["study"], entry, optuna_url=optuna_url, heartbeat=1, grace=2)
     return prepared
 
 
@@ -78,7 +78,7 @@ def start_worker(
 def trials_of(prepared: Any, optuna_url: str) -> list[Any]:
     import optuna
 
-    return optuna.load_study(study_name=prepared["study"], storage=tuning.open_storage(optuna_url)).trials
+    return optuna.load_study(study_name=prepared["study"], storage=studies.open_storage(optuna_url)).trials
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_a_trial_whose_worker_was_killed_is_run_again_and_the_total_is_exact(
     killed = next(trial for trial in trials if trial.state.name == "FAIL")
     [again] = [trial for trial in trials if killed.number in trial.system_attrs.get("retry_history", [])]
     assert again.params == killed.params
-    assert len(fitting.records(prepared["study"], optuna_url=optuna_url)) == 6
+    assert len(study_results.finished(prepared["study"], optuna_url=optuna_url)) == 6
 
 
 @pytest.mark.slow
@@ -196,9 +196,9 @@ def test_a_loss_that_is_no_number_fails_its_trial_and_a_study_of_such_trials_say
     prepared = study_of(tmp_path, entry, optuna_url, trials=2, y=np.full(300, -1.0))
     tuned = tune(entry, prepared, optuna_url, database_url)
     assert (tuned.failed, tuned.best) == (2, None)
-    records = fitting.records(prepared["study"], optuna_url=optuna_url)
+    results = study_results.finished(prepared["study"], optuna_url=optuna_url)
     with pytest.raises(tuning.StudyFailed, match=r"no trial .* gave a model \(2 failed\); nothing is registered. Most"):
-        fitting._best(records, entry, prepared)
+        study_results.choose(results, entry, prepared)
 
 
 def test_a_study_ends_with_its_time_and_has_at_least_one_result(
@@ -229,9 +229,10 @@ def test_a_first_trial_that_outlasts_the_studys_time_is_judged_by_what_it_has(
     prepared = study_of(tmp_path, entry, optuna_url, trials=2, budget=0.5)
     tuned = tune(entry, prepared, optuna_url, database_url)
     assert (tuned.finished, tuned.complete) == (1, 1)
-    [(record, attributes)] = fitting.records(prepared["study"], optuna_url=optuna_url)
-    assert record.value == tuned.best
-    assert 1 <= attributes["settled"]["params"]["n_estimators"] < 100_000
+    [result] = study_results.finished(prepared["study"], optuna_url=optuna_url)
+    assert result.trial.value == tuned.best
+    assert result.settled is not None
+    assert 1 <= result.settled["params"]["n_estimators"] < 100_000
 
 
 def test_what_params_yaml_fixes_is_not_asked_of_the_study() -> None:

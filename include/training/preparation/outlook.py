@@ -12,8 +12,10 @@ from include.features.feature_file import LARGEST
 from include.features.feature_set import FeatureError, FeatureSet, FitError
 from include.formulas import FormulaError
 from include.settings import Model
-from include.training import evaluation, preparation, suspects
-from include.training import target as targets
+from include.training import evaluation
+from include.training.preparation import split, suspects
+from include.training.preparation import target as targets
+from include.training.preparation.rows import fingerprints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,22 +126,22 @@ def _by_split(
     entity: np.ndarray | None,
 ) -> list[Prospect]:
     y = evaluation.encode(target, classes)
-    rule = preparation.split_rule(entry, len(y), classes)
+    rule = split.rule_for(entry, len(y), classes)
     try:
-        part = preparation.split(
+        part = split.assign_parts(
             rule,
             len(y),
             times=times,
             y=y if classes else None,
-            groups=preparation.fingerprints({**raw, entry.target: target}),
+            groups=fingerprints({**raw, entry.target: target}),
             entity=entity,
             seed=entry.tuning.seed,
         )
-        preparation.check_parts(model, part, y, classes)
+        split.check_parts(model, part, y, classes)
         train = part == "train"
         feature_set.fit(select(computed, train), y[train], task=entry.task, seed=entry.tuning.seed)
     except targets.Untrainable as error:
         return [Prospect(True, "split", str(error).removeprefix(f"{model}: "))]
     except FitError as error:
         return [Prospect(True, "features", str(error))]
-    return [Prospect(False, "split", text) for text in preparation.split_warnings(entry, rule, part, target, times)]
+    return [Prospect(False, "split", text) for text in split.warnings_of(entry, rule, part, target, times)]

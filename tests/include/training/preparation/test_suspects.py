@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from include.training import suspects
+from include.training.preparation import suspects
 
 ROWS = 600
 RANDOM = np.random.default_rng(4)
