@@ -1,7 +1,7 @@
 """What this platform registered, in PostgreSQL: what MLflow holds counts only as far as it agrees with this record.
 
-Whoever may write to MLflow may register a version, and set its tags. A version without a record here, or with other
-content than was recorded, is neither judged nor packed nor tried.
+Write access to MLflow is enough to register a version there, and to set its tags. A version without a record here, or
+with other content than was recorded, is neither judged nor packed nor tried.
 """
 
 from __future__ import annotations

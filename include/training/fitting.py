@@ -86,7 +86,7 @@ class Refitted:
 
 @dataclass(frozen=True)
 class Judged:
-    """How the model does on the held-out part, beside the dummy estimator."""
+    """How the model does on the held-out part, and the dummy estimator."""
 
     y: np.ndarray
     """The held-out part's targets, (n,)."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REQUIREMENTS = ("msgspec", "numpy", "onnxruntime", "pandas", "pyarrow", "xgboost")
-"""What the code below needs beside MLflow."""
+"""What the code below needs besides MLflow."""
 
 
 class CallersModel:

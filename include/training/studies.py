@@ -1,8 +1,8 @@
 """A study's records in PostgreSQL: which trial is next, who runs it, and who has died.
 
 Optuna's records are the only state. A trial is claimed under the platform's lock, so that the number of finished trials
-is exactly the declared one, whoever works, dies or comes back. A worker shows that it lives by a heartbeat; the trial
-of one that stopped is put back into the queue with the same parameters.
+is exactly the declared one, even when workers die or return. A worker shows that it lives by a heartbeat; the trial of
+one that stopped is put back into the queue with the same parameters.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _searched(entry: Model, name: str) -> list[str]:
 
 
 def sampler(seed: int) -> Any:
-    """Seeded anew for each trial by its place in the study, so that a point does not depend on which worker asks for
+    """Seeded anew for each trial by its place in the study, so that a point does not depend on which worker claims
     it."""
     import optuna
 

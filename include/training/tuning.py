@@ -186,7 +186,7 @@ def _run(
 
 
 def suggest(trial: Any, entry: Model) -> tuple[str, dict[str, Any]]:
-    """The estimator and the parameters of a trial: what params.yaml fixes is not asked of the study."""
+    """The estimator and the parameters of a trial: what params.yaml fixes is not searched."""
     name = trial.suggest_categorical("estimator", list(entry.estimators))
     space = estimators.space(name, entry.estimators[name], entry.task, entry.metric_name)
     return name, {key: _suggested(trial, f"{name}.{key}", dimension) for key, dimension in space.items()}

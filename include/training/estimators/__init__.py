@@ -40,13 +40,13 @@ class EstimatorError(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """What an estimator accepts for one parameter, what it takes when nothing is said, and what the study searches."""
+    """What an estimator accepts for one parameter, what it takes by default, and what the study searches."""
 
     default: float | str | None
     low: float | None = None
     high: float | None = None
     choices: tuple[float | str | None, ...] = ()
-    """Named values it accepts, beside the numbers between `low` and `high` where one of these is given."""
+    """Named values it accepts, besides the numbers between `low` and `high` where one of these is given."""
     search: Range | Choices | None = None
     """What the study searches when params.yaml does not say; None: it stays at its default."""
     search_for: Mapping[str, Range | Choices] = field(default_factory=dict)

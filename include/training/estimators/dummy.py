@@ -74,4 +74,4 @@ def explanation(fitted: Fitted) -> dict[str, Any]:
 
 
 def importance(fitted: Fitted) -> None:
-    """It looks at no feature."""
+    """It uses no feature."""

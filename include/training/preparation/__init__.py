@@ -3,7 +3,7 @@
 pipeline           the steps in order, from the feature version to the study
 rows               a feature version's rows, their target, and a fingerprint of each
 target             the target column, or why nothing can be learned from it
-suspects           columns that make a model look better than it will be
+suspects           columns that give the target away, or teach nothing
 split              which rows are trained on, validated on, and held out
 matrices           what estimators are fitted on
 request_contract   what a request must carry, and golden rows that show it

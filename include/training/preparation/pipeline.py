@@ -1,11 +1,11 @@
 """From a feature version to a study: the steps of preparation, in order.
 
-MLflow is asked first, so that nothing expensive is begun that could not be logged. The folder `work` then has
+MLflow is checked first, so that nothing expensive is begun that could not be logged. The folder `work` then has
 
     X_*.npy y_*.npy     train, validation, test: mapped into memory by the workers, never copied
     codes/              the matrices once more with categories as codes: see include/training/layouts.py
     preprocessing.json  what the features learned, from the training part only
-    feature_set.json    inputs and spec; definition.py beside it where the features have one
+    feature_set.json    inputs and spec, and the source of the features in Python, if there are any
     profile.json        the distributions of what is trained on
     inputs.json         what a request must carry; golden_rows.json: some held-out rows as a client sends them
     evidence/           holdout.parquet, training_rows.npy, split.json …: see holdout.py

@@ -54,42 +54,54 @@ def describe_inputs(
         unknown_category: the model's policy for these.
     """
     serving, learned = serving or Serving(), learned or {}
-    described = []
-    for name, kind in types.items():
-        values, policy = raw[name], serving.fields.get(name, FieldPolicy())
-        missing = is_missing(values)
-        present = values[~missing]
-        missed = policy.missing or serving.missing
-        if missed == "auto":
-            missed = "impute" if missing.any() else "error"
-        unknown = policy.unknown_category or (unknown_category if name in learned else None)
-        entry: dict[str, Any] = {
-            "name": name,
-            "type": kind,
-            "required": missed == "error",
-            "missing": missed,
-            "unknown_category": unknown or ("other" if kind == "string" else None),
-            "out_of_range": None,
-            "unit": serving.units.get(name),
-            "example": _json_value(present[len(present) // 2], kind) if len(present) else None,
-            "categories": None,
-            "trimmed": kind == "string" and all(trim(text) == text for text in set(present.tolist())),
-            "minimum": None,
-            "maximum": None,
-        }
-        if unknown == "error":
-            known = learned.get(name) or sorted(set(present.tolist()))
-            entry["categories"] = known if kind == "string" else [_json_value(value, kind) for value in known]
-        elif kind == "string":
-            categories = sorted(set(present.tolist()))
-            most = MOST_CATEGORIES if name in learned else MANY_CATEGORIES
-            entry["categories"] = categories if len(categories) <= most else None
-        if kind in ("float", "int", "timestamp", "date") and len(present):
-            entry["minimum"], entry["maximum"] = _json_value(present.min(), kind), _json_value(present.max(), kind)
-        if kind in ("float", "int"):
-            entry["out_of_range"] = policy.out_of_range or serving.out_of_range
-        described.append(entry)
-    return described
+    return [
+        _described(name, kind, raw[name], serving, learned.get(name), unknown_category) for name, kind in types.items()
+    ]
+
+
+def _described(
+    name: str,
+    kind: ColumnType,
+    values: np.ndarray,
+    serving: Serving,
+    learned: list[Any] | None,
+    unknown_category: str,
+) -> dict[str, Any]:
+    """One input; `learned` are its categories, None where it is not used as one."""
+    policy = serving.fields.get(name, FieldPolicy())
+    missing = is_missing(values)
+    present = values[~missing]
+    missed = policy.missing or serving.missing
+    if missed == "auto":
+        missed = "impute" if missing.any() else "error"
+    unknown = policy.unknown_category or (unknown_category if learned is not None else None)
+    bounded = kind in ("float", "int", "timestamp", "date") and len(present) > 0
+    return {
+        "name": name,
+        "type": kind,
+        "required": missed == "error",
+        "missing": missed,
+        "unknown_category": unknown or ("other" if kind == "string" else None),
+        "out_of_range": (policy.out_of_range or serving.out_of_range) if kind in ("float", "int") else None,
+        "unit": serving.units.get(name),
+        "example": _json_value(present[len(present) // 2], kind) if len(present) else None,
+        "categories": _listed(present, kind, learned, closed=unknown == "error"),
+        "trimmed": kind == "string" and all(trim(text) == text for text in set(present.tolist())),
+        "minimum": _json_value(present.min(), kind) if bounded else None,
+        "maximum": _json_value(present.max(), kind) if bounded else None,
+    }
+
+
+def _listed(present: np.ndarray, kind: ColumnType, learned: list[Any] | None, *, closed: bool) -> list[Any] | None:
+    """The categories of an input that a service knows: all where it takes no other, else those of a text if few."""
+    if closed:
+        known = learned or sorted(set(present.tolist()))
+        return known if kind == "string" else [_json_value(value, kind) for value in known]
+    if kind != "string":
+        return None
+    categories = sorted(set(present.tolist()))
+    most = MANY_CATEGORIES if learned is None else MOST_CATEGORIES
+    return categories if len(categories) <= most else None
 
 
 def golden_rows(
@@ -101,28 +113,31 @@ def golden_rows(
     """
     rows = len(next(iter(raw.values())))
     taken = np.all([accepted(raw[entry["name"]], entry) for entry in inputs], axis=0)
-    wanted: list[int] = []
-    for name in raw:
-        values = raw[name]
+    ordinary = np.linspace(0, rows - 1, GOLDEN_ROWS).astype(int).tolist()
+    chosen: list[int] = []
+    for row in dict.fromkeys([*_unusual(raw)[: GOLDEN_ROWS // 2], *ordinary]):
+        if len(chosen) < GOLDEN_ROWS and taken[row] and answerable(raw, feature_set, fitted, np.array([row])).all():
+            chosen.append(row)
+    warned = np.any([_outside(raw[entry["name"]], entry) for entry in inputs], axis=0)
+    return sorted(chosen, key=lambda row: bool(warned[row]))
+
+
+def _unusual(raw: Mapping[str, np.ndarray]) -> list[int]:
+    """Of each column the first row without a value, and the rows with its rarest text, or its extremes."""
+    found: list[int] = []
+    for values in raw.values():
         missing = is_missing(values)
         if missing.any():
-            wanted.append(int(np.flatnonzero(missing)[0]))
+            found.append(int(np.flatnonzero(missing)[0]))
         present = np.flatnonzero(~missing)
         if not len(present):
             continue
         if values.dtype.kind == "O":
             _, first, counts = np.unique(values[present].astype(str), return_index=True, return_counts=True)
-            wanted.append(int(present[first[counts.argmin()]]))
+            found.append(int(present[first[counts.argmin()]]))
         else:
-            wanted += [int(present[values[present].argmax()]), int(present[values[present].argmin()])]
-    ordinary = np.linspace(0, rows - 1, GOLDEN_ROWS).astype(int).tolist()
-    unusual = list(dict.fromkeys(wanted))[: GOLDEN_ROWS // 2]
-    chosen: list[int] = []
-    for row in dict.fromkeys([*unusual, *ordinary]):
-        if len(chosen) < GOLDEN_ROWS and taken[row] and answerable(raw, feature_set, fitted, np.array([row])).all():
-            chosen.append(row)
-    warned = np.any([_outside(raw[entry["name"]], entry) for entry in inputs], axis=0)
-    return sorted(chosen, key=lambda row: bool(warned[row]))
+            found += [int(present[values[present].argmax()]), int(present[values[present].argmin()])]
+    return list(dict.fromkeys(found))
 
 
 def accepted(values: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Columns that make a model look better than it will be, or teach it nothing: named in check, profile and verdict.
+"""Columns that give the target away, or teach a model nothing: named in check, profile and verdict.
 
     constant    one value in all rows
     identifier  text or whole numbers of which (nearly) every row has its own: a model learns rows by heart
@@ -230,8 +230,8 @@ def _r2(x: np.ndarray, y: np.ndarray) -> float:
     """The squared correlation: the R² of the best straight line."""
     if len(x) < FEWEST:
         return 0.0
-    x, y = x - x.mean(), y - y.mean()
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # values may be infinite
+        x, y = x - x.mean(), y - y.mean()
         scale = (x @ x) * (y @ y)
         return float((x @ y) ** 2 / scale) if np.isfinite(scale) and scale > 0 else 0.0
 

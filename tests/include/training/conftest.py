@@ -125,6 +125,7 @@ class Laboratory:
             worker=0,
             optuna_url=self.optuna_url,
             database_url=self.database_url,
+            threads=1,  # several that wait for each other on a busy machine take many times as long
             **options,
         )
 

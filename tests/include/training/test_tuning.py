@@ -32,7 +32,7 @@ if slow:
         return fit(*args, **kwargs)
     linear.fit = slowly
 tuned = tuning.tune("m", Model.model_validate(entry), prepared, worker=1, optuna_url=optuna_url,
-                    database_url=database_url, heartbeat=1, grace=2)
+                    database_url=database_url, threads=1, heartbeat=1, grace=2)
 print(json.dumps(tuned.__dict__))
 """
 
@@ -59,7 +59,15 @@ def study_of(folder: Path, entry: Model, optuna_url: str, *, trials: int, budget
 
 def tune(entry: Model, prepared: Any, optuna_url: str, database_url: str) -> tuning.Tuned:
     return tuning.tune(
-        "m", entry, prepared, worker=0, optuna_url=optuna_url, database_url=database_url, heartbeat=1, grace=2
+        "m",
+        entry,
+        prepared,
+        worker=0,
+        optuna_url=optuna_url,
+        database_url=database_url,
+        threads=1,
+        heartbeat=1,
+        grace=2,
     )
 
 

@@ -264,7 +264,8 @@ def test_a_version_that_only_mlflow_knows_or_that_was_changed_there_is_not_used(
     """Promise 31: whoever may write to MLflow registers no version of this platform."""
     laboratory.register(fitted)
     client = server.client(laboratory.mlflow_url)
-    foreign = client.create_model_version(laboratory.model, source="runs:/none", run_id=fitted["run_id"])
+    run_id = fitted["run_id"]
+    foreign = client.create_model_version(laboratory.model, source=f"runs:/{run_id}/served", run_id=run_id)
     with pytest.raises(tracking.NotRegistered, match="was not registered by this platform: its files were never"):
         tracking.download(laboratory.model, int(foreign.version), tmp_path / "a", **laboratory.registry)
     client.set_model_version_tag(laboratory.model, foreign.version, tracking.READY, "true")
