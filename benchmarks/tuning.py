@@ -25,6 +25,7 @@ import numpy as np
 from include.settings import Model, cores
 from include.training import estimators, evaluation, tuning
 from include.training.estimators.xgboost import _patience
+from include.training.studies import create
 
 
 def synthetic(rows: int, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +87,7 @@ def ours(
         "work": str(work), "study": name, "trials": entry.tuning.trials, "time_budget": 86_400, "seed": 7,
         "task": "regression", "metric": "rmse", "classes": None,
     }  # fmt: skip
-    studies.create(name, entry, optuna_url=studies)
+    create(name, entry, optuna_url=studies)
     with trees_counted() as trees:
         began = cpu_seconds()
         tuned = tuning.tune(

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from include.features.columns import ColumnType, select
-from include.features.declared import is_missing
+from include.features.columns import ColumnType, is_missing, select
 from include.features.feature_set import FeatureSet, UnknownCategory
 from include.settings import FieldPolicy, Serving
 from include.text import trim

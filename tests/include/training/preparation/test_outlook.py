@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from include.features.columns import types_of
-from include.features.feature_set import compile_features
+from include.features.compiler import compile_features
 from include.settings import Model
 from include.training.preparation import Untrainable, outlook
 from tests.include.training.conftest import ROOT, entry_for, free_laboratory, rides

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from include.features.feature_set import FeatureSet, UnknownCategory, compile_features
+from include.features.compiler import compile_features
+from include.features.feature_set import FeatureSet, UnknownCategory
 from include.settings import Features, FieldPolicy, Serving
 from include.training.preparation import request_contract
 from tests.include.training.conftest import ROOT
