@@ -106,7 +106,7 @@ def copy_code(into: Path) -> Path:
 
 
 def _needed(file: Path, known: set[Path]) -> set[Path]:
-    """A module's file, those of our modules that it imports, and the packages that they are in."""
+    """A module's file, those of our modules that it imports or finds by name, and the packages that they are in."""
     if file in known or not file.is_file():
         return known
     known.add(file)
@@ -114,7 +114,11 @@ def _needed(file: Path, known: set[Path]) -> set[Path]:
         if folder == ROOT:
             break
         _needed(folder / "__init__.py", known)
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    text = file.read_text(encoding="utf-8")
+    if file.name == "__init__.py" and 'import_module(f"{__name__}.' in text:
+        for found in file.parent.glob("[a-z]*.py"):
+            _needed(found, known)
+    for node in ast.walk(ast.parse(text)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
