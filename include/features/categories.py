@@ -107,7 +107,7 @@ class Lookup:
         listed = values.tolist() if isinstance(values, np.ndarray) else [column.tolist() for column in values]
         for find, column in zip(self._find, listed):  # noqa: B905  (equally long; the check costs as much as what it checks)
             found += map(find, column)
-        rows = np.array(found).reshape(len(values), -1)
+        rows = np.fromiter(found, np.intp, len(found)).reshape(len(values), -1)
         if self._strict or unknown == "error":
             self._refuse_unknown(values, rows, unknown)
         return rows
