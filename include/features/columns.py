@@ -94,20 +94,20 @@ def _from_array(array: Any, kind: ColumnType, name: str) -> np.ndarray:
 
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
-    held = family(kind)
-    plain = _PLAIN[held].get(str(array.type))
+    of_family = family(kind)
+    plain = _PLAIN[of_family].get(str(array.type))
     if plain and len(array) and not array.null_count:
         values = _values(array, plain)
-        return values.astype(np.float64, copy=False) if held == "number" else values
+        return values.astype(np.float64, copy=False) if of_family == "number" else values
     import pyarrow.compute as pc
 
     try:
-        if held == "number":
+        if of_family == "number":
             if at.is_string(array.type) or at.is_temporal(array.type):
                 raise ColumnError(f"column {name!r} holds {array.type}, expected {kind}")
             wide = array if at.is_float64(array.type) else pc.cast(array, pa.float64(), safe=False)
             return _values(wide.fill_null(np.nan) if wide.null_count else wide, "f8")
-        if held == "time":
+        if of_family == "time":
             if not (at.is_timestamp(array.type) or at.is_date(array.type) or at.is_null(array.type)):
                 raise ColumnError(f"column {name!r} holds {array.type}, expected {kind}")
             micros = pc.cast(array, pa.timestamp("us", tz=getattr(array.type, "tz", None)), safe=False)
@@ -144,18 +144,18 @@ def from_rows(rows: Sequence[Mapping[str, Any]], types: Mapping[str, ColumnType]
     columns: dict[str, np.ndarray] = {}
     for name, kind in types.items():
         values = [row.get(name) for row in rows]
-        held = family(kind)
+        of_family = family(kind)
         try:
-            if held == "number":
+            if of_family == "number":
                 columns[name] = np.array([np.nan if v is None else _number(v) for v in values], dtype=np.float64)
-            elif held == "time":
+            elif of_family == "time":
                 columns[name] = np.array([None if v is None else _time(v) for v in values], dtype="datetime64[us]")
             else:
                 text = np.empty(count, dtype=object)
                 text[:] = [None if v is None else _text(v) for v in values]
                 columns[name] = text
         except (TypeError, ValueError, OverflowError) as error:
-            raise ColumnError(_bad_value(name, kind, values, held)) from error
+            raise ColumnError(_bad_value(name, kind, values, of_family)) from error
     return columns
 
 
@@ -181,8 +181,8 @@ def _time(value: Any) -> dt.datetime:
     return value.astimezone(dt.UTC).replace(tzinfo=None) if value.tzinfo else value
 
 
-def _bad_value(name: str, kind: str, values: list[Any], held: str) -> str:
-    read = {"number": _number, "time": _time, "string": _text}[held]
+def _bad_value(name: str, kind: str, values: list[Any], of_family: str) -> str:
+    read = {"number": _number, "time": _time, "string": _text}[of_family]
     for row, value in enumerate(values):
         if value is None:
             continue

@@ -78,7 +78,7 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
     storage.ensure_space(file.parent, 2 * len(content))
     parquet = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False)
     _refuse_lacking(plan, key, parquet.schema_arrow.names)
-    batches = parquet.iter_batches(BATCH_ROWS, columns=list(plan.kept))
+    batches = parquet.iter_batches(BATCH_ROWS, columns=list(plan.columns))
     temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     try:
         counts = _write(temporary, _ahead(_compute(batch, plan, key) for batch in batches))
@@ -99,7 +99,7 @@ def build_partition(plan: Plan, key: str, content: bytes, file: Path) -> dict[st
 
 
 def _refuse_lacking(plan: Plan, key: str, names: Iterable[str]) -> None:
-    if lacking := [column for column in plan.kept if column not in names]:
+    if lacking := [column for column in plan.columns if column not in names]:
         raise StageError(
             f"partition {key} of {plan.source} has no column {lacking[0]!r}, which {plan.model} needs; if the file has"
             " it now, ingest it again with `replace`; if the source has the column only since then, let the model's"
@@ -149,7 +149,7 @@ def _compute(batch: pa.RecordBatch, plan: Plan, key: str) -> _Piece:
 
     seen = batch.num_rows
     try:
-        batch = schemas.cast_table(batch.select(plan.kept), plan.types)
+        batch = schemas.cast_table(batch.select(plan.columns), plan.types)
     except schemas.SchemaError as error:
         raise StageError(schemas.outdated(plan.source, key, error)) from error
     missing = is_missing(_plain_values(batch, plan.target))

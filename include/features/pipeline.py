@@ -105,11 +105,13 @@ class Pipeline:
         self._groups = [*self._group(entries, numbers, texts=False), *self._group(entries, texts, texts=True)]
         self._projections: list[tuple[list[int], Callable[[np.ndarray], np.ndarray]]] = []
         replaced = replaced_columns(fitted)
-        kept = [place for place, entry in enumerate(entries) if entry["column"] not in replaced]
-        self._kept = np.array(self._columns_of(kept), dtype=np.intp)
-        self.names = [name for place in kept for name in entries[place]["names"]]
-        self.origins = [entries[place]["column"] for place in kept for _ in entries[place]["names"]]
-        self.coded = [entries[place]["encoding"] == codes.ENCODING for place in kept for _ in entries[place]["names"]]
+        retained = [place for place, entry in enumerate(entries) if entry["column"] not in replaced]
+        self._retained = np.array(self._columns_of(retained), dtype=np.intp)
+        self.names = [name for place in retained for name in entries[place]["names"]]
+        self.origins = [entries[place]["column"] for place in retained for _ in entries[place]["names"]]
+        self.coded = [
+            entries[place]["encoding"] == codes.ENCODING for place in retained for _ in entries[place]["names"]
+        ]
         for name in transforms.at(Stage.PROJECT):
             for made in fitted.get(name, ()):
                 self._project(name, made, entries)
@@ -178,7 +180,7 @@ class Pipeline:
         if not self._projections:
             return joined
         made = [project(joined[taken]) for taken, project in self._projections]
-        return np.concatenate([joined[self._kept], *made])
+        return np.concatenate([joined[self._retained], *made])
 
 
 _NO_COLUMNS = np.empty((0, 0))

@@ -25,7 +25,7 @@ class Plan:
     source: str
     feature_set: ComputedFeatures
     target: str
-    kept: tuple[str, ...]
+    columns: tuple[str, ...]
     """Raw columns that a feature file holds, target last."""
     fingerprint: str
     """Of features, types and code: another one means that everything is computed again."""
@@ -49,7 +49,7 @@ def read_plan(workspace: Path, model: str) -> Plan:
         source=listed["source"],
         feature_set=feature_set,
         target=described["target"],
-        kept=(*feature_set.inputs, *dict.fromkeys(apart), described["target"]),
+        columns=(*feature_set.inputs, *dict.fromkeys(apart), described["target"]),
         types=described.get("types", {}),
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
     )

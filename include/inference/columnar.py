@@ -83,8 +83,8 @@ def read(
     except MemoryError:
         raise _too_large("parts") from None
     except Exception as error:  # noqa: BLE001  whatever foreign bytes provoke, they are to blame
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise Refused(400, f"malformed_{what}", f"the body cannot be read as {content_type}: {said}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise Refused(400, f"malformed_{what}", f"the body cannot be read as {content_type}: {reason}") from None
 
 
 class _Budget:
@@ -162,10 +162,10 @@ def _arrow(body: bytes, kinds: Mapping[str, str], limit: int, check: Check) -> I
     names = _check_schema(reader.schema, kinds, check)
     _check_messages(body, limit)
     for batch in reader:
-        kept = batch.select(names)
-        _check_rows(kept.num_rows, limit)
-        kept.validate(full=True)  # a stream's lengths, offsets and places are only claims
-        yield kept
+        selected = batch.select(names)
+        _check_rows(selected.num_rows, limit)
+        selected.validate(full=True)  # a stream's lengths, offsets and places are only claims
+        yield selected
 
 
 def _check_messages(body: bytes, limit: int) -> None:

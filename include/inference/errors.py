@@ -23,7 +23,7 @@ _SHOWN = 60
 _COMPARED = 200
 """Names among which one is sought that may have been meant."""
 _BATCH = '{"rows": [{...}, ...]} or {"columns": {"a": [...], ...}}'
-_TOLD = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
+_MESSAGE = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
 _NAMED = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 
 
@@ -46,19 +46,19 @@ class Refused(Exception):
 def of_row(body: bytes, error: Exception, fields: Fields) -> Refused:
     """Why a body is not one row; `error` is what the decoder said."""
     document, refused = _parsed(body, error)
-    return refused or _row(document, "", fields) or _told(error)
+    return refused or _row(document, "", fields) or _from_message(error)
 
 
 def of_batch(body: bytes, error: Exception, fields: Fields) -> Refused:
     """Why a body is not a batch, as rows or as columns."""
     document, refused = _parsed(body, error)
-    return refused or _batch(document, fields) or _told(error)
+    return refused or _batch(document, fields) or _from_message(error)
 
 
 def of_column(body: bytes, error: Exception, field: Field) -> Refused:
     """Why the JSON of one column is not a list of its values."""
     document, refused = _parsed(body, error)
-    refused = refused or _column(document, field) or _told(error)
+    refused = refused or _column(document, field) or _from_message(error)
     if refused.field is not None and refused.field.startswith("["):  # the decoder's words, relative to the column
         where = f"columns.{field.name}"
         return Refused(refused.status, refused.code, where + refused.message, where + refused.field)
@@ -133,7 +133,7 @@ def _parsed(body: bytes, error: Exception) -> tuple[Any, Refused | None]:
     if isinstance(error, RecursionError):
         return None, Refused(400, "too_deep", "the JSON is nested too deeply; a row is a flat object")
     if len(body) > LOOKED_AT:
-        return None, _told(error)
+        return None, _from_message(error)
     try:
         return json.loads(bytes(body).decode(), parse_int=float), None
     except RecursionError:
@@ -145,12 +145,12 @@ def _parsed(body: bytes, error: Exception) -> tuple[Any, Refused | None]:
         return None, Refused(400, "malformed_json", "the body is not JSON in UTF-8")
 
 
-def _told(error: Exception) -> Refused:
+def _from_message(error: Exception) -> Refused:
     """What the decoder said, as it is: for what is too large to be looked at again."""
     if not isinstance(error, msgspec.ValidationError):
         return Refused(400, "malformed_json", f"the body is not JSON: {error}")
-    said = _TOLD.fullmatch(str(error))
-    text, where = (said[1], said[2] or "") if said else (str(error), "")
+    found = _MESSAGE.fullmatch(str(error))
+    text, where = (found[1], found[2] or "") if found else (str(error), "")
     code = "missing" if text.endswith("got `null`") else "too_long" if " of length <= " in text else "wrong_type"
     if named := _NAMED.fullmatch(text):
         code = "missing" if named[1] == "missing required" else "unknown_field"

@@ -143,8 +143,8 @@ class Booster:
 
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self._library, name)(*arguments):
-            said = self._library.XGBGetLastError().decode(errors="replace").splitlines()
-            raise BadKernel(f"{name}: {_PLACE.sub('', said[0]) if said else 'failed'}")
+            lines = self._library.XGBGetLastError().decode(errors="replace").splitlines()
+            raise BadKernel(f"{name}: {_PLACE.sub('', lines[0]) if lines else 'failed'}")
 
     def __del__(self) -> None:
         if getattr(self, "_proxy", None):

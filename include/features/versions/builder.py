@@ -92,7 +92,7 @@ def build(
             types = _source_types(engine, params, model, data_url)
             feature_set, known = _compile(engine, params, model, data_url, partitions, types)
             with open_workspace(home, model) as workspace:
-                _lay_out(workspace, params, model, feature_set, partitions, types, data_url)
+                _prepare_workspace(workspace, params, model, feature_set, partitions, types, data_url)
                 previous, pending = _previous_locks(engine, model, home), Home(home).dvc_pending(model)
                 links = "reflink,hardlink,copy"
                 with open_repository(workspace, model, remote_url, home, links=links) as repository:
@@ -170,7 +170,7 @@ def _types(entry: Model, data_url: str, key: str, sha256: str) -> dict[str, cols
     return cols.types_of(pq.read_schema(pa.BufferReader(content)))
 
 
-def _lay_out(
+def _prepare_workspace(
     workspace: Path,
     params: Params,
     model: str,
