@@ -156,6 +156,23 @@ def test_a_shift_of_the_inputs_asks_for_retraining(place):
     assert request.evidence["window"] == checked.window
 
 
+def test_the_declared_measure_of_drift_is_judged_stored_and_shown(place):
+    place.champion()
+    for number in range(20, 25):
+        place.day(number, x=lambda x: x + 6, y=lambda y: y + 18)
+    checked = place.check(drift={"measure": "jensen_shannon"})
+    assert checked.requested
+    assert checked.reason.startswith("x: Jensen-Shannon distance ")
+    found = {(m.kind, m.subject): m for m in measures.history(place.engine, place.model)}
+    assert set(found) == {
+        ("jensen_shannon", "x"), ("jensen_shannon", "prediction"), ("metric", "mae"), ("worsening", "mae"),
+    }  # fmt: skip
+    assert 0.19 < found["jensen_shannon", "x"].value <= 1
+    assert found["jensen_shannon", "x"].threshold == 0.19
+    page = gzip.decompress(storage.read_bytes(checked.report_url))
+    assert b"Jensen-Shannon distance over the bins pinned at training" in page
+
+
 def test_lost_performance_asks_for_retraining_where_the_outcome_is_there(place):
     place.champion()
     for number in range(20, 25):
