@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from include import database, storage, strategies
-from include.deployment import ledger, packaging, rollouts, verification, withdrawal
+from include.deployment import admission, ledger, packaging, rollouts, verification, withdrawal
 from include.deployment.decisions import Decision
 from include.inference.predictor import GOLDEN
 from include.settings import Rollout as Settings
@@ -99,7 +99,7 @@ def carry_out(
             verdict, packaged, kind=settings.strategy, settings=settings, task=task, database_url=database_url,
             actor=actor, reason="; ".join(verdict["reasons"]), run_key=run_key, decision=decision,
         )  # fmt: skip
-    except rollouts.Underway as underway:
+    except admission.Underway as underway:
         return Waiting(verdict["version"], str(underway))
 
 
@@ -116,7 +116,7 @@ def begin(
     run_key: str | None = None,
     decision: Decision | None = None,
 ) -> rollouts.Rollout:
-    """Try the judged version beside the champion, with what the task decides of the settings; see `rollouts.start`."""
+    """Try the judged version beside the champion, with what the task decides of the settings; see `admission.start`."""
     candidate = rollouts.Candidate(
         verdict["model"],
         verdict["version"],
@@ -126,7 +126,7 @@ def begin(
         verdict["id"],
     )
     with database.connected(database_url) as engine:
-        return rollouts.start(
+        return admission.start(
             engine,
             candidate,
             kind=kind,

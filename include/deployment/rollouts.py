@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 
 from include import database, strategies
-from include.deployment import decisions, ledger
+from include.deployment import ledger
 from include.deployment.decisions import Decision
 from include.settings import Rollout as Settings
 from include.strategies import Move, Strategy
@@ -134,10 +133,6 @@ class Change(Protocol):
         """Make the change."""
 
 
-class Underway(RuntimeError):
-    """Another rollout of the model answers requests; the message says which."""
-
-
 class Ended(RuntimeError):
     """The rollout runs no more, or has moved on; the message says how it stands."""
 
@@ -158,6 +153,13 @@ def history(bind: sa.Engine | sa.Connection, model: str) -> list[Rollout]:
     return _read(bind, sa.select(table).where(table.c.model == model).order_by(table.c.id.desc()))
 
 
+def of_run(connection: sa.Connection, model: str, run_key: str) -> Rollout | None:
+    """What an Airflow run has started, ended or not."""
+    table = database.rollouts
+    found = _read(connection, sa.select(table).where(table.c.model == model, table.c.run_key == run_key))
+    return found[0] if found else None
+
+
 def events(bind: sa.Engine | sa.Connection, rollout_ids: Sequence[int]) -> list[Event]:
     """What was decided about these rollouts, newest first."""
     table = database.rollout_events
@@ -172,60 +174,6 @@ def _read(bind: sa.Engine | sa.Connection, query: sa.Select[Any]) -> list[Rollou
 
 
 # ------------------------------------------------------------------------------------------------ changing
-
-
-def start(
-    bind: sa.Engine | sa.Connection,
-    candidate: Candidate,
-    *,
-    kind: str,
-    settings: Settings,
-    actor: str,
-    reason: str,
-    run_key: str | None = None,
-    decision: Decision | None = None,
-) -> Rollout:
-    """Try a version beside the champion from now on.
-
-    A new mirrored version takes the place of the one that runs: no answer depends on it. What runs already is found,
-    not started twice, and so is what the same Airflow run has started before, even when it has ended since.
-
-    Args:
-        bind: The platform's database, or a transaction that this is to be a part of.
-        candidate: The version to try. Its verdict is one that the strategy starts with; unless it is mirrored, it was
-            given against the champion in force.
-        kind: The strategy: a file of include/strategies/.
-        settings: Steps, limits, share and duration; kept with the rollout, whatever params.yaml says later.
-        actor: Who starts it: a DAG run or a person.
-        reason: One line, kept with it.
-        run_key: The Airflow run, if one starts it.
-        decision: A person's decision to try it although a person took it back.
-
-    Raises:
-        decisions.NeedsDecision: a person took the version back, and no newer decision overrules that.
-        Underway: a rollout of the model that answers requests runs; one at a time.
-        ledger.Superseded: the champion is no longer the one that the verdict was given against.
-        ledger.NotProven: the verdict is missing, says otherwise, or is about another version, content or champion.
-        ValueError: the version is champion, or there is no champion to try it beside.
-    """
-    strategy = strategies.load(kind)
-    with database.transaction(bind) as connection:
-        ledger.lock(connection, candidate.model)
-        if run_key and (before := _of_run(connection, candidate.model, run_key)):
-            return before
-        champion = _champion_beside(connection, candidate)
-        _require_verdict(connection, strategy, candidate, champion)
-        decisions.require(connection, candidate.model, candidate.version, decision)
-        beside = [each for each in running(connection, candidate.model) if each.mirrored == strategy.mirrored]
-        if beside and beside[0].tries(candidate, kind):
-            return beside[0]
-        _make_room(connection, strategy, candidate, beside, actor)
-        rollout = _insert(
-            connection, strategy, candidate, champion, settings, actor=actor, reason=reason, run_key=run_key
-        )
-        evidence = {"champion": champion.version, "verdict": candidate.verdict_id}
-        _note(connection, rollout, "start", actor, reason, evidence)
-        return rollout
 
 
 def step(
@@ -249,7 +197,7 @@ def step(
             .returning(table)
         ).one()
         taken = Rollout(**row._mapping)
-        _note(connection, taken, "step", actor, reason, evidence)
+        record(connection, taken, "step", actor, reason, evidence)
         return taken
 
 
@@ -290,7 +238,7 @@ def roll_back(
         Ended: it ended, or moved on.
     """
     with _held(bind, rollout) as connection:
-        _note(connection, rollout, "breach", actor, reason, evidence)
+        record(connection, rollout, "breach", actor, reason, evidence)
         return end(connection, rollout, "rolled_back", "rollback", actor, reason, evidence)
 
 
@@ -340,7 +288,7 @@ def note(
         Ended: it ended, or moved on.
     """
     with _held(bind, rollout) as connection:
-        _note(connection, rollout, event, actor, reason, evidence)
+        record(connection, rollout, event, actor, reason, evidence)
 
 
 # ------------------------------------------------------------------------------------------------ inside
@@ -353,76 +301,8 @@ def _held(bind: sa.Engine | sa.Connection, rollout: Rollout) -> Iterator[sa.Conn
         ledger.lock(connection, rollout.model)
         now = _read(connection, sa.select(database.rollouts).where(database.rollouts.c.id == rollout.id))[0]
         if (now.status, now.step) != (rollout.status, rollout.step):
-            raise Ended(f"nothing was changed: {_described(now)}")
+            raise Ended(f"nothing was changed: {described(now)}")
         yield connection
-
-
-def _of_run(connection: sa.Connection, model: str, run_key: str) -> Rollout | None:
-    table = database.rollouts
-    found = _read(connection, sa.select(table).where(table.c.model == model, table.c.run_key == run_key))
-    return found[0] if found else None
-
-
-def _champion_beside(connection: sa.Connection, candidate: Candidate) -> ledger.Champion:
-    model, version = candidate.model, candidate.version
-    champion = ledger.champion(connection, model)
-    if champion is None:
-        raise ValueError(f"{model} has no champion to try version {version} beside; the first one is promoted directly")
-    if champion.version == version:
-        raise ValueError(f"{model} version {version} is champion already; there is nothing to try")
-    return champion
-
-
-def _require_verdict(
-    connection: sa.Connection, strategy: Strategy[Any], candidate: Candidate, champion: ledger.Champion
-) -> None:
-    model, version, number = candidate.model, candidate.version, candidate.verdict_id
-    verdict = ledger.require_verdict(
-        connection, model, version, candidate.content_hash, number, "tried", outcomes=strategy.verdicts
-    )
-    if not strategy.mirrored:
-        ledger.refuse_stale(connection, model, version, verdict.champion_version, champion, number)
-
-
-def _make_room(
-    connection: sa.Connection, strategy: Strategy[Any], candidate: Candidate, beside: list[Rollout], actor: str
-) -> None:
-    """End what is mirrored for another; what answers requests stays, and the candidate waits."""
-    if beside and not strategy.mirrored:
-        raise Underway(
-            f"{candidate.model} version {candidate.version} cannot be tried now: {_described(beside[0])};"
-            " stop it first, or wait for its end"
-        )
-    for old in beside:
-        reason = f"version {candidate.version} is the {strategy.title} from now on"
-        end(connection, old, "stopped", "stop", actor, reason, {})
-
-
-def _insert(
-    connection: sa.Connection,
-    strategy: Strategy[Any],
-    candidate: Candidate,
-    champion: ledger.Champion,
-    settings: Settings,
-    **started: str | None,
-) -> Rollout:
-    values = {
-        **asdict(candidate),
-        "kind": strategy.name,
-        "arm": strategy.arm,
-        "control": strategy.control,
-        "mirrored": strategy.mirrored,
-        "champion_version": champion.version,
-        "share": strategy.shares(settings)[0],
-        "settings": settings.model_dump(mode="json"),
-        "salt": secrets.token_hex(8),
-        "status": "running",
-        "started_at": database.CLOCK,
-        "changed_at": database.CLOCK,
-    }
-    table = database.rollouts
-    row = connection.execute(sa.insert(table).values(**values, **started).returning(table)).one()
-    return Rollout(**row._mapping)
 
 
 def end(
@@ -438,19 +318,21 @@ def end(
     table = database.rollouts
     changes = sa.update(table).where(table.c.id == rollout.id).values(status=status, ended_at=database.CLOCK)
     ended = Rollout(**connection.execute(changes.returning(table)).one()._mapping)
-    _note(connection, ended, event, actor, reason, evidence)
+    record(connection, ended, event, actor, reason, evidence)
     return ended
 
 
-def _note(
+def record(
     connection: sa.Connection, rollout: Rollout, event: str, actor: str, reason: str, evidence: Mapping[str, Any]
 ) -> None:
+    """Write down what was decided, in the transaction that changes the rollout."""
     share = rollout.share if rollout.status == "running" else 1.0 if rollout.status == "promoted" else 0.0
     values = {"event": event, "share": share, "actor": actor, "reason": reason, "evidence": dict(evidence)}
     connection.execute(sa.insert(database.rollout_events).values(rollout_id=rollout.id, at=database.CLOCK, **values))
 
 
-def _described(rollout: Rollout) -> str:
+def described(rollout: Rollout) -> str:
+    """How a rollout stands, since when, and by whom."""
     since = f"{rollout.started_at:%Y-%m-%d %H:%M:%S} UTC"
     if rollout.status == "running":
         return f"{rollout} {rollout.traffic}, since {since} (by {rollout.actor}: {rollout.reason})"

@@ -82,7 +82,7 @@ RETRY_BY_CAUSE = ExceptionRetryPolicy(
                 "include.training.tuning.StudyFailed",
                 "include.deployment.gate.NotReady",
                 "include.deployment.ledger.Superseded",
-                "include.deployment.rollouts.Underway",
+                "include.deployment.admission.Underway",
             ],
             action=RetryAction.FAIL,
             reason="decided: trying again would find the same",

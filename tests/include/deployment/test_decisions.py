@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from include import database, settings
-from include.deployment import decisions, gate, ledger, promotion, rollouts, withdrawal
+from include.deployment import admission, decisions, gate, ledger, promotion, rollouts, withdrawal
 from include.deployment.decisions import Decision, NeedsDecision
 from tests.include.deployment import trials
 
@@ -92,7 +92,7 @@ def test_what_was_taken_back_is_promoted_again_only_by_a_newer_decision(
         with pytest.raises(NeedsDecision, match=r"strange answers.*deploy_m.*again"):
             promote(engine, 2, 1, decision)
         with pytest.raises(NeedsDecision, match="strange answers"):
-            rollouts.start(
+            admission.start(
                 engine, rollouts.Candidate("m", 2, **trials.served(2), verdict_id=trials.judge(engine, 2, 1)),
                 kind="canary", settings=settings.Rollout(**trials.FAST), actor="run 7", reason="better",
                 decision=decision,
@@ -250,7 +250,7 @@ def test_whatever_is_done_at_once_the_ledger_stays_a_chain_and_every_refusal_say
             started.wait(30)
             try:
                 act(own)
-            except (ValueError, rollouts.Underway, rollouts.Ended, ledger.Superseded) as error:
+            except (ValueError, admission.Underway, rollouts.Ended, ledger.Superseded) as error:
                 errors.extend([str(error)] if "\n" in str(error) else [])
             except Exception as error:  # noqa: BLE001  that is what is looked for
                 errors.append(f"{act.__name__}: {error!r}")

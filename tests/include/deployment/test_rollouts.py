@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from include import database
-from include.deployment import ledger, rollouts, withdrawal
+from include.deployment import admission, ledger, rollouts, withdrawal
 from include.deployment.decisions import Decision
 from tests.include.deployment import trials
 from tests.waiting import until
@@ -97,7 +97,7 @@ def test_the_champion_itself_or_a_model_without_one_is_not_tried(engine: sa.Engi
 def test_a_second_canary_is_refused_and_says_which_runs(engine: sa.Engine) -> None:
     trials.start(engine, 2)
     with pytest.raises(
-        rollouts.Underway, match=r"the canary of m version 2 answers 5% of the requests.*by ann: try it"
+        admission.Underway, match=r"the canary of m version 2 answers 5% of the requests.*by ann: try it"
     ):
         trials.start(engine, 3, "ab")
 

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from include import database, settings
-from include.deployment import ledger, rollouts
+from include.deployment import admission, ledger, rollouts
 from include.deployment.decisions import Decision
 from include.serving.metrics.counters import LATENCY_MS
 
@@ -57,7 +57,7 @@ def start(
     **declared: Any,
 ) -> rollouts.Rollout:
     """Judge a version against the champion and try it."""
-    return rollouts.start(
+    return admission.start(
         engine,
         rollouts.Candidate(
             model, version, **served(version, model),

@@ -232,11 +232,11 @@ def promote(database_url: str, champion: Champion, *, hidden: str | None = None)
 def try_out(database_url: str, version: Champion, kind: str, **declared: Any) -> Rollout:
     """Start a rollout of it beside the champion; `declared` are settings of the rollout."""
     from include import database
-    from include.deployment import rollouts
+    from include.deployment import admission, rollouts
 
     engine = database.connect(database_url)
     _, verdict_id = _judge(engine, version)
-    rollout = rollouts.start(
+    rollout = admission.start(
         engine,
         rollouts.Candidate(
             version.model, version.version, version.content_hash, version.url, version.bento, verdict_id
