@@ -292,6 +292,20 @@ def test_no_room_is_too_full_to_be_seen_at_a_glance() -> None:
         assert room.name == "include" or inside <= sum(lines.values()) / 4, f"{room.relative_to(ROOT)}: {inside} lines"
 
 
+@pytest.mark.parametrize("room", ["training"])
+def test_a_function_fits_on_a_screen_and_a_class_on_three(room: str) -> None:
+    """At most 60 lines, and 200."""
+    most = {ast.FunctionDef: 60, ast.AsyncFunctionDef: 60, ast.ClassDef: 200}
+    longer = [
+        f"{path.relative_to(ROOT)}: {node.name} has {lines} lines"
+        for path in sorted((ROOT / "include" / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > most[type(node)]
+    ]
+    assert longer == []
+
+
 def test_few_arrows_between_the_rooms_of_serving() -> None:
     modules = _modules()
     rooms = {module: ".".join(module.split(".")[:3]) for module in modules if module.startswith("include.serving.")}
