@@ -89,7 +89,9 @@ def test_a_feature_file_holds_raw_columns_features_and_target(tmp_path: Path) ->
     plan = plan_for({})
     entry = feature_file.build_partition(plan, day(0), content(table), file)
     made = pq.read_table(file)
-    assert made.select(list(plan.columns)).equals(table.select(list(plan.columns)).cast(made.select(list(plan.columns)).schema))
+    assert made.select(list(plan.columns)).equals(
+        table.select(list(plan.columns)).cast(made.select(list(plan.columns)).schema)
+    )
     assert set(plan.feature_set.kinds) <= set(made.column_names)
     assert entry["bytes"] == file.stat().st_size
 
