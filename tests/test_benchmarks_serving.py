@@ -15,6 +15,7 @@ from benchmarks.serving import load, model, report
 from benchmarks.serving.contenders import ALL, Contender
 from benchmarks.serving.processes import free_port, running
 from benchmarks.serving.servers import Asked, Cell, started
+from include.settings import ColumnType
 from tests.conftest import ROOT
 
 ROWS: list[dict[str, Any]] = [
@@ -116,7 +117,10 @@ def test_the_contenders_give_the_answers_of_the_served_form(tmp_path: Path) -> N
     asked = Asked(folder)
     form = served_form.verify(folder / "served")
     few = asked.rows[:50]
-    columns = from_rows(few, dict.fromkeys(model.NUMBERS, "float") | dict.fromkeys(model.CATEGORIES, "string"))
+    types: dict[str, ColumnType] = {}
+    types |= dict.fromkeys(model.NUMBERS, "float")
+    types |= dict.fromkeys(model.CATEGORIES, "string")
+    columns = from_rows(few, types)
     assert Predictor.load(form).predict(columns).tolist() == pytest.approx(asked.predictions[:50], rel=1e-5)
     assert len(json.dumps(few[0])) == pytest.approx(210, abs=15)
     for contender in (c for c in ALL if c.key in ("raw", "raw-xgboost", "fastapi-inplace")):

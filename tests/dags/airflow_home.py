@@ -59,7 +59,8 @@ class Driver:
     """Runs DAGs, and Airflow's own commands, in copies of one process that has imported what they need: drive.py."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._process = folder, None
+        self._folder = folder
+        self._process: subprocess.Popen[str] | None = None
 
     def run(self, environment: Mapping[str, str], folder: Path, *steps: dict[str, Any]) -> list[dict[str, Any]]:
         """Take steps in their order, in an environment and a folder of their own; what drive.py found at each."""

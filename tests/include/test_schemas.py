@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from include import schemas
 from include.schemas import SchemaError, cast_column, concat, unite
+from include.settings import ColumnType
 
 BIG = 2**53 + 1
 
 
-def _unite(values: Any, known: dict[str, Any], *, fixed: tuple[str, ...] = (), largest: float = 0) -> schemas.United:
+def _unite(values: Any, known: dict[str, Any], *, fixed: tuple[str, ...] = (), largest: int = 0) -> schemas.United:
     return unite(pa.table({"x": values}), known, fixed=fixed, largest=lambda _: largest)
 
 
@@ -89,7 +90,7 @@ def test_an_empty_column_decides_nothing_and_takes_the_known_type() -> None:
         ([dt.date(2020, 1, 1)], "int", 0, "is date, not int"),
     ],
 )
-def test_what_cannot_be_united_is_named_and_left_as_it_is(values: Any, known: str, largest: float, reason: str) -> None:
+def test_what_cannot_be_united_is_named_and_left_as_it_is(values: Any, known: str, largest: int, reason: str) -> None:
     found = _unite(values, {"x": known}, largest=largest)
     assert reason in found.conflicts["x"]
     assert found.table["x"].to_pylist() == values
@@ -117,7 +118,7 @@ def test_tables_that_do_not_go_together_are_named() -> None:
         concat([("january", pa.table({"x": [BIG]})), ("march", pa.table({"x": [1.5]}))])
 
 
-_VALUES = {
+_VALUES: dict[ColumnType, st.SearchStrategy[Any]] = {
     "int": st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5),
     "float": st.floats(allow_nan=False) | st.integers(-5, 5).map(float),
     "string": st.text(max_size=3),
@@ -153,7 +154,7 @@ def test_partitions_of_any_types_are_read_in_one_type_with_their_very_values_or_
     known: dict[str, Any] = {}
     stored: list[tuple[pa.Table, list[Any]]] = []
 
-    def largest(name: str) -> float:
+    def largest(name: str) -> int:
         return max((schemas.largest(t[name]) for t, _ in stored if t[name].type == pa.int64()), default=0)
 
     for part in parts:

@@ -387,7 +387,9 @@ def test_a_sources_settings_are_checked(line, message):
 
 def test_texts_that_yaml_reads_as_numbers_stand_for_a_missing_value_too():
     params = settings.parse_params(FILES.format(line="null_values: ['?', -999, 9.5]"))
-    assert params.sources["s"].null_values == ("?", "-999", "9.5")
+    source = params.sources["s"]
+    assert isinstance(source, settings.FilesSource)
+    assert source.null_values == ("?", "-999", "9.5")
 
 
 def test_anchors_may_stand_for_entries_that_have_anchors_themselves():

@@ -85,7 +85,7 @@ def test_a_hundred_swaps_under_load_fail_nobody_and_leave_the_memory_as_it_was(
                 for _ in range(times):
                     version += 1
                     promote(database_url, champion_of(forms[version % 2], version))
-                    took.append(seconds_until(lambda now=version: traffic.answers[-1].told.get("version") == now))
+                    took.append(seconds_until(lambda: traffic.answers[-1].told.get("version") == version))
 
             def megabytes() -> float:
                 return psutil.Process(worker).memory_info().rss / 1e6

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from include.alerting.place import Failure, Place
-from include.monitoring import report
+from include.monitoring import drift_measures, report
 from tests.conftest import administering
 from tests.dags import airflow_home
 from tests.dags.airflow_home import Server
@@ -255,7 +255,7 @@ def test_a_drift_report_opens_in_a_browser_though_it_is_stored_compressed(
     with logged_in(server, browser, token) as (page, wrong):
         page.goto(f"{server.url}/ml-platform/files/reports/trip_duration/r2/evidently.html.gz")
         page.get_by_text("Dataset Drift", exact=False).first.wait_for(timeout=30_000)
-        page.get_by_text(report.METHOD).first.wait_for(timeout=10_000)
+        page.get_by_text(report.method(drift_measures.load("psi"))).first.wait_for(timeout=10_000)
         page.screenshot(path=str(tmp_path / "report.png"))
     assert wrong == []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from include import alerting, database
+from include import alerting, database, storage
 from include.alerting import table
 from include.alerting.place import Place, forget_all_but
 from include.home import Home
@@ -134,7 +134,7 @@ def test_a_kill_while_the_file_is_shortened_loses_no_alert_and_brings_none_back(
     for days_ago in (2, 1):
         said(tmp_path, days_ago, "young")
     table.copy(engine, tmp_path)
-    really = table.storage.write_bytes
+    really = storage.write_bytes
 
     class Killed(BaseException):
         pass
@@ -147,7 +147,7 @@ def test_a_kill_while_the_file_is_shortened_loses_no_alert_and_brings_none_back(
             really(url, data, **how)
         raise Killed
 
-    monkeypatch.setattr(table.storage, "write_bytes", write)
+    monkeypatch.setattr(storage, "write_bytes", write)
     with pytest.raises(Killed):
         table.retain(engine, tmp_path, 90, NOW)
     monkeypatch.undo()

@@ -355,7 +355,7 @@ def test_a_running_controller_rolls_back_within_seconds_and_ends_when_it_is_told
         made = trials.start(engine, version)
         time.sleep(1)
         trials.report(engine, made, "canary", errors=200, ago=0)
-        taken.append(seconds_until(lambda made=made: trials.now(engine, made).status == "rolled_back"))
+        taken.append(seconds_until(lambda: trials.now(engine, made).status == "rolled_back"))
     print("seconds from the report to the rollback:", [round(t, 2) for t in taken])
     assert max(taken) < 5
     process.send_signal(signal.SIGTERM)
@@ -386,7 +386,7 @@ def test_while_postgresql_does_not_answer_it_keeps_trying_and_alerts_once(
     monkeypatch.setattr(controller, "AWAY_SECONDS", 2.0)
     made = trials.start(engine)
     stop = threading.Event()
-    with Relay(sa.make_url(database_url).query["host"]) as relay:
+    with Relay(str(sa.make_url(database_url).query["host"])) as relay:
         url = sa.make_url(database_url).update_query_dict({"host": str(relay.folder)}).render_as_string(False)
         thread = threading.Thread(target=controller.run, args=(url, tmp_path, "http://127.0.0.1:9", stop))
         thread.start()
@@ -411,7 +411,8 @@ class Relay:
     def __init__(self, behind: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="relay-"))
         [real] = Path(behind).glob(".s.PGSQL.*[0-9]")
-        self._real, self._path, self._open, self._pass = real, self.folder / real.name, [], threading.Event()
+        self._real, self._path, self._pass = real, self.folder / real.name, threading.Event()
+        self._open: list[socket.socket] = []
         self._pass.set()
 
     def __enter__(self) -> Relay:

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -143,8 +144,10 @@ def test_a_deployment_carries_the_decision_whatever_the_strategy(
     rolled_back(engine)
     verdict = {"id": trials.judge(engine, 2, 1), "model": "m", "version": 2, "champion_version": 1,
                "content_hash": trials.content(2), "reasons": ["better"]}  # fmt: skip
-    how = {"settings": settings.Rollout(strategy=strategy), "task": "binary", "database_url": database_url,
-           "actor": "run 7", "run_key": "run 7"}  # fmt: skip
+    how: dict[str, Any] = {
+        "settings": settings.Rollout(strategy=strategy), "task": "binary", "database_url": database_url,
+        "actor": "run 7", "run_key": "run 7",
+    }  # fmt: skip
     with pytest.raises(NeedsDecision):
         promotion.carry_out(verdict, trials.served(2), **how)
     made = promotion.carry_out(verdict, trials.served(2), **how, decision=Decision("mended", now() + SOON))

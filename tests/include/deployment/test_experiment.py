@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import time
@@ -109,7 +110,7 @@ def test_arms_without_any_spread_are_compared_too(a: float, b: float, winner: st
     units = Units(np.full(PILOT, a), np.full(PILOT, b))
     found = experiment.verdict(units, "rate", significance=0.05, smallest_effect=0.1)
     assert found.winner == winner
-    json.dumps(experiment.asdict(found), allow_nan=False)
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
 def test_where_the_mean_is_zero_no_number_is_enough_and_the_days_decide() -> None:

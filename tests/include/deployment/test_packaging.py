@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -86,7 +87,12 @@ def test_a_failed_build_says_what_bentoml_said(tmp_path: Path) -> None:
 def test_a_bento_answers_its_golden_rows_by_itself(tmp_path: Path) -> None:
     """Built from a form, then served without a checkout, a database or the published form."""
     form = craft(tmp_path / "form", task="binary").form
-    arguments = {"model": "trips", "version": 3, "data_url": str(tmp_path / "data"), "bento_home": tmp_path / "bento"}
+    arguments: dict[str, Any] = {
+        "model": "trips",
+        "version": 3,
+        "data_url": str(tmp_path / "data"),
+        "bento_home": tmp_path / "bento",
+    }
     packaged = package(form, root=ROOT, **arguments)
     assert packaged.bento == f"prediction-trips:3-{form.content_hash[:8]}"
     assert packaged.content_hash == form.content_hash

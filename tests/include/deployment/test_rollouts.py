@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from include.deployment.decisions import Decision
 from tests.include.deployment import trials
 from tests.waiting import until
 
-HOW = {"actor": "ann", "reason": "because", "evidence": {"requests": 7}}
+HOW: dict[str, Any] = {"actor": "ann", "reason": "because", "evidence": {"requests": 7}}
 
 
 @pytest.fixture
@@ -307,7 +308,7 @@ def test_of_a_promotion_and_a_way_back_at_once_one_comes_first_and_both_are_whol
             try:
                 rollouts.promote(bind, rollout, **HOW)
             except (rollouts.Ended, ledger.Superseded) as late:
-                refused.append(late)  # noqa: B023
+                refused.append(late)
 
         thread = threading.Thread(target=promote)
         thread.start()

@@ -27,7 +27,7 @@ from tests.waiting import seconds_until, until
 
 pytestmark = pytest.mark.slow
 
-SEEN = {"serving_key": "secret", "workers": 2, "timeout": 30}
+SEEN: dict[str, Any] = {"serving_key": "secret", "workers": 2, "timeout": 30}
 
 
 class Load:
@@ -99,7 +99,7 @@ def test_mlops_rollback_under_full_load_has_every_worker_back_within_ten_seconds
             began = time.monotonic()
             command = [sys.executable, "-m", "include.cli", "rollback", "trips", "--reason", "strange answers"]
             lines, back = [], 0.0
-            piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             with subprocess.Popen(command, cwd=ROOT, env=environment, **piped) as process:
                 for line in process.stdout:
                     lines.append((time.monotonic() - began, line.strip()))

@@ -31,7 +31,7 @@ def judge(
         return int(connection.execute(statement).scalar_one())
 
 
-def served(version: int, model: str = "m") -> dict[str, str]:
+def served(version: int, model: str = "m") -> dict[str, Any]:
     return {"content_hash": content(version), "url": f"served/{model}/{version}", "bento": f"{model}:{version}"}
 
 

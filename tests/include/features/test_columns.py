@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from include.features.columns import ColumnError, ColumnType, from_arrow, from_r
 TYPES: dict[str, ColumnType] = {
     "number": "float", "count": "int", "flag": "bool", "word": "string", "time": "timestamp", "day": "date",
 }  # fmt: skip
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"number": 1.5, "count": 3, "flag": True, "word": "a", "time": "2024-02-29T10:30:00", "day": "2024-02-29"},
     {"number": None, "count": None, "flag": None, "word": None, "time": None, "day": None},
     {"number": 2, "count": 0, "flag": False, "word": "", "time": "2024-02-29T10:30:00+02:00", "day": "2024-01-01"},

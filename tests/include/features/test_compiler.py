@@ -77,7 +77,7 @@ def test_a_column_beyond_the_known_ones_is_an_input_only_where_the_entry_names_i
 )
 def test_a_column_that_no_request_could_carry_is_refused_before_anything_is_built(name: str, why: str) -> None:
     source: dict[str, ColumnType] = {"age": "float", name: "float", "paid": "float"}
-    given = {"entity": None, "time_column": None, "root": ROOT}
+    given: dict[str, Any] = {"entity": None, "time_column": None, "root": ROOT}
 
     def compile_with(target: str = "paid", **features: Any) -> FeatureSet:
         return compile_features(Features.model_validate(features), source_columns=source, target=target, **given)

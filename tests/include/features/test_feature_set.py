@@ -38,7 +38,7 @@ def test_everything_declared_compiles_and_survives_json() -> None:
     )  # fmt: skip
     assert list(made.kinds) == ["age", "city", "member", "old", "years", "since_month", "since_weekday"]
     assert made.inputs["seen"] == "timestamp", "a formula may read the time column"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"age": 61.0, "city": "b", "member": True, "since": "2020-01-01", "seen": "2024-01-01"},
         {"seen": "2024-01-01"},
     ] * 5

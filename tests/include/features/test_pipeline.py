@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,12 +65,12 @@ def test_a_row_alone_some_rows_and_very_many_have_the_same_bits(seed: int, rows:
         "standard_scaler": ["scaled", "filled", "mean", "order"],
     }  # fmt: skip
     _, _, pipeline = fit(declared, columns(30, "abc"), y=random.normal(size=30))
-    asked = columns(rows, "abcd")
+    asked: dict[str, Any] = columns(rows, "abcd")
     together = apply(pipeline, **asked)
     for row in range(rows):
         alone = apply(pipeline, **{name: values[row : row + 1] for name, values in asked.items()})
         np.testing.assert_array_equal(alone[0], together[row], strict=True)
-    many = {name: np.concatenate([values] * (BATCH_ROWS // rows + 1)) for name, values in asked.items()}
+    many: dict[str, Any] = {name: np.concatenate([values] * (BATCH_ROWS // rows + 1)) for name, values in asked.items()}
     np.testing.assert_array_equal(apply(pipeline, **many)[:rows], together, strict=True)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from include.inference import runtimes
 from include.inference.predictor import Predictor
+from include.settings import Task
 from tests.include.serving.planted import Planted, plant, resealed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,7 +60,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(planted: Planted) -> No
 
 @pytest.mark.parametrize("task", ["regression", "binary", "multiclass"])
 @pytest.mark.parametrize("estimator", ["xgboost", "random_forest"])
-def test_both_answer_alike_for_every_estimator_of_trees_and_task(tmp_path: Path, estimator: str, task: str) -> None:
+def test_both_answer_alike_for_every_estimator_of_trees_and_task(tmp_path: Path, estimator: str, task: Task) -> None:
     planted = plant(tmp_path / "form", estimator, task)
     answers = Predictor.load(planted.form).predict_by_each(strange(planted.columns))
     one, two = answers.values()

@@ -278,7 +278,11 @@ def test_an_unknown_category_is_refused_where_its_field_says_so() -> None:
         field("open", "string", unknown_category="other", categories=["x"]),
     ]
     schema = Schema(inputs, max_batch=10)
-    rows = [{"vendor": "acme", "zone": 7.0, "open": "new"}, {"open": "x"}, {"vendor": None, "zone": 1, "open": "y"}]
+    rows: list[dict[str, Any]] = [
+        {"vendor": "acme", "zone": 7.0, "open": "new"},
+        {"open": "x"},
+        {"vendor": None, "zone": 1, "open": "y"},
+    ]
     for checked in (rows_of(schema, rows), columns_of(schema, rows)):
         assert checked.unusual == {("unknown_category", "open"): 2}
         assert checked.columns["vendor"].tolist() == ["acme", None, None]
@@ -416,7 +420,10 @@ def test_where_training_saw_trimmed_texts_requests_are_trimmed_too(policy: str) 
     schema = Schema(inputs, max_batch=10, entity="who")
     row = {"work": " State-gov", "note": "\u00a0two  words\n", "id": " 7 ", "who": " me "}
     plain = {"work": "State-gov", "note": "two  words", "id": " 7 ", "who": " me "}
-    for take, sent in ((row_of, row), (rows_of, [plain, row]), (columns_of, [plain, row])):
+    ways: list[tuple[Callable[..., Any], Any]] = [
+        (row_of, row), (rows_of, [plain, row]), (columns_of, [plain, row]),
+    ]  # fmt: skip
+    for take, sent in ways:
         checked = take(schema, sent)
         assert checked.warnings is None
         assert set(checked.columns["work"].tolist()) == {"State-gov"}
@@ -600,13 +607,14 @@ def test_a_large_batch_is_not_taken_for_too_many_rows_because_of_braces_in_its_t
 def test_a_body_too_large_to_be_taken_apart_is_explained_in_the_decoder_s_words() -> None:
     long = "x" * errors.LOOKED_AT
     schema = Schema(INPUTS, max_batch=5, entity="rider")
-    for change, code, path in [
+    changes: list[tuple[dict[str, Any], str, str]] = [
         ({"count": "2"}, "wrong_type", "count"),
         ({"count": None}, "missing", "count"),
         ({"rows": 1}, "unknown_field", "rows"),
         ({"rider": "x" * 600}, "too_long", "rider"),
         ({"at": "now"}, "wrong_type", "at"),
-    ]:
+    ]
+    for change, code, path in changes:
         row = {**ROW, "vendor": long, **change}
         found = refused(row_of, schema, row)
         assert (found.status, found.code, found.field) == (422, code, path)

@@ -73,8 +73,15 @@ class _Markup(HTMLParser):
 
 def _hostile(text: str) -> dict[str, Any]:
     """A row of `partitions` that has a text in every place that data, a suite or a column name can reach."""
-    check = {"type": text, "columns": [text], "severity": "warning", "text": text, "outcome": "failed", "rows": 1}
-    detail = {
+    check: dict[str, Any] = {
+        "type": text,
+        "columns": [text],
+        "severity": "warning",
+        "text": text,
+        "outcome": "failed",
+        "rows": 1,
+    }
+    detail: dict[str, Any] = {
         "message": text,
         "reasons": {text: 1},
         "schema": {"missing": [text], "renamed": {text: text}, "retyped": {text: {"found": text, "expected": text}}},

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.ingestion import drafting, judgement, sources, suites
+from include.ingestion.proposal import Day
 from tests.include.ingestion.conftest import files, generated
 
 TODAY = dt.date(2025, 6, 1)
@@ -130,7 +131,7 @@ def test_a_days_last_hours_are_those_of_its_zone(tmp_path: Path) -> None:
     source = files(tmp_path / "s_{yyyy}-{mm}-{dd}.csv", time_column="at", timezone="America/New_York")
     found: list[str] = []
     (part,) = drafting._sample(source, TODAY, found)
-    assert part.day == drafting.Day(100, dt.timedelta(hours=2, minutes=6))
+    assert part.day == Day(100, dt.timedelta(hours=2, minutes=6))
 
 
 def test_a_damaged_day_is_named_and_the_others_are_used(tmp_path: Path) -> None:
@@ -163,9 +164,9 @@ def test_a_target_has_no_bounds_and_a_guess_is_told(tmp_path: Path) -> None:
 
 
 def test_a_rule_that_a_day_breaks_is_left_out_and_named(tmp_path: Path) -> None:
-    part = drafting._Part("2025-01-01", pa.table({"x": [1.0, 99.0]}), drafting.Day(2))
+    part = drafting._Part("2025-01-01", pa.table({"x": [1.0, 99.0]}), Day(2))
     between = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "x", "max_value": 50}}
-    proposed = {
+    proposed: dict[str, Any] = {
         "name": "s",
         "notes": [],
         "expectations": [between, {"type": "expect_column_to_exist", "kwargs": {"column": "x"}}],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from include.ingestion import judgement, partitions, runner, sources, suites, validation
+from include.ingestion import judgement, partitions, runner, sources, suites
+from include.ingestion.runner import NotValidated
 from include.ingestion.sources import REASON
 from include.settings import SampleSource
 from tests.include.ingestion.conftest import DURATION, SUITES, Ingest, files, generated
@@ -22,7 +23,7 @@ Days = Callable[[int], list[str]]
 DAY = "2018-01-05"
 
 
-def _suite(folder: Path, *expectations: dict[str, object]) -> Path:
+def _suite(folder: Path, *expectations: Mapping[str, object]) -> Path:
     path = folder / "trips.json"
     path.write_text(json.dumps({"name": "trips", "expectations": expectations}))
     return path
@@ -314,9 +315,7 @@ def test_an_expectation_that_cannot_be_evaluated_is_not_validated_never_passed(i
     """Promise 7: a real failure inside Great Expectations: numbers are asked of text."""
     path = _csv(tmp_path, f"{DAY} 10:00:00,1,a\n")
     suite = _suite(tmp_path, {**_between("shop", 0, 10), "severity": "info"})
-    with pytest.raises(
-        validation.NotValidated, match=f"trips {DAY}: not validated: expect_column_values_to_be_between"
-    ):
+    with pytest.raises(NotValidated, match=f"trips {DAY}: not validated: expect_column_values_to_be_between"):
         ingest(files(path, time_column="at"), [DAY], suite=suite)
     assert partitions.reports(ingest.database_url, "trips") == []
 
@@ -332,7 +331,7 @@ def test_great_expectations_falling_over_is_not_validated(
 
     monkeypatch.setattr(Validator, "graph_validate", fall_over)
     ingest.extract(generated(), days(1))
-    with pytest.raises(validation.NotValidated, match="MemoryError: no more"):
+    with pytest.raises(NotValidated, match="MemoryError: no more"):
         ingest.validate(generated(), days(1))
     with pytest.raises(partitions.NotAccepted):
         ingest.publish(days(1))

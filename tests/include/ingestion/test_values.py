@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from include.ingestion import formats, values
 from include.ingestion.values import Column, Unreadable
 from include.schemas import arrow_type
-from include.settings import FilesSource
+from include.settings import ColumnType, FilesSource
 
 
 def _read(cells: list[str | None], *, known: Any = None, is_text: bool = True, time: bool = False, **given: Any) -> Any:
@@ -262,7 +262,7 @@ _CELLS: dict[str, Any] = {
 @settings(max_examples=120, deadline=None)
 @given(st.data())
 def test_a_csv_of_declared_types_gives_the_values_that_were_written(data: st.DataObject) -> None:
-    kinds = data.draw(st.lists(st.sampled_from(sorted(_CELLS)), min_size=1, max_size=4))
+    kinds: list[ColumnType] = data.draw(st.lists(st.sampled_from(sorted(_CELLS)), min_size=1, max_size=4))
     names = [f"name{place}" for place in range(len(kinds))]
     row = st.tuples(*(st.none() | _CELLS[kind] for kind in kinds)).filter(
         lambda cells: any(c is not None for c in cells)

@@ -5,6 +5,7 @@ import gzip
 import json
 import threading
 import uuid
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -279,7 +280,7 @@ def test_reports_have_a_lifetime_and_the_newest_and_every_figure_stay(place):
     for number in (20, 21, 22):
         place.day(number)
         urls.append(place.check(now=NOW + dt.timedelta(days=number)).report_url)
-    today, keep = (NOW + dt.timedelta(days=60)).date(), {"default": 30, "dry_run": False}
+    today, keep = (NOW + dt.timedelta(days=60)).date(), dict[str, Any](default=30, dry_run=False)
     engine = place.engine
     assert report.retain(engine, {place.model: 45}, today, default=1, dry_run=False) == []
     would = report.retain(engine, {}, today, default=30, dry_run=True)

@@ -9,6 +9,7 @@ from include import settings
 from include.features.compiler import compile_features
 from include.features.profile import profile
 from include.monitoring import drift
+from include.settings import ColumnType
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -111,7 +112,7 @@ def trips(rows=400, day="2024-01-07"):
 
 
 def feature_set(features, columns):
-    types = {"pickup_datetime": "timestamp"}
+    types: dict[str, ColumnType] = {"pickup_datetime": "timestamp"}
     return compile_features(
         features,
         source_columns={name: types.get(name, "float") for name in columns},

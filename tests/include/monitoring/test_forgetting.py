@@ -8,6 +8,7 @@ import sys
 import threading
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -57,7 +58,7 @@ def test_what_is_still_in_the_local_log_is_waited_for(engine, tmp_path):
     assert forgetting.wait_until_copied(engine, tmp_path, 0)
     slot = segments.take_slot(tmp_path)
     content = bytearray(8192)
-    told = {"table": "predictions", "rows": 1, "number": 1, "millis": 1, "before": 0}
+    told: dict[str, Any] = {"table": "predictions", "rows": 1, "number": 1, "millis": 1, "before": 0}
     end = segments.write_frame(memoryview(content), 0, [b"line\n"], **told)
     slot.path(1).write_bytes(content)
     assert not forgetting.wait_until_copied(engine, tmp_path, 0.2)
@@ -108,7 +109,8 @@ def test_an_entity_that_nothing_is_logged_of_is_told_with_the_nearest_one(engine
 
 
 def line(prediction_id, entity, *, model="trips"):
-    answer = {"inputs": [b"{}"], "outputs": [b'"x":1'], "scores": [1.0], "entities": [entity], "callers": [None]}
+    answer: dict[str, Any] = {"inputs": [b"{}"], "outputs": [b'"x":1'], "scores": [1.0]}
+    answer |= {"entities": [entity], "callers": [None]}
     return prediction_lines([prediction_id], model, 1, "champion", 0.0, 1.0, **answer)
 
 
@@ -137,7 +139,7 @@ def test_a_subject_is_forgotten_on_the_services_disk_too(engine, tmp_path):
 def test_a_slot_that_nobody_writes_is_emptied_once_it_is_copied_and_not_before(engine, tmp_path, copied):
     slot = segments.take_slot(tmp_path)
     content = bytearray(8192)
-    frame = {"table": "predictions", "rows": 1, "number": 1, "millis": 1, "before": 0}
+    frame: dict[str, Any] = {"table": "predictions", "rows": 1, "number": 1, "millis": 1, "before": 0}
     end = segments.write_frame(memoryview(content), 0, [line(uuid.uuid4().hex, "a-subject")], **frame)
     slot.path(1).write_bytes(content)
     with engine.begin() as connection:

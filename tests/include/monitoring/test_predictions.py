@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 import time
 import uuid
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -145,7 +146,7 @@ def test_each_model_keeps_its_own_days_and_a_day_that_nobody_keeps_is_dropped(en
         answered(engine, at, "tumour")
         answered(engine, at, "removed")
     told(engine, 1, entity="a", at=NOON - 1000 * HOUR)
-    keep, how = {"trips": 10, "tumour": 30}, {"default": 20}
+    keep, how = {"trips": 10, "tumour": 30}, dict[str, Any](default=20)
     would = predictions.retain(engine, keep, TODAY, **how, dry_run=True)
     assert len(days_of(engine)) == 5
     done = predictions.retain(engine, keep, TODAY, **how)

@@ -10,7 +10,7 @@ import jinja2
 import pytest
 
 from include import settings
-from include.orchestration import approval
+from include.orchestration import alerts, approval
 
 PARAMS = """
 sources: {cells: {type: sample, dataset: breast_cancer}}
@@ -37,9 +37,7 @@ def test_an_approval_that_waits_is_an_alert_with_the_address_to_answer_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sent: list[tuple[str, str, dict[str, Any]]] = []
-    monkeypatch.setattr(
-        approval.alerts, "send", lambda event, message, **details: sent.append((event, message, details))
-    )
+    monkeypatch.setattr(alerts, "send", lambda event, message, **details: sent.append((event, message, details)))
     monkeypatch.setenv("MLOPS_AIRFLOW_URL", "http://127.0.0.1:8080/")
     ti = SimpleNamespace(dag_id="deploy_m", task_id="approve", run_id="asset_triggered__2026-03-01T00:00:00+00:00")
     approval.ApprovalWaits().notify({"task": SimpleNamespace(subject="Promote m v8?", body=asked()), "ti": ti})

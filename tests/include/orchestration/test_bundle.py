@@ -230,7 +230,7 @@ def test_a_file_that_is_being_written_is_read_when_it_is_whole(real: Path, monke
     params, parts = real.parent / "params.yaml", [PARAMS.replace("trials: 1", "trials: 9")]
     params.write_text(PARAMS.splitlines(keepends=True)[0] + PARAMS.splitlines(keepends=True)[1])
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: parts and params.write_text(parts.pop()))
+    monkeypatch.setattr(time, "sleep", lambda seconds: parts and params.write_text(parts.pop()))
     assert parsed(real) == (dict.fromkeys(ALL, "9"), [])
 
 

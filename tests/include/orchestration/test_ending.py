@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from include.orchestration import assets, before, ending, runs
+from include.orchestration import alerts, assets, before, ending, runs
 
 
 def context(**more: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def test_a_failure_ends_with_its_reason_and_a_retry_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alerted: list[Any] = []
-    monkeypatch.setattr(ending.alerts, "task_failed", alerted.append)
+    monkeypatch.setattr(alerts, "task_failed", alerted.append)
     failed = context(exception=ValueError("no column fare\nin 2026-03-01"))
     ending.failed(failed)
     assert (caplog.records[-1].levelname, caplog.messages[-1]) == ("ERROR", "failed: no column fare in 2026-03-01")

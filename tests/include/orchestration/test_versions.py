@@ -70,7 +70,7 @@ def test_a_form_without_a_list_is_a_field_to_type_in(tmp_path: Path, monkeypatch
 def test_what_is_chosen_or_typed_in_is_the_versions_number(home: Path, given: Any) -> None:
     for field in forms().values():
         assert field.resolve(given) == given
-        context = {
+        context: dict[str, Any] = {
             "dag": SimpleNamespace(dag_id="d", params=ParamsDict({"version": field})),
             "dag_run": SimpleNamespace(conf={"version": given}),
             "params": {"version": given},

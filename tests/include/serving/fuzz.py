@@ -207,7 +207,9 @@ def _post(app: Application, path: str) -> Take:
 
 def _inference_requests(row: dict[str, Any]) -> list[bytes]:
     types = {float: "FP64", int: "INT64", bool: "BOOL", str: "BYTES"}
-    tensors = [{"name": n, "datatype": types[type(v)], "shape": [1], "data": [v]} for n, v in row.items()]
+    tensors: list[dict[str, Any]] = [
+        {"name": n, "datatype": types[type(v)], "shape": [1], "data": [v]} for n, v in row.items()
+    ]
     plain = json.dumps({"id": "1", "inputs": tensors, "outputs": [{"name": "prediction"}]}).encode()
     binary, packed = [dict(tensor) for tensor in tensors], b""
     for tensor, value in zip(binary, row.values(), strict=True):

@@ -67,7 +67,7 @@ def plant(
     point = {**estimators.defaults(name, {}, task), **small.get(name, {}), **params}
     fitted = estimator.fit(point, data, seed=3, threads=1, progress=None)
     inputs = [{"name": n, "type": k, "required": n != "b", "example": given[0][n]} for n, k in features.inputs.items()]
-    manifest = {
+    manifest: dict[str, Any] = {
         "model": "planted", "task": task, "target": "y", "estimator": name, "classes": classes,
         "positive": "yes" if task == "binary" else None,
         "inputs": [{**entry, "categories": None, "minimum": None, "maximum": None} for entry in inputs],

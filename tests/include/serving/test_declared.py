@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,8 +92,6 @@ def test_a_launcher_that_cannot_learn_how_many_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("mlops.serving"), "propagate", True)
-    asked = supervisor.subprocess.Popen(
-        [sys.executable, "-c", "raise SystemExit(3)"], stdout=supervisor.subprocess.PIPE
-    )
+    asked = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], stdout=subprocess.PIPE)
     assert supervisor._printed_number(asked) == 1
     assert "how many workers" in caplog.text

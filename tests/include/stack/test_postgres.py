@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_programs_below_a_closed_folder_are_run_from_a_copy_and_the_folder_stays
         user = postgres.account()
         assert user
         for program in ("initdb", "postgres", "pg_ctl"):
-            as_user = {"user": user.pw_uid, "group": user.pw_gid, "cwd": "/"}
+            as_user: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "cwd": "/"}
             ran = subprocess.run([found / program, "--version"], capture_output=True, text=True, **as_user)
             assert "18" in ran.stdout, ran.stderr
         made = {file: file.stat().st_mtime_ns for file in found.iterdir()}

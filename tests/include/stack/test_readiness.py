@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_an_orphan_that_still_answers_does_not_make_its_successor_ready(stack: m
 
     def started(*arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(script), *arguments]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         process = ended.enter_context(subprocess.Popen(command, env=marked | variables, **pipes))
         ended.callback(process.kill)
         assert process.stdout

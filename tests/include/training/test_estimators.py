@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +20,8 @@ TASKS: list[Task] = ["regression", "binary", "multiclass"]
 TASK_METRIC: dict[Task, str] = {"regression": "mae", "binary": "roc_auc", "multiclass": "log_loss"}
 CASES = [(name, task) for name in estimator_names() for task in TASKS]
 
+EPSILON = float(np.finfo(np.float32).eps)
+
 
 def data_for(task: Task, *, rows: int = 400, seed: int = 3) -> estimators.Data:
     random = np.random.default_rng(seed)
@@ -32,7 +35,7 @@ def data_for(task: Task, *, rows: int = 400, seed: int = 3) -> estimators.Data:
     return estimators.Data(X[:cut], y[:cut], X[cut:], y[cut:], task, TASK_METRIC[task], classes)
 
 
-def fitted_on(name: str, data: estimators.Data, **params: object) -> object:
+def fitted_on(name: str, data: estimators.Data, **params: object) -> Any:
     point = {**estimators.defaults(name, {}, data.task), **params}
     return estimators.load(name).fit(point, data, seed=7, threads=1, progress=None)
 
@@ -53,7 +56,7 @@ def test_its_onnx_graph_answers_as_it_does_for_missing_and_extreme_values_too(na
     expected = estimator.predict(fitted, X)
     assert expected.shape == ((len(X),) if task == "regression" else (len(X), data.classes))
     # of probabilities in 32 bits, the smaller one is only as exact as the larger one that it is the rest of
-    np.testing.assert_allclose(served(estimator.to_onnx(fitted), X), expected, rtol=1e-5, atol=np.finfo(np.float32).eps)
+    np.testing.assert_allclose(served(estimator.to_onnx(fitted), X), expected, rtol=1e-5, atol=EPSILON)
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
@@ -199,7 +202,7 @@ def test_sets_of_categories_are_served_and_explained_exactly(task: Task, depth: 
     every = np.array([[x, a, b] for x in (-1.0, 0.5) for a in (*range(17), np.nan) for b in (0, 1, 2, np.nan)])
     rows = np.concatenate([X, every])
     expected = estimator.predict(fitted, rows)
-    exact = {"rtol": 1e-5, "atol": float(np.finfo(np.float32).eps)}
+    exact: dict[str, Any] = {"rtol": 1e-5, "atol": EPSILON}
     np.testing.assert_allclose(served(estimator.to_onnx(fitted), rows), expected, **exact)
     booster = runtimes.Booster(estimator.to_booster(fitted) or b"")
     answer = booster.predict(rows.astype(np.float32)).astype(np.float64)
@@ -329,7 +332,7 @@ def test_its_own_defaults_and_ranges_pass_its_own_check(name: str, task: Task) -
 
 
 def test_defaults_are_moved_into_the_ranges_of_params_yaml() -> None:
-    params = {"max_depth": Range(low=8, high=10, scale="int"), "subsample": 0.7}
+    params: dict[str, Any] = {"max_depth": Range(low=8, high=10, scale="int"), "subsample": 0.7}
     point = estimators.defaults("xgboost", params, "regression")
     assert point["max_depth"] == 8
     assert point["subsample"] == 0.7

@@ -49,7 +49,7 @@ def study_of(folder: Path, entry: Model, optuna_url: str, *, trials: int, budget
     parts = {"X_train": X[:200], "y_train": target[:200], "X_validation": X[200:], "y_validation": target[200:]}
     for name, part in parts.items():
         np.save(folder / f"{name}.npy", part)
-    prepared = {
+    prepared: dict[str, Any] = {
         "model": "m", "work": str(folder), "study": f"m/{folder.name}", "trials": trials, "time_budget": budget,
         "seed": 7, "task": entry.task, "metric": entry.metric_name, "classes": None,
     }  # fmt: skip

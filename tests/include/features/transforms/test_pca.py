@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tests.include.features.tables import apply, fit, text
@@ -10,7 +12,7 @@ from tests.include.features.tables import apply, fit, text
 def test_components_replace_their_columns_and_have_one_sign() -> None:
     rng = np.random.default_rng(2)
     a = rng.normal(size=50)
-    columns = {"a": a, "b": -2 * a + rng.normal(size=50) * 0.01, "c": rng.normal(size=50)}
+    columns: dict[str, Any] = {"a": a, "b": -2 * a + rng.normal(size=50) * 0.01, "c": rng.normal(size=50)}
     fitted, X, pipeline = fit({"pca": {"p": {"columns": ["a", "b"], "components": 1}}}, columns)
     assert (pipeline.names, pipeline.origins) == (["c", "p_0"], ["c", "p_0"])
     vector = fitted["pca"][0]["vectors"][0]

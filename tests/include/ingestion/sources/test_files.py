@@ -11,13 +11,14 @@ import pytest
 from include.ingestion import sources
 from include.ingestion.sources import NothingFound, SourceError, SourceUnavailable, UnreadablePartitions
 from include.ingestion.sources import files as files_module
+from include.settings import Source
 from tests.include.ingestion.conftest import DURATION, files
 from tests.s3 import S3Server, s3_server  # noqa: F401
 
 HEADER = "at,price,shop\n"
 
 
-def _read(source: sources.Source, *keys: str) -> dict[str, pa.Table]:
+def _read(source: Source, *keys: str) -> dict[str, pa.Table]:
     return dict(sources.read_partitions(source, list(keys)))
 
 

@@ -10,6 +10,7 @@ import pytest
 from include import settings
 from include.features.profile import EPSILON, profile
 from include.monitoring import drift, drift_measures
+from include.monitoring.decision import Finding
 from include.monitoring.drift_measures import DriftMeasure, jensen_shannon, psi
 
 NAMES = settings.drift_measure_names()
@@ -29,7 +30,7 @@ def distributions(count: int, buckets: int, seed: int = 3) -> np.ndarray:
     return np.maximum(np.random.default_rng(seed).dirichlet(np.ones(buckets), count), EPSILON)
 
 
-def of(name: str, then: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> dict[str, drift.Finding]:
+def of(name: str, then: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> dict[str, Finding]:
     measure = drift_measures.load(name)
     found = drift.find(profile(then), now, by=name, warn=measure.WARN, critical=measure.CRITICAL)
     return {each.subject: each for each in found}

@@ -271,7 +271,8 @@ def noted(*steps: str, fault: Exception | None = None) -> list[Any]:
     """What those who wait are called for when a turn takes these steps."""
 
     async def run() -> list[Any]:
-        committed, notes = CommitFuture(asyncio.get_running_loop(), 60), []
+        committed = CommitFuture(asyncio.get_running_loop(), 60)
+        notes: list[Any] = []
         does: dict[str, Callable[[], None]] = {
             "then": lambda: committed.then(Noting(notes, fault)),
             "answers": committed.prepare,
@@ -313,7 +314,7 @@ class Disk(Memory):
 
     def __init__(self) -> None:
         super().__init__(at_once=False)
-        self.next: list[Callable[[], None]] = []
+        self.next: list[Callable[[], object]] = []
 
     @property
     def writing(self) -> bool:  # type: ignore[override]

@@ -35,6 +35,8 @@ MODEL = {"model": "trips"}
 class Written:
     """Everything that was to be recorded."""
 
+    writing = False
+
     def __init__(self) -> None:
         self.lines = b""
         self.rows = 0
@@ -46,6 +48,12 @@ class Written:
 
     def commit(self, lines: bytes, rows: int, done: Callable[[Exception | None], None], table: str = "") -> None:
         raise AssertionError("nobody waits for a shadow")
+
+    def afterwards(self, call: Callable[[], object]) -> None:
+        raise AssertionError("nothing is being written")
+
+    def state(self) -> dict[str, Any]:
+        return {}
 
 
 @pytest.fixture

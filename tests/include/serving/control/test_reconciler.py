@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from include import database, storage
 from include.deployment import withdrawal
+from include.inference import served_form
 from include.serving.control.reconciler import Reconciler
 from include.serving.metrics.prometheus import Metrics
 from include.serving.versions import disk_cache as followed
@@ -278,7 +279,7 @@ def test_only_the_newest_copies_are_kept(database_url: str, tmp_path: Path) -> N
     with running(models_of(database_url, tmp_path / "copies")) as models:
         for version in range(1, 5):
             promote(database_url, champion_of(craft(tmp_path / str(version), scale=version), version))
-            until(lambda version=version: version_of(models) == version)
+            until(lambda: version_of(models) == version)
     kept = [p.name for p in (tmp_path / "copies" / "trips").iterdir()]
     assert len(kept) == followed.KEPT_COPIES
 
@@ -289,7 +290,7 @@ def test_a_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) -> None
     raw = json.dumps({"format": 1, "files": {"../escaped": "0" * 64}}).encode()
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "manifest.json").write_bytes(raw)
-    with pytest.raises(followed.served_form.BadServedForm, match="outside its folder"):
+    with pytest.raises(served_form.BadServedForm, match="outside its folder"):
         fetch(str(tmp_path / "evil"), tmp_path / "copy" / "x", hashlib.sha256(raw).hexdigest())
     assert not (tmp_path / "copy").exists()
 

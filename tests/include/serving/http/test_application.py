@@ -7,7 +7,6 @@ import base64
 import datetime as dt
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def call(
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Application:
     return application_of(tmp_path_factory.mktemp("regression"))
 
 

@@ -63,7 +63,8 @@ asyncio.run(main())
 
 def run(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLOPS_")}
-    environment |= serve_environment(folder / "bentoml", key="secret", root=ROOT) | {"MLOPS_HOME": str(folder)}
+    environment |= serve_environment(folder / "bentoml", key="secret", root=ROOT)
+    environment |= {"MLOPS_HOME": str(folder)}
     environment |= {"MLOPS_PARAMS": str(folder / "none"), "PROMETHEUS_MULTIPROC_DIR": str(folder)} | variables
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -59,7 +59,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_a_byte_is_read(lengt
 
 def test_an_endless_body_is_refused_at_the_limit() -> None:
     taken = itertools.count()
-    chunks = (next(taken) and b"x" * 50_000 for _ in iter(int, 1))
+    chunks = (b"x" * 50_000 * min(number, 1) for number in taken)
 
     async def receive() -> Any:
         return {"type": "http.request", "body": next(chunks) or b"", "more_body": True}

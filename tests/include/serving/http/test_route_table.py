@@ -55,7 +55,8 @@ def test_the_endpoints_of_one_path_need_one_permission() -> None:
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: f"{e.method} {e.paths[0]}")
 def test_a_path_takes_its_methods_and_names_them_to_others(app: Application, endpoint: Endpoint) -> None:
     for template in endpoint.paths:
-        path, allowed = filled(template), set()
+        path = filled(template)
+        allowed: set[str] = set()
         for other in ENDPOINTS:
             if template in other.paths:
                 allowed |= {"GET", "HEAD"} if other.method == "GET" else {other.method}

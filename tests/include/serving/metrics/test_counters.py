@@ -287,7 +287,7 @@ def test_each_minute_of_an_arm_becomes_a_row_without_a_rollout_too(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1_000.0]
-    monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     reporter, ledger = Reporter(Metrics(CollectorRegistry()), lambda tally: None), LedgerReader(database_url)
     clock = 1_800_000_000.0 - now[0]  # the database's, at the beginning of a minute
     reporter.minutes(clock)

@@ -44,7 +44,12 @@ def test_the_disk_is_at_work_while_whoever_asked_it_computes_on(
     async def run() -> tuple[bool, OSError | None]:
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         errors: list[OSError | None] = []
-        writer = ThreadWriter(lambda error: (errors.append(error), done.set()))
+
+        def written(error: OSError | None) -> None:
+            errors.append(error)
+            done.set()
+
+        writer = ThreadWriter(written)
         writer.listen(loop)
         descriptor = writer.open(tmp_path / "segment")
         writer.buffer[:5] = b"hello"

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -54,7 +55,7 @@ def copied(url: str) -> list[str]:
 
 def lines(ids: list[str], at: float | None = None, **changes: object) -> bytes:
     count = len(ids)
-    told = {
+    told: dict[str, Any] = {
         "model": "trips",
         "version": 3,
         "arm": "champion",
@@ -86,8 +87,8 @@ def on_a_loop(test: Callable[..., Coroutine[object, object, None]]) -> Callable[
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, url: str, **settings: object) -> AsyncIterator[PredictionLog]:
-    log = PredictionLog(folder, database_url=url, **{"registry": CollectorRegistry()} | settings)
+async def running(folder: Path, url: str, **settings: Any) -> AsyncIterator[PredictionLog]:
+    log = PredictionLog(folder, database_url=url, **{"registry": CollectorRegistry(), **settings})
     log.start(asyncio.get_running_loop())
     try:
         yield log
@@ -733,9 +734,12 @@ def test_after_the_stop_nothing_is_taken_silently(tmp_path, database_url):
 
 
 def test_a_callers_own_error_does_not_reach_the_others(tmp_path, database_url):
+    def fail(_: Exception | None) -> None:
+        raise ZeroDivisionError
+
     async def write() -> None:
         async with running(tmp_path, database_url) as log:
-            log.commit(lines(prediction_ids(1)), 1, lambda error: 1 / 0)
+            log.commit(lines(prediction_ids(1)), 1, fail)
             assert await commit(log, lines(prediction_ids(1))) is None
 
     asyncio.run(write())

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,13 @@ def segment_of(groups: list[bytes], number: int = 7, size: int = 64 * 1024) -> t
     data, end, rows, ends = bytearray(size), 0, 0, []
     for lines in groups:
         count = lines.count(b"\n")
-        told = {"table": "predictions", "rows": count, "number": number, "millis": 1000 + rows, "before": rows}
+        told: dict[str, Any] = {
+            "table": "predictions",
+            "rows": count,
+            "number": number,
+            "millis": 1000 + rows,
+            "before": rows,
+        }
         end = segments.write_frame(memoryview(data), end, [lines], **told)
         rows += count
         ends.append(end)
@@ -178,7 +185,8 @@ def test_a_writer_writes_its_buffer_where_it_is_told_and_says_so_on_the_loop(kin
     path = segments.make_segment(segments.take_slot(tmp_path), 1, 300 * BLOCK, quota=10**8)
 
     async def write() -> None:
-        loop, outcomes = asyncio.get_running_loop(), asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        outcomes: asyncio.Queue[Any] = asyncio.Queue()
         writer = kind(outcomes.put_nowait)
         writer.listen(loop)
         descriptor = writer.open(path)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -98,8 +99,8 @@ def answers(url: str) -> bool:
         return False
 
 
-def golden_of(form_directory: Path) -> dict[str, object]:
-    golden: dict[str, object] = json.loads((form_directory / "golden.json").read_bytes())
+def golden_of(form_directory: Path) -> dict[str, Any]:
+    golden: dict[str, Any] = json.loads((form_directory / "golden.json").read_bytes())
     return golden
 
 
@@ -217,9 +218,9 @@ def test_a_worker_is_replaced_under_load_without_a_failed_request(tmp_path: Path
         for _ in range(3):
             [worker] = workers_of(launcher)
             os.kill(worker, signal.SIGTERM)
-            until(lambda worker=worker: workers_of(launcher) not in ([worker], []))
+            until(lambda: workers_of(launcher) not in ([worker], []))
             answered = load.answered
-            until(lambda answered=answered: load.answered > answered + 50)
+            until(lambda: load.answered > answered + 50)
         load.stop()
         assert not load.failed
         assert load.unreachable_since is None
@@ -236,7 +237,7 @@ def test_a_worker_killed_under_load_is_back_and_refuses_no_connection(tmp_path: 
             [worker] = workers_of(launcher)
             answered = load.answered
             os.kill(worker, signal.SIGKILL)
-            until(lambda answered=answered: load.answered > answered + 50)
+            until(lambda: load.answered > answered + 50)
         load.stop()
         assert load.unreachable_since is None
         assert len(load.failed) <= 2 * Load.CLIENTS, load.failed[:3]  # those whom the dead ones were answering
@@ -257,7 +258,7 @@ def test_every_acknowledged_prediction_is_in_postgresql_after_kills(database_url
             [worker] = workers_of(launcher)
             os.kill(worker, signal.SIGKILL)
             answered = load.answered
-            until(lambda answered=answered: load.answered > answered + 50)
+            until(lambda: load.answered > answered + 50)
         load.stop()
         launcher.terminate()
         launcher.wait(20)

@@ -152,7 +152,7 @@ def test_what_the_arms_did_reaches_the_controller(
             arm.tally.failed(failed)
             arm.tally.predicted(np.linspace(0, 30, requests) * arm.loaded.version)
 
-        def window(rollout: rollouts.Rollout) -> arms.Snapshot:
+        def window(rollout: rollouts.Rollout) -> arms.Window:
             engine = database.connect(database_url)
             with engine.connect() as connection:
                 now = connection.execute(sa.select(sa.func.now())).scalar_one()
@@ -190,7 +190,7 @@ def unlike_itself(crafted: Crafted) -> Champion:
 @pytest.mark.parametrize("kind", ["canary", "ab", "shadow"])
 @pytest.mark.parametrize("broken", [damaged, unlike_itself])
 def test_a_tried_version_that_cannot_be_loaded_leaves_the_champion_alone_and_is_said(
-    database_url: str, tmp_path: Path, versions: dict[int, Crafted], kind: str, broken: Callable[[Crafted], Champion]
+    database_url: str, tmp_path: Path, versions: dict[int, Crafted], kind: Any, broken: Callable[[Crafted], Champion]
 ) -> None:
     registry, home = CollectorRegistry(), tmp_path / "home"
     promote(database_url, champion_of(versions[1], 1))
@@ -224,7 +224,7 @@ def test_a_tried_version_that_takes_for_ever_does_not_hold_a_promotion_up(
         until(lambda: [arm["out"] for arm in models.describe()[0]["arms"]] == [None, "it is being loaded"])
         for version in (2, 3):
             promote(database_url, champion_of(versions[version], version))
-            until(lambda version=version: version_of(models) == version)
+            until(lambda: version_of(models) == version)
         assert "load-model" in {thread.name for thread in threading.enumerate()}, "the slow one is loaded already"
 
 
@@ -345,7 +345,7 @@ def test_the_copies_of_versions_in_use_stay(database_url: str, tmp_path: Path, v
             shadow = try_out(
                 database_url, champion_of(craft(tmp_path / f"s{number}", scale=9 + number), 9 + number), "shadow"
             )
-            until(lambda number=number: (s := route_of(models).shadow) and s.loaded.version == 9 + number)
+            until(lambda: (s := route_of(models).shadow) and s.loaded.version == 9 + number)
             change(database_url, rollouts.stop, shadow)
             until(lambda: route_of(models).shadow is None)
         change(database_url, rollouts.step, canary, evidence={})

@@ -13,10 +13,10 @@ import psutil
 import pytest
 from supervisor.options import ServerOptions
 
-from include.home import Home
+from include.home import ROOT, Home
 from include.stack import credentials
 from include.stack.supervision import guard, processes, supervisor
-from include.stack.supervision.supervisor import ROOT, Control, Program, SupervisorError
+from include.stack.supervision.supervisor import Control, Program, SupervisorError
 from tests.waiting import until
 
 ODD = {"SPACES": "a b", "PERCENT": "50%", "COMMA": "a,b=c", "QUOTED": '{"admin": "x"}', "EMPTY": "", "HASH": "a#b;c"}
@@ -250,7 +250,7 @@ def test_a_full_disk_ends_no_supervisor_and_the_alert_comes_when_there_is_room_a
         part = until(lambda: processes.living_parts(str(folder), folder).get("silent"))
         until(lambda: control.states()["silent"].state == "RUNNING")
         part.kill()
-        until(lambda part=part: processes.living_parts(str(folder), folder).get("silent") != part)
+        until(lambda: processes.living_parts(str(folder), folder).get("silent") != part)
     assert control.pid() == pid
     assert psutil.pid_exists(pid)
     (folder / "logs" / "alerts.jsonl").unlink()  # room again

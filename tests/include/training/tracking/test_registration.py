@@ -18,6 +18,7 @@ from include.inference.predictor import Predictor
 from include.inference.served_form import BadServedForm, verify
 from include.training import tracking
 from include.training.tracking import registration, runs, server
+from include.training.tracking.registry import fetch
 from tests.include.training.conftest import ROOT, Laboratory, Trained
 
 pytestmark = pytest.mark.slow
@@ -195,7 +196,6 @@ def test_an_mlflow_model_that_is_not_whole_keeps_the_version_from_being_ready(
     laboratory: Laboratory, fitted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Promise 21: what MLflow loads is checked as what a service loads."""
-    fetch = registration.fetch
 
     def incomplete(mlflow_url: str, uri: str, into: Path) -> Path:
         folder = fetch(mlflow_url, uri, into)

@@ -51,7 +51,7 @@ def inputs(metadata: dict[str, Any], *, binary: bool) -> list[Any]:
     """The rows as the client makes tensors of them, from what the model says of itself."""
     tensors = []
     for entry in metadata["inputs"]:
-        values = np.array([row[entry["name"]] for row in ROWS], dtype=NUMPY[entry["datatype"]])
+        values: np.ndarray = np.array([row[entry["name"]] for row in ROWS], dtype=NUMPY[entry["datatype"]])
         tensor = http.InferInput(entry["name"], [len(ROWS)], entry["datatype"])
         tensor.set_data_from_numpy(values, binary_data=binary)
         tensors.append(tensor)
