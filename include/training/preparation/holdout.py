@@ -72,10 +72,3 @@ def _bounds(part: np.ndarray, times: np.ndarray | None) -> dict[str, list[str]]:
     if times is None:
         return {}
     return {name: [str(times[part == name].min()), str(times[part == name].max())] for name in PARTS}
-
-
-def leaked(evidence: Path, other: Path) -> int:
-    """How many held-out rows of `other` the model of `evidence` was trained on: folders of `tracking.evidence`."""
-    trained = np.load(evidence / "training_rows.npy", allow_pickle=False)
-    held = np.load(other / "holdout_rows.npy", allow_pickle=False)
-    return int(np.isin(held, trained).sum())

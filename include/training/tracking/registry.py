@@ -93,7 +93,7 @@ def evidence(model: str, version: int, into: Path, *, mlflow_url: str, database_
     """Bring to local disk who was held out from a version, and proof that it was not trained on them.
 
     The folder holds `holdout.parquet` (raw inputs, target, time), `training_rows.npy` and `holdout_rows.npy`
-    (fingerprints; see `preparation.leaked`), `split.json`, and the `dvc.lock` of the features.
+    (fingerprints), `split.json`, and the `dvc.lock` of the features.
 
     Raises:
         NotRegistered: the version is not ready, or a file is not the one that was registered.
