@@ -1,7 +1,7 @@
 # Thin over the `mlops` command. Settings: PYTHON, MLOPS_HOME, MLOPS_AIRFLOW_PORT, MLOPS_MLFLOW_PORT, MLOPS_SERVING_PORT.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status check lint docs test test-fast lock clean venv venv-dev
+.PHONY: help demo up down status check lint docs test test-fast lock lock-check resolve clean venv venv-dev
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -43,9 +43,19 @@ test: lint  ## lint, and every test, the demo in a fresh clone among them
 test-fast: venv-dev  ## the inner loop
 	@$(BIN)/python -m pytest -q -n 2 -m "$(FAST)"
 
-lock: venv  ## resolve requirements*.in into requirements*.txt, every package pinned with its hash
+lock: venv resolve  ## resolve requirements*.in into requirements*.txt, every package pinned with its hash
+
+resolve:
 	@$(UV) pip compile $(RESOLVE) requirements.in -o requirements.txt >/dev/null
 	@$(UV) pip compile $(RESOLVE) -c requirements.txt requirements-dev.in -o requirements-dev.txt >/dev/null
+
+lock-check: venv-dev  ## are requirements*.txt what requirements*.in resolve to?
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && cp requirements*.txt requirements*.in "$$fresh" && \
+	(cd "$$fresh" && $(MAKE) --silent --file "$(CURDIR)/Makefile" UV="$(CURDIR)/$(UV)" resolve) && \
+	for lock in requirements.txt requirements-dev.txt; do \
+	  grep == "$$lock" > "$$fresh/committed" && grep == "$$fresh/$$lock" | diff -u "$$fresh/committed" - \
+	    || { echo "$$lock is not what its .in resolves to: make lock"; exit 1; }; \
+	done
 
 clean: down  ## remove the environment (var/, with all data, stays)
 	@rm -rf .venv
