@@ -24,7 +24,7 @@ What is not on that way:
     control          reconciler: what ledger_reader reads in PostgreSQL → actual_state; status, in words
     routing          table → route: which version answers; rollout, breaker
     versions         cache → loader ← disk_cache; memory_budget, memory
-    prediction_log   segment_reader → shipper → copier, to PostgreSQL
+    prediction_log   segment_keeper; segment_reader → shipper → copier, to PostgreSQL
     metrics          reporter → prometheus; limits
     api_keys         which key may do what
 

@@ -1,22 +1,19 @@
 """The prediction log: a prediction is on local disk before its answer leaves, and in PostgreSQL soon after, once.
 
 The event loop hands over whole lines of COPY text, at most once a turn; while one group is being written the next one
-gathers, so that many requests share one write. A thread makes segments ahead (`_keep`), another copies frames to
-PostgreSQL (include/serving/prediction_log/shipper.py). What the disk and the frames look like is in segments.py.
+gathers, so that many requests share one write. A thread makes segments ahead (segment_keeper.py), another copies frames
+to PostgreSQL (shipper.py). What the disk and the frames look like is in segments.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,18 +22,17 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from include import alerting
 from include.inference.errors import Refused
 from include.serving.prediction_log import segments
-from include.serving.prediction_log.disk_writer import Writer, writer
+from include.serving.prediction_log.disk_writer import Writer
 from include.serving.prediction_log.log_metrics import LogMetrics
-from include.serving.prediction_log.segment_reader import Backlog, SegmentReader, Written
-from include.serving.prediction_log.segments import BLOCK, HEADER, Position, SpoolDir
+from include.serving.prediction_log.segment_keeper import Segment, SegmentKeeper
+from include.serving.prediction_log.segment_reader import SegmentReader, Written
+from include.serving.prediction_log.segments import BLOCK, HEADER, Position
 from include.serving.prediction_log.shipper import Shipper
 
 SEGMENT_BYTES = 8 * 1024**2
 """Of a segment, unless the quota is small."""
 PENDING_BYTES = 64 * 1024**2
 """What may wait for the disk in memory."""
-SYNC_SECONDS = 1.0
-"""Within which the policy `interval` brings everything to the disk; also how often the metrics are set."""
 STOP_SECONDS = 4.0
 """For the last copy to PostgreSQL when the service ends; what is left then is copied by the next worker."""
 ALARM_SECONDS = 60.0
@@ -61,22 +57,17 @@ class _Entry(NamedTuple):
     done: Done
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    number: int
-    descriptor: int
-    size: int
-
-
 class PredictionLog:
     """Group commit to a slot of the spool, on the event loop.
+
+    Over 200 lines: what is pending, what is being written and the segment are one state, which every step changes.
 
     Args:
         folder: the spool; workers on one machine share it.
         database_url: the platform's PostgreSQL; empty: nothing is copied, and the spool fills.
-        fsync: `always`: told when it is on disk; `interval`: at once, on disk within a second; `never`: at once.
+        fsync: when `done` is called. `always`: it is on disk; `interval`: at once, on disk within a second; `never`.
         spool_megabytes: what the folder may hold.
-        when_full: `count`: answer, count and alert; `refuse`: tell `LogFull`.
+        when_full: `count`: answer, count and alert; `refuse`: fail with `LogFull`.
         registry: of the metrics.
         home: below which alerts are written; None: only to the log.
     """
@@ -99,15 +90,15 @@ class PredictionLog:
         self.metrics = LogMetrics(registry)
         # the loop's own
         self._writer: Writer | None = None
-        self._segment: _Segment | None = None
-        self._next: _Segment | None = None
+        self.segment: Segment | None = None
+        self._next: Segment | None = None
         self._making = False
-        self._at = Written(Position(0, 0), 0)
+        self.at = Written(Position(0, 0), 0)
         """How far the slot was written; replaced as a whole, so other threads may look."""
         self._pending: list[_Entry] = []
         self._pending_bytes = 0
         self._flying: list[_Entry] | None = None
-        self._flying_at = self._at
+        self._flying_at = self.at
         self._afterwards: list[Callable[[], object]] = []
         self._idle: asyncio.Future[None] | None = None
         self._full: str | None = None
@@ -115,25 +106,14 @@ class PredictionLog:
         """Whether the segment is to be changed though it is not full."""
         self._closed = False
         self._alarmed = -ALARM_SECONDS
-        # the keeper's own
-        self._slot: SpoolDir | None = None
-        self._opener: Writer | None = None
-        self._number = 1
-        self._drain: Shipper | None = None
-        self._backlog = Backlog(0, 0, 0.0)
-        # from one to the other
-        self._orders: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        """Sizes of segments to make; None: nothing more will come."""
-        self._retired: list[tuple[_Segment, int]] = []
-        """Segments that are full, and where their last frame ends."""
+        self._keeper = SegmentKeeper(self, folder, fsync, self._quota, self.metrics, self._shipper)
 
     # ------------------------------------------------------------------------------------------- for the application
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, on the event loop; returns at once. What is committed before the first segment is made waits."""
         self._loop, self._loop_thread = loop, threading.get_ident()
-        self._keeper = threading.Thread(target=self._keep, name="prediction-log-keeper", daemon=True)
-        self._keeper.start()
+        self._keeper.start(loop)
         self._order(0)
 
     @property
@@ -173,12 +153,12 @@ class PredictionLog:
 
     def state(self) -> dict[str, Any]:
         """The backlog, as it was within the last second, and what is wrong, for /health; from any thread."""
-        backlog = self._backlog
+        backlog = self._keeper.backlog
         return {
             "backlog_rows": backlog.rows,
             "backlog_bytes": backlog.bytes,
             "oldest_seconds": round(backlog.seconds, 1),
-            "problem": self._full or (self._drain.problem if self._drain else None),
+            "problem": self._full or self._keeper.problem,
         }
 
     async def stop(self) -> None:
@@ -193,8 +173,7 @@ class PredictionLog:
         await self._loop.run_in_executor(None, self._end)
         if self._writer is not None:
             self._writer.close()
-        if self._slot is not None:
-            self._slot.release()
+        self._keeper.release()
 
     # ------------------------------------------------------------------------------------------- on the loop
 
@@ -204,7 +183,7 @@ class PredictionLog:
             self._roll_if_ready()
         if not self._pending:
             return
-        segment, end, fitting = self._segment, self._at.position.offset, 0
+        segment, end, fitting = self.segment, self.at.position.offset, 0
         if segment is not None:
             for entry in self._pending:
                 end += HEADER.size + len(entry.lines)
@@ -218,11 +197,11 @@ class PredictionLog:
         del self._pending[:fitting]
         self._begin_write(segment, entries)
 
-    def _begin_write(self, segment: _Segment, entries: list[_Entry]) -> None:
+    def _begin_write(self, segment: Segment, entries: list[_Entry]) -> None:
         assert self._writer is not None  # noqa: S101  it came before the first segment
         size = sum(len(entry.lines) for entry in entries)
         self._pending_bytes -= size
-        (number, offset), rows = self._at
+        (number, offset), rows = self.at
         start = offset % BLOCK  # of the buffer, which has what is in the last block already
         self._writer.reserve(start + size + HEADER.size * len(entries) + BLOCK)
         view, end, millis = self._writer.buffer, start, time.time_ns() // 1_000_000
@@ -236,7 +215,7 @@ class PredictionLog:
         self._flying, self._flying_at = entries, Written(Position(number, offset - start + end), rows)
         self._writer.write(segment.descriptor, whole, offset - start)
 
-    def _written(self, error: OSError | None) -> None:
+    def written(self, error: OSError | None) -> None:
         """The group's write has ended."""
         entries, self._flying = self._flying or [], None
         if error is None:
@@ -254,11 +233,11 @@ class PredictionLog:
 
     def _settle(self, entries: list[_Entry]) -> None:
         assert self._writer is not None  # noqa: S101
-        before, end = self._at.position.offset, self._flying_at.position.offset
+        before, end = self.at.position.offset, self._flying_at.position.offset
         last = end // BLOCK - before // BLOCK  # the block that holds the end becomes the buffer's first
         if last:
             self._writer.buffer[:BLOCK] = self._writer.buffer[last * BLOCK : (last + 1) * BLOCK]
-        self._at = self._flying_at
+        self.at = self._flying_at
         self.metrics.syncs.inc()
         _tell(entries, None)
 
@@ -272,50 +251,52 @@ class PredictionLog:
         self._take_over(self._next, needed)
         self._write()
 
-    def _roll(self) -> None:
+    def roll(self) -> None:
         """Go on in the next segment as soon as it is there: what this one has is to be deleted once it is copied."""
         self._rolls = True
         if self._flying is None:
             self._write()
 
     def _roll_if_ready(self) -> None:
-        if self._segment is not None and not self._at.position.offset:
+        if self.segment is not None and not self.at.position.offset:
             self._rolls = False  # nothing was written there yet
         elif self._next is not None:
             self._take_over(self._next)
-        elif self._segment is not None:
+        elif self.segment is not None:
             self._order(0)
 
-    def _take_over(self, segment: _Segment, needed: int = 0) -> None:
+    def _take_over(self, segment: Segment, needed: int = 0) -> None:
         self._retire()
-        self._segment, self._next, self._rolls = segment, None, False
-        self._at = Written(Position(segment.number, 0), self._at.rows)
+        self.segment, self._next, self._rolls = segment, None, False
+        self.at = Written(Position(segment.number, 0), self.at.rows)
         self._order(needed if needed > segment.size else 0)
 
     def _retire(self) -> None:
-        if self._segment is not None:
-            self._retired.append((self._segment, self._at.position.offset))
-            self._segment = None
+        if self.segment is not None:
+            self._keeper.retire(self.segment, self.at.position.offset)
+            self.segment = None
 
     def _order(self, needed: int) -> None:
         if not self._making:
             self._making = True
-            self._orders.put(max(self._segment_bytes, needed))
+            self._keeper.order(max(self._segment_bytes, needed))
 
-    def _begin(self, made: Writer, number: int, rows: int) -> None:
+    def begin(self, made: Writer, number: int, rows: int) -> None:
         """The slot is there."""
-        self._writer, self._at = made, Written(Position(number, 0), rows)
+        self._writer, self.at = made, Written(Position(number, 0), rows)
         made.listen(self._loop)
 
-    def _take_next(self, segment: _Segment) -> None:
+    def take_next(self, segment: Segment) -> None:
         """The next segment is there."""
         self._making, self._next, self._full = False, segment, None
+        self.metrics.full.set(0)
         if self._flying is None:
             self._write()
 
-    def _has_no_room(self, reason: str) -> None:
+    def has_no_room(self, reason: str) -> None:
         """There will be no next segment for now; who waits for it is told."""
         self._full = reason
+        self.metrics.full.set(1)
         if self._flying is None:
             self._write()
 
@@ -338,100 +319,20 @@ class PredictionLog:
         if self._home is not None:
             alerting.send(self._home, event, message)
 
-    # ------------------------------------------------------------------------------------------- the keeper's thread
-
-    def _keep(self) -> None:
-        """Make segments ahead, close those that are full, sync where nobody waits for it, and say how it is."""
-        order: int | None = None
-        synced: Position | None = None
-        ended = False
-        while not ended:
-            try:
-                order, ended = self._next_order(order)
-                self._close_retired()
-                if self._slot is not None and self._slot.asked_to_roll():
-                    self._tell_loop(self._roll)
-                if order is not None and not ended:
-                    self._make_segment(order)
-                    order = None
-                if self._fsync == "interval" and self._at.position != synced:
-                    synced = self._sync()
-            except OSError as error:
-                self._tell_loop(self._has_no_room, f"{error.strerror or error} ({self._folder})")
-            self._measure()
-
-    def _next_order(self, order: int | None) -> tuple[int | None, bool]:
-        """The order to see to, an earlier one that failed or a new one, and whether all has ended."""
-        try:
-            came = self._orders.get(timeout=SYNC_SECONDS)
-        except queue.Empty:
-            return order, False
-        return (order, True) if came is None else (came, False)
-
-    def _make_segment(self, wanted: int) -> None:
-        slot = self._slot or self._take_slot()
-        assert self._opener is not None  # noqa: S101  it comes with the slot
-        size = -(-wanted // BLOCK) * BLOCK
-        path = segments.make_segment(slot, self._number, size, self._quota)
-        segment = _Segment(self._number, self._opener.open(path), size)
-        self._number += 1
-        self._tell_loop(self._take_next, segment)
-
-    def _take_slot(self) -> SpoolDir:
-        slot = segments.take_slot(self._folder)
-        try:
-            self._number, rows = slot.seal()
-            self._opener = writer(slot.folder, self._fsync, self._written)
-        except OSError:
-            slot.release()  # the next attempt takes it again, and not one more
-            raise
-        self._at = Written(Position(self._number, 0), rows)  # nobody writes before there is a segment
-        self._tell_loop(self._begin, self._opener, self._number, rows)
-        own = SegmentReader(slot, lambda: self._at, cached=self._opener.cached)
-        self._drain = Shipper(own, self._folder, self._database_url, self._count, self._alert)
-        self._drain.start()
-        self._slot = slot
-        return slot
-
-    def _close_retired(self) -> None:
-        while self._retired:
-            segment, end = self._retired.pop(0)
-            if self._fsync == "interval":
-                os.fsync(segment.descriptor)
-            os.ftruncate(segment.descriptor, end)
-            os.close(segment.descriptor)
-
-    def _sync(self) -> Position:
-        position, segment = self._at.position, self._segment
-        if segment is not None and segment.number == position.segment:
-            os.fsync(segment.descriptor)
-        return position
-
-    def _measure(self) -> None:
-        alerting.write_waiting()
-        self._backlog = backlog = self._drain.backlog() if self._drain else Backlog(0, 0, 0.0)
-        self.metrics.backlog_rows.set(backlog.rows)
-        self.metrics.backlog_bytes.set(backlog.bytes)
-        self.metrics.oldest.set(backlog.seconds)
-        self.metrics.full.set(self._full is not None)
-
     def _count(self, copied: int, refused: int) -> None:
         self.metrics.drained.inc(copied)
         self.metrics.rejected.inc(refused)
 
-    def _tell_loop(self, call: Callable[..., None], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed without `stop`
-            self._loop.call_soon_threadsafe(call, *arguments)
-
     def _end(self) -> None:
         """After the last write."""
-        if self._drain is not None:
-            self._drain.finish(STOP_SECONDS)
+        self._keeper.finish_shipping(STOP_SECONDS)
         self._retire()
-        self._orders.put(None)
-        self._keeper.join(STOP_SECONDS)
+        self._keeper.stop(STOP_SECONDS)
         if self._next is not None:
             os.close(self._next.descriptor)
+
+    def _shipper(self, own: SegmentReader) -> Shipper:
+        return Shipper(own, self._folder, self._database_url, self._count, self._alert)
 
 
 def _by_table(entries: Iterable[_Entry]) -> Iterator[tuple[str, list[bytes], int]]:
