@@ -44,6 +44,7 @@ def values(document: Any) -> list[str]:
     return sorted(walk(document))
 
 
+@pytest.mark.slow
 def test_the_generator_counts_what_is_not_200_and_what_is_never_answered(tmp_path: Path) -> None:
     port = free_port()
     code = """

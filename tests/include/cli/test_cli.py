@@ -51,6 +51,7 @@ def test_without_a_stack_the_answer_is_one_line_that_says_what_to_do(command: li
     assert "make up" in result.stderr
 
 
+@pytest.mark.slow
 def test_keys_of_the_service_are_made_shown_replaced_and_revoked(tmp_path: Path) -> None:
     from include.serving import api_keys
 

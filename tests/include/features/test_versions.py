@@ -25,6 +25,8 @@ from tests.waiting import until
 
 from .conftest import Place, day, trips
 
+pytestmark = pytest.mark.slow
+
 
 def hashes(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
@@ -281,7 +283,6 @@ def stages_of(place: Place) -> list[int]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds the stage's process in /proc")
 @pytest.mark.parametrize("moment", ["workspace", "stage", "output", "pending"])
 def test_a_build_killed_at_any_moment_leaves_no_lock_and_no_orphan(place: Place, moment: str) -> None:

@@ -325,6 +325,7 @@ def written(members: list[tuple[str, str]], draw: Any) -> bytes:
     return ("{" + ("," + gap).join(f'"{key(n)}"{gap}:{gap}{value}' for n, value in members) + "}").encode()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_name_that_is_given_twice_is_refused_wherever_and_however_it_is_written(data: st.DataObject) -> None:
@@ -659,6 +660,7 @@ def test_whatever_is_sent_is_columns_or_a_refusal(body: bytes) -> None:
             assert found is None or msgspec.json.encode({"message": found.message, "field": found.field})
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.dictionaries(st.sampled_from([entry["name"] for entry in INPUTS]), JSON))
 def test_whatever_a_field_holds_is_columns_or_a_refusal_that_names_a_field(fields: dict[str, Any]) -> None:

@@ -65,6 +65,7 @@ def test_a_single_file_of_all_days_is_cut_into_them(tmp_path: Path) -> None:
     _accepted(draft, source, tmp_path, days)
 
 
+@pytest.mark.slow
 def test_of_many_days_the_newest_and_some_of_all_the_others_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

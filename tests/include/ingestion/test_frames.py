@@ -142,6 +142,7 @@ def test_what_an_expectation_is_about_is_its_class(tmp_path: Path) -> None:
         assert (rule.family is types) == (rule.type in {*by_type, "expect_column_type_to_be"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_null_changes_no_verdict_on_the_other_rows(kind: str, tmp_path: Path) -> None:
     values, arrow = VALUES[kind]

@@ -146,6 +146,7 @@ def test_a_published_file_swapped_later_is_refused_when_read(ingest: Ingest, day
         partitions.read(ingest.data_url, partition)
 
 
+@pytest.mark.slow
 def test_a_source_that_is_down_is_named_and_old_data_stays(
     ingest: Ingest, days: Days, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def _csv(folder: Path, rows: str) -> Path:
 # ------------------------------------------------------------------------------------------- accepted and not
 
 
+@pytest.mark.slow
 def test_infinite_numbers_that_no_rule_bounds_are_named_with_their_row(ingest: Ingest, tmp_path: Path) -> None:
     rows = "".join(f"2018-01-05 10:00:00,{price},a\n" for price in ("1.5", "999", "inf", "2.5", "-inf"))
     source = files(_csv(tmp_path, rows), time_column="at", quarantine_share=0.5)
@@ -354,6 +355,7 @@ def test_keeping_configurations_changes_no_result() -> None:
 # ------------------------------------------------------------------------------------------ ranges and real data
 
 
+@pytest.mark.slow
 def test_every_day_of_a_range_has_its_page_and_its_state_of_now(ingest: Ingest, days: Days) -> None:
     """The specimen: a page for 9 of 61 days, and 60 of 61 published days shown as "accepted"."""
     keys = days(30)
@@ -367,6 +369,7 @@ def test_every_day_of_a_range_has_its_page_and_its_state_of_now(ingest: Ingest, 
     assert "2018-01-01 23:" in page  # what a rule that passed has found
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_month_of_real_trips_passes_the_suite_of_the_generated_ones(ingest: Ingest, taxi_data: Path) -> None:
     source = files(

@@ -22,6 +22,8 @@ from include.monitoring.collection import MissingColumn
 from include.settings import Features
 from tests.include.deployment import exhibits
 
+pytestmark = pytest.mark.slow
+
 NOW = dt.datetime(2024, 3, 1, 3, 30, tzinfo=dt.UTC)
 NO_MLFLOW = "http://127.0.0.1:9"
 
@@ -302,7 +304,6 @@ def test_a_report_that_cannot_be_logged_is_told_and_the_request_still_goes_out(p
     assert [r.status for r in place.rows(database.monitor_results)] == ["critical"]
 
 
-@pytest.mark.slow
 def test_the_report_becomes_an_artifact_of_the_champions_run(place, mlflow_url):
     import mlflow
 

@@ -76,6 +76,7 @@ def mlops(database_url, home, *arguments):
     return subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_command_line_counts_and_forgets(engine, database_url, tmp_path):
     answered(engine, entity="a", prediction=2.5)
     answered(engine, entity="b", prediction=3.5)

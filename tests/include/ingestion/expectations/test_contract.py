@@ -130,6 +130,7 @@ def loaded(folder: Path, kind: str, kwargs: dict[str, Any], severity: str) -> su
     return suites.load(path)
 
 
+@pytest.mark.slow
 def test_there_is_a_case_for_every_core_expectation() -> None:
     assert {f"expect_{case[0]}" for case in (*ONE_COLUMN, *TWO_COLUMNS)} == set(core()) - ELSEWHERE
 

@@ -775,6 +775,7 @@ def with_marker(folder: Path, marker: bytes) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file() and marker in path.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fsync", ["always", "interval"])
 @on_a_loop
 async def test_what_is_forgotten_at_once_is_in_no_file_of_a_service_that_runs(tmp_path, database_url, fsync):
@@ -804,6 +805,7 @@ async def test_what_is_forgotten_at_once_is_in_no_file_of_a_service_that_runs(tm
     engine.dispose()
 
 
+@pytest.mark.slow
 @on_a_loop
 async def test_a_worker_that_does_not_go_on_to_another_segment_is_named(tmp_path, database_url):
     engine = database.connect(database_url)

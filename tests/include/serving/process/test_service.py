@@ -376,6 +376,7 @@ def test_workers_that_are_pinned_have_a_core_each_with_all_their_threads(tmp_pat
         until(lambda: cores() == {frozenset([core]) for core in free[:2]})
 
 
+@pytest.mark.slow
 def test_it_imports_nothing_heavy() -> None:
     """BentoML itself and what the service needs: none of the libraries of training."""
     code = f"import sys, bentofiles.prediction.service; print([m for m in {HEAVY!r} if m in sys.modules])"
