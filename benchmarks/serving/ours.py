@@ -24,7 +24,7 @@ def environment(root: Path, home: Path, ledger: Ledger, *, workers: int = 1, fsy
         "feedback": ("f" * 43, ("feedback",)),
         "serving-admin": ("a" * 43, ("admin",)),
     }
-    api_keys.keep(Home(home).serving_keys, known, now=dt.datetime.now(dt.UTC))
+    api_keys.ensure(Home(home).serving_keys, known, now=dt.datetime.now(dt.UTC))
     params = home / "params.yaml"
     params.write_text(_params(workers, fsync), encoding="utf-8")
     of_the_stack = serving_environment(

@@ -90,14 +90,14 @@ def _show_rollouts(model: str) -> None:
     running = rollouts.running(engine, context.known_model(model, engine))
     for found in running:
         since = f"since {found.changed_at:%Y-%m-%d %H:%M:%S} UTC"
-        beside = f"beside version {found.champion_version}"
-        typer.echo(f"{found.kind:<7} version {found.version} {found.traffic} {beside}, {since}")
+        against = f"beside version {found.champion_version}"
+        typer.echo(f"{found.kind:<7} version {found.version} {found.traffic} {against}, {since}")
         if found.hint:
             typer.echo(f"  {found.hint}")
         with engine.connect() as connection:
             if not found.mirrored:
                 now = connection.execute(sa.select(sa.func.now())).scalar_one()
-                typer.echo(f"  {arms.told(arms.read(connection, found, now))}")
+                typer.echo(f"  {arms.describe(arms.read(connection, found, now))}")
             if found.strategy.labelled:
                 counts = experiment.observed(connection, found).counts
                 typer.echo(f"  {experiment.standing(connection, found, counts)}")

@@ -59,13 +59,13 @@ def start(
         ledger.lock(connection, candidate.model)
         if run_key and (before := of_run(connection, candidate.model, run_key)):
             return before
-        champion = _champion_beside(connection, candidate)
+        champion = _current_champion(connection, candidate)
         _require_verdict(connection, strategy, candidate, champion)
         decisions.require(connection, candidate.model, candidate.version, decision)
-        beside = [each for each in running(connection, candidate.model) if each.mirrored == strategy.mirrored]
-        if beside and beside[0].tries(candidate, kind):
-            return beside[0]
-        _make_room(connection, strategy, candidate, beside, actor)
+        running_ones = [each for each in running(connection, candidate.model) if each.mirrored == strategy.mirrored]
+        if running_ones and running_ones[0].tries(candidate, kind):
+            return running_ones[0]
+        _make_room(connection, strategy, candidate, running_ones, actor)
         rollout = _insert(
             connection, strategy, candidate, champion, settings, actor=actor, reason=reason, run_key=run_key
         )
@@ -74,7 +74,7 @@ def start(
         return rollout
 
 
-def _champion_beside(connection: sa.Connection, candidate: Candidate) -> ledger.Champion:
+def _current_champion(connection: sa.Connection, candidate: Candidate) -> ledger.Champion:
     model, version = candidate.model, candidate.version
     champion = ledger.champion(connection, model)
     if champion is None:
@@ -96,15 +96,15 @@ def _require_verdict(
 
 
 def _make_room(
-    connection: sa.Connection, strategy: Strategy[Any], candidate: Candidate, beside: list[Rollout], actor: str
+    connection: sa.Connection, strategy: Strategy[Any], candidate: Candidate, running_ones: list[Rollout], actor: str
 ) -> None:
     """End what is mirrored for another; what answers requests stays, and the candidate waits."""
-    if beside and not strategy.mirrored:
+    if running_ones and not strategy.mirrored:
         raise Underway(
-            f"{candidate.model} version {candidate.version} cannot be tried now: {described(beside[0])};"
+            f"{candidate.model} version {candidate.version} cannot be tried now: {described(running_ones[0])};"
             " stop it first, or wait for its end"
         )
-    for old in beside:
+    for old in running_ones:
         reason = f"version {candidate.version} is the {strategy.title} from now on"
         end(connection, old, "stopped", "stop", actor, reason, {})
 

@@ -135,7 +135,7 @@ def breach(window: Window, limits: Limits) -> str | None:
     return "; ".join(found) or None
 
 
-def told(window: Window) -> str:
+def describe(window: Window) -> str:
     """Both arms in one line, for who looks at a rollout that runs."""
 
     def numbers(figures: Figures) -> str:

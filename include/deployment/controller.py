@@ -52,7 +52,7 @@ EXPERIMENTS_REST = 20
 CHOICES_SECONDS = 5.0
 AWAY_SECONDS = 10.0
 """PostgreSQL's absence, or silence, is alerted after this: rollouts run, and nobody watches them."""
-KEPT = dt.timedelta(days=1)
+RETENTION = dt.timedelta(days=1)
 MINUTES = dt.timedelta(days=90)
 
 log = logging.getLogger("mlops.rollouts")
@@ -61,7 +61,7 @@ log = logging.getLogger("mlops.rollouts")
 # ------------------------------------------------------------------------------------------------ the limits
 
 
-def watch(engine: sa.Engine, home: Path, told: dict[int, str]) -> bool:
+def watch(engine: sa.Engine, home: Path, alerted: dict[int, str]) -> bool:
     """Look at every running rollout once, alone; returns False where another controller is at work.
 
     Args:
@@ -75,7 +75,7 @@ def watch(engine: sa.Engine, home: Path, told: dict[int, str]) -> bool:
     try:
         with database.advisory_lock(engine, LOCK, wait=False):
             for rollout in rollouts.running(engine):
-                _apart(partial(decide, engine, rollout, home), rollout, home, told)
+                _apart(partial(decide, engine, rollout, home), rollout, home, alerted)
     except database.Busy:
         return False
     return True
@@ -89,8 +89,8 @@ def decide(engine: sa.Engine, rollout: Rollout, home: Path) -> None:
     """
     with engine.connect() as connection:
         champion = ledger.champion(connection, rollout.model)
-        is_beside = champion is not None and champion.version == rollout.champion_version
-        found = _evidence(connection, rollout) if is_beside else None
+        is_current = champion is not None and champion.version == rollout.champion_version
+        found = _evidence(connection, rollout) if is_current else None
     if found is None:
         _supersede(engine, rollout, champion, home)
         return
@@ -123,7 +123,7 @@ def _evidence(connection: sa.Connection, rollout: Rollout) -> tuple[dict[str, An
     return window.document(), evidence
 
 
-def _apart(work: Callable[[], object], rollout: Rollout, home: Path, told: dict[int, str]) -> None:
+def _apart(work: Callable[[], object], rollout: Rollout, home: Path, alerted: dict[int, str]) -> None:
     """Do something about one rollout; its failure is told and does not reach the others."""
     try:
         work()
@@ -134,12 +134,12 @@ def _apart(work: Callable[[], object], rollout: Rollout, home: Path, told: dict[
     except Exception as error:
         log.exception("%s cannot be watched", rollout)
         reason = _one_line(error)
-        if told.get(rollout.id) != reason:
+        if alerted.get(rollout.id) != reason:
             message = f"{rollout} cannot be watched, and goes on unwatched: {reason}"
             _alert(home, "rollout_unwatched", rollout, message)
-            told[rollout.id] = reason
+            alerted[rollout.id] = reason
     else:
-        told.pop(rollout.id, None)
+        alerted.pop(rollout.id, None)
 
 
 def _has_baked(connection: sa.Connection, rollout: Rollout, now: dt.datetime) -> bool:
@@ -166,13 +166,13 @@ def _alert(home: Path, event: str, rollout: Rollout, message: str, **details: An
 # ------------------------------------------------------------------------------------------------ beside that
 
 
-def examine(engine: sa.Engine, home: Path, told: dict[int, str]) -> bool:
+def examine(engine: sa.Engine, home: Path, alerted: dict[int, str]) -> bool:
     """Read the labels of every running test once, alone; returns False where another controller does."""
     try:
         with database.advisory_lock(engine, EXPERIMENTS_LOCK, wait=False):
             for rollout in rollouts.running(engine):
                 if rollout.strategy.labelled:
-                    _apart(partial(experiment.examine, engine, rollout, actor=ACTOR), rollout, home, told)
+                    _apart(partial(experiment.examine, engine, rollout, actor=ACTOR), rollout, home, alerted)
     except database.Busy:
         return False
     return True
@@ -201,7 +201,7 @@ def sweep(engine: sa.Engine) -> int:
     """Delete the windows that are older than a day, and the minutes that are older than 90; returns how many."""
     windows, minutes = database.arm_windows, database.service_minutes
     with engine.begin() as connection:
-        old = connection.execute(sa.delete(windows).where(windows.c.second < sa.func.now() - KEPT)).rowcount
+        old = connection.execute(sa.delete(windows).where(windows.c.second < sa.func.now() - RETENTION)).rowcount
         return old + connection.execute(sa.delete(minutes).where(minutes.c.minute < sa.func.now() - MINUTES)).rowcount
 
 
@@ -247,17 +247,17 @@ def run(database_url: str, home: Path, mlflow_url: str, stop: threading.Event) -
         return database.connect(_noticing_a_dead_peer(database_url))
 
     beat = Home(home).rollouts_beat
-    watching, told, looked = engine(), dict[int, str](), [time.monotonic()]
+    watching, alerted, looked = engine(), dict[int, str](), [time.monotonic()]
 
-    def look() -> None:
-        watch(watching, home, told)
+    def check_rollouts() -> None:
+        watch(watching, home, alerted)
         looked[0] = time.monotonic()
         with contextlib.suppress(OSError):
             beat.parent.mkdir(parents=True, exist_ok=True)
             beat.touch()
 
     loops = [
-        Loop("watching rollouts", look, WATCH_SECONDS),
+        Loop("watching rollouts", check_rollouts, WATCH_SECONDS),
         Loop("tests of labels", partial(examine, engine(), home, {}), EXPERIMENTS_SECONDS, rest=EXPERIMENTS_REST),
         Loop("aliases in MLflow", partial(follow, engine(), mlflow_url), ALIASES_SECONDS),
         Loop("old windows", partial(sweep, engine()), SWEEP_SECONDS),
@@ -266,12 +266,12 @@ def run(database_url: str, home: Path, mlflow_url: str, stop: threading.Event) -
     threads = [threading.Thread(target=loop.run, args=(stop,), name=loop.name, daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
-    told_of_silence = False
+    silence_alerted = False
     while not stop.wait(WATCH_SECONDS):
         silent = time.monotonic() - looked[0]
-        if silent >= AWAY_SECONDS and not told_of_silence:
+        if silent >= AWAY_SECONDS and not silence_alerted:
             _alert_unwatched(home, silent)
-        told_of_silence = silent >= AWAY_SECONDS
+        silence_alerted = silent >= AWAY_SECONDS
     threads[0].join(timeout=5)
 
 

@@ -210,7 +210,7 @@ def _conclude(engine: sa.Engine, rollout: Rollout, units: Units, stands: Standin
     limits = {"significance": declared.significance, "smallest_effect": declared.smallest_effect}
     found = verdict(units, success, **limits)
     evidence = {**asdict(found), **limits, "success": success, "plan": stands.plan and asdict(stands.plan)}
-    reason = told(rollout, found, success)
+    reason = describe_verdict(rollout, found, success)
     with engine.begin() as connection:
         rollouts.note(connection, rollout, "verdict", actor=actor, reason=reason, evidence=evidence)
         better = None if found.winner is None else found.winner == "b"
@@ -229,7 +229,7 @@ def _declared(rollout: Rollout) -> Settings:
     return cast("Settings", rollout.declared)  # a rollout's settings have the keys of all strategies
 
 
-def told(rollout: Rollout, found: Verdict, success: Success) -> str:
+def describe_verdict(rollout: Rollout, found: Verdict, success: Success) -> str:
     """A verdict in one line."""
     declared = _declared(rollout)
     scale = abs(found.mean_a) or math.nan

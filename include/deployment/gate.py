@@ -270,8 +270,8 @@ def _against(
 def first_evidence(candidate: Exhibit, entry: Model) -> Evidence:
     """A first candidate beside the baseline that was trained with it, on the held-out rows."""
     metric = entry.metric_name
-    held, target, labelled = _held_out(candidate)
-    value, problem = _score(candidate, held, target, labelled, metric)
+    holdout, target, labelled = _held_out(candidate)
+    value, problem = _score(candidate, holdout, target, labelled, metric)
     baseline = candidate.form.manifest["baseline"].get(metric)
     return Evidence(
         metric,
@@ -288,13 +288,13 @@ def first_evidence(candidate: Exhibit, entry: Model) -> Evidence:
 def champion_evidence(candidate: Exhibit, champion: Exhibit, entry: Model, against: str) -> Evidence:
     """Candidate and champion on the same rows: the candidate's held-out ones that the champion was not trained on."""
     metric = entry.metric_name
-    held, target, labelled = _held_out(candidate)
+    holdout, target, labelled = _held_out(candidate)
     seen = np.isin(_rows(candidate.evidence, "holdout_rows"), _rows(champion.evidence, "training_rows"))
     compared = labelled & ~seen
     problems = []
-    value, problem = _score(candidate, held, target, compared, metric)
+    value, problem = _score(candidate, holdout, target, compared, metric)
     problems += [f"the candidate: {problem}"] if problem else []
-    reference, problem = _score(champion, held, target, compared, metric)
+    reference, problem = _score(champion, holdout, target, compared, metric)
     problems += [f"{against}: {problem}"] if problem else []
     baseline = candidate.form.manifest["baseline"].get(metric)
     return Evidence(
@@ -336,7 +336,7 @@ def _held_out(candidate: Exhibit) -> tuple[Any, np.ndarray, np.ndarray]:
 
 
 def _score(
-    side: Exhibit, held: Any, target: np.ndarray, rows: np.ndarray, metric: str
+    side: Exhibit, holdout: Any, target: np.ndarray, rows: np.ndarray, metric: str
 ) -> tuple[float | None, str | None]:
     """The metric of one side on some rows, through the very code that serves; or why there is none."""
     from include.features.columns import ColumnError, from_arrow
@@ -350,7 +350,7 @@ def _score(
     try:
         predictor = Predictor.load(side.form)
         types = {entry["name"]: entry["type"] for entry in manifest["inputs"]}
-        columns = from_arrow(held.filter(rows), types)
+        columns = from_arrow(holdout.filter(rows), types)
         y = evaluation.encode(target[rows], manifest["classes"])
         return evaluation.score(metric, manifest["task"], y, predictor.predict(columns)), None
     except ColumnError as error:

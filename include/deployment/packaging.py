@@ -84,7 +84,7 @@ def package(form: ServedForm, *, model: str, version: int, data_url: str, bento_
         champion = Champion(model, version, form.content_hash, url, f"{name}:{tag_version}", 0)
         with tempfile.TemporaryDirectory(prefix="mlops-bento-") as temporary:
             context = Path(temporary)
-            _lay_context(context, root, form, champion)
+            _write_context(context, root, form, champion)
             _build(context, name, tag_version, bento_home, built)
     return Packaged(f"{name}:{tag_version}", url, form.content_hash, round(time.monotonic() - started, 2))
 
@@ -110,7 +110,7 @@ def _is_there(url: str, sha256: str) -> bool:
         return False
 
 
-def _lay_context(context: Path, root: Path, form: ServedForm, champion: Champion) -> None:
+def _write_context(context: Path, root: Path, form: ServedForm, champion: Champion) -> None:
     for file in [root / SERVICE, *imported_modules(root / SERVICE, root)]:
         target = context / file.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,8 +134,8 @@ def _build(context: Path, name: str, version: str, bento_home: Path, built: Path
     except subprocess.TimeoutExpired as error:
         raise PackagingError(f"bentoml build of {name}:{version} did not end within {BUILD_SECONDS} s") from error
     if not built.exists():  # whoever built it: two at once want the same
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        raise PackagingError(f"bentoml build of {name}:{version} failed (exit status {done.returncode}): {said}")
+        output = (done.stderr or done.stdout).strip()[-2000:]
+        raise PackagingError(f"bentoml build of {name}:{version} failed (exit status {done.returncode}): {output}")
 
 
 def imported_modules(file: Path, root: Path) -> list[Path]:

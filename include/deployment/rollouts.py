@@ -185,7 +185,7 @@ def step(
         Ended: it ended, or somebody else took the step.
         ValueError: this was its last.
     """
-    with _held(bind, rollout) as connection:
+    with _locked(bind, rollout) as connection:
         shares, following = rollout.strategy.shares(rollout.declared), rollout.step + 1
         if following >= len(shares):
             raise ValueError(f"{rollout} has no step after the one at {rollout.share:.0%}")
@@ -211,7 +211,7 @@ def promote(
         ledger.Superseded: somebody else changed the champion meanwhile.
         ledger.NotProven: it was started with a verdict that makes no champion.
     """
-    with _held(bind, rollout) as connection:
+    with _locked(bind, rollout) as connection:
         entry = ledger.promote(
             connection,
             model=rollout.model,
@@ -237,7 +237,7 @@ def roll_back(
     Raises:
         Ended: it ended, or moved on.
     """
-    with _held(bind, rollout) as connection:
+    with _locked(bind, rollout) as connection:
         record(connection, rollout, "breach", actor, reason, evidence)
         return end(connection, rollout, "rolled_back", "rollback", actor, reason, evidence)
 
@@ -255,7 +255,7 @@ def stop(
     Raises:
         Ended: it ended, or moved on.
     """
-    with _held(bind, rollout) as connection:
+    with _locked(bind, rollout) as connection:
         return end(connection, rollout, "stopped", "stop", actor, reason, evidence or {})
 
 
@@ -287,7 +287,7 @@ def note(
     Raises:
         Ended: it ended, or moved on.
     """
-    with _held(bind, rollout) as connection:
+    with _locked(bind, rollout) as connection:
         record(connection, rollout, event, actor, reason, evidence)
 
 
@@ -295,7 +295,7 @@ def note(
 
 
 @contextlib.contextmanager
-def _held(bind: sa.Engine | sa.Connection, rollout: Rollout) -> Iterator[sa.Connection]:
+def _locked(bind: sa.Engine | sa.Connection, rollout: Rollout) -> Iterator[sa.Connection]:
     """The transaction in which a rollout that runs, and is as its caller has seen it, may be changed."""
     with database.transaction(bind) as connection:
         ledger.lock(connection, rollout.model)

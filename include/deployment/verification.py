@@ -161,14 +161,14 @@ def _everywhere(
     The kernel gives each connection to a worker by chance, so that one of `workers` is never met with a probability of
     (1 - 1/workers) ** (CONNECTIONS * workers), at most exp(-20).
     """
-    started, wanted, agreed, answers = time.monotonic(), CONNECTIONS * workers, 0, 0
+    started, needed, agreed, answers = time.monotonic(), CONNECTIONS * workers, 0, 0
     with httpx.Client(
         base_url=serving_url,
         headers={"Authorization": f"Bearer {serving_key}"} if serving_key else {},
         limits=httpx.Limits(max_keepalive_connections=0),
         timeout=5,
     ) as client:
-        while agreed < wanted:
+        while agreed < needed:
             try:
                 answer = client.get("/models")
                 entries = {entry["model"]: entry for entry in _models(answer)}
@@ -219,9 +219,9 @@ def _state(client: httpx.Client, model: str, version: int) -> str | None:
     if entry and entry["refused"] and entry["refused"]["version"] == version:
         return f"the service refused it ({entry['refused']['reason']}) and goes on with version {entry['version']}"
     health = client.get("/health").json()
-    said = "; ".join(health.get("problems", [])) or f"it is {health.get('status')}"
+    problems = "; ".join(health.get("problems", [])) or f"it is {health.get('status')}"
     answering = f"version {entry['version']}" if entry else "no version"
-    return f"{answering} of it answers; the service says: {said}"
+    return f"{answering} of it answers; the service says: {problems}"
 
 
 def _golden_answers(client: httpx.Client, model: str, version: int, rows: list[Any]) -> list[Any]:

@@ -66,9 +66,9 @@ def withdraw(
                 seen = ledger.champion_at(connection, model, seen_at)
             _require_seen(connection, model, current, seen)
         stopped = [end(connection, each, "stopped", "stop", actor, reason, {}) for each in running(connection, model)]
-        wanted = to_version or (ledger.before(connection, current) if stopped and current else None)
-        if entry is None and (current is None or (wanted != current.version if wanted else not stopped)):
-            entry = ledger.rollback(connection, model, wanted, actor=actor, reason=reason)
+        target = to_version or (ledger.before(connection, current) if stopped and current else None)
+        if entry is None and (current is None or (target != current.version if target else not stopped)):
+            entry = ledger.rollback(connection, model, target, actor=actor, reason=reason)
         now = ledger.champion(connection, model)
         assert now is not None  # noqa: S101  the way back has ended in one, or raised
         return Withdrawal(model, stopped, entry, now.version, now.content_hash)

@@ -163,7 +163,7 @@ def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
         days = sum(name in part.table.column_names for part in parts)
         notes.append(f"{name}: in {days} of {len(parts)} days only; no rule.")
     columns: list[list[Any]] = []  # for each part those that are left
-    kept = []
+    retained = []
     for name in names:
         alone = [(part.key, part.table.select([name])) for part in parts]
         try:
@@ -171,11 +171,11 @@ def _united(parts: list[_Part], notes: list[str]) -> list[_Part]:
         except schemas.SchemaError as error:
             notes.append(f"{error}; no rule.")
             continue
-        kept.append(name)
+        retained.append(name)
         begins = np.cumsum([0, *(part.table.num_rows for part in parts)]).tolist()
         columns.append([united.slice(low, high - low) for low, high in itertools.pairwise(begins)])
     return [
-        replace(part, table=pa.table([column[place] for column in columns], names=kept))
+        replace(part, table=pa.table([column[place] for column in columns], names=retained))
         for place, part in enumerate(parts)
     ]
 
@@ -207,5 +207,5 @@ def _leave_out_what_breaks(
         if rule.id in broken:
             where = "" if broken[rule.id] == partitions.ALL else f" of {broken[rule.id]}"
             proposed["notes"].append(f"Left out, because rows{where} break it: {rule.text}.")
-    kept = [e for e, rule in zip(proposed["expectations"], suite.rules, strict=True) if rule.id not in broken]
-    proposed["expectations"] = kept
+    retained = [e for e, rule in zip(proposed["expectations"], suite.rules, strict=True) if rule.id not in broken]
+    proposed["expectations"] = retained

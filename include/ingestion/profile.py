@@ -144,14 +144,14 @@ def _dates(name: str, values: pa.ChunkedArray) -> Nearly | None:
 
 def _date(name: str, values: pa.ChunkedArray, form: str, count: int, example: str, rest: str) -> Nearly:
     share = count / len(values)
-    told = f"{name}: {percent(share)} dates ({example!r}){rest}"
+    seen = f"{name}: {percent(share)} dates ({example!r}){rest}"
     if form == "%d/%m/%Y":
         form = _order(values)
         if form == "":
-            told += ", and no row says whether day or month comes first"
+            seen += ", and no row says whether day or month comes first"
             form = "%d/%m/%Y` or `%m/%d/%Y"
     remedy = f"declare `types: {{{name}: date}}` and `date_format: {form}` at the source"
-    return Nearly(name, "dates", share, f"{told}; {remedy}, or `types: {{{name}: string}}` if it is text")
+    return Nearly(name, "dates", share, f"{seen}; {remedy}, or `types: {{{name}: string}}` if it is text")
 
 
 def _order(values: pa.ChunkedArray) -> str:

@@ -296,12 +296,12 @@ def _conclude(
             )
             checked = Check(model, version, "insufficient_data", False, reason, [], window.keys, window.rows)
         else:
-            asked_before, last_request = _requests(connection, model, run_key, now)
+            earlier_request, last_request = _requests(connection, model, run_key, now)
             decision = decide(
                 compared.findings, last_request=last_request, now=now, cooldown=rules.cooldown, unseen=unseen
             )
-            if asked_before is not None:
-                decision = Decision(True, asked_before)
+            if earlier_request is not None:
+                decision = Decision(True, earlier_request)
             elif decision.request:
                 _request(connection, model, version, decision.reason, compared, now, run_key)
             findings = [f.as_json() for f in by_weight(compared.findings)]

@@ -324,9 +324,9 @@ def _figures(connection: sa.Connection, names: list[str], limit: int) -> dict[st
     """The champion's metric at each of the newest checks, oldest first."""
     of, table = _named(names), database.measures
     newest = _latest(table, of, order="at", limit=limit).where(table.c.kind == "metric").lateral("newest")
-    kept = [newest.c[name] for name in measures.Measure.__dataclass_fields__]
+    columns = [newest.c[name] for name in measures.Measure.__dataclass_fields__]
     found: dict[str, list[measures.Measure]] = {}
-    for row in connection.execute(sa.select(*kept).select_from(of.join(newest, sa.true())).order_by(newest.c.at)):
+    for row in connection.execute(sa.select(*columns).select_from(of.join(newest, sa.true())).order_by(newest.c.at)):
         found.setdefault(row.model, []).append(measures.Measure(*row))
     return found
 

@@ -120,9 +120,9 @@ def labelled(model: str, *, since: dt.datetime, until: dt.datetime, now: dt.date
     afterwards: to correct one, send another.
     """
     label, p = labels.alias("told"), predictions.alias("answered")
-    told = sa.and_(label.c.model == model, label.c.at <= now)
+    of_model = sa.and_(label.c.model == model, label.c.at <= now)
     direct = sa.select(label.c.prediction_id, label.c.id, label.c.label, label.c.at, label.c.received_at).where(
-        told, label.c.prediction_id.is_not(None), label.c.received_at >= since - CLOCKS
+        of_model, label.c.prediction_id.is_not(None), label.c.received_at >= since - CLOCKS
     )
     last = (
         sa.select(p.c.id)
@@ -140,7 +140,7 @@ def labelled(model: str, *, since: dt.datetime, until: dt.datetime, now: dt.date
     of_entities = (
         sa.select(last.c.id.label("prediction_id"), label.c.id, label.c.label, label.c.at, label.c.received_at)
         .select_from(label.join(last, sa.true()))
-        .where(told, label.c.entity.is_not(None), label.c.at >= since)
+        .where(of_model, label.c.entity.is_not(None), label.c.at >= since)
     )
     both = sa.union_all(direct, of_entities).subquery("both")
     counting = (

@@ -311,8 +311,8 @@ def _without(errors: Mapping[str, str], files: dict[str, bytes], before: Files) 
     reasons = [f"dags/{name}: {error}" for name, error in left.items()]
     if not before:
         return mended, [*mistakes, *reasons]
-    kept = {name: data for name, data in before.items() if name != REFUSED}
-    return kept, [*mistakes, *(f"{reason}; all is in force as it was before" for reason in reasons)]
+    retained = {name: data for name, data in before.items() if name != REFUSED}
+    return retained, [*mistakes, *(f"{reason}; all is in force as it was before" for reason in reasons)]
 
 
 def load_errors(files: Files) -> dict[str, str]:

@@ -139,15 +139,15 @@ def revoke(file: Path, name: str) -> int:
         KeysError: there is no such key.
     """
     with _changing(file) as keys:
-        kept = [key for key in keys if key.name != name]
-        removed = len(keys) - len(kept)
+        remaining = [key for key in keys if key.name != name]
+        removed = len(keys) - len(remaining)
         if not removed:
             raise KeysError(_no_such_key(name, keys))
-        keys[:] = kept
+        keys[:] = remaining
     return removed
 
 
-def keep(file: Path, own: Mapping[str, tuple[str, Iterable[str]]], *, now: dt.datetime) -> None:
+def ensure(file: Path, own: Mapping[str, tuple[str, Iterable[str]]], *, now: dt.datetime) -> None:
     """Let the file hold the stack's own keys, name → (key, scopes); what people added stays as it is."""
     with _changing(file) as keys:
         for name, (secret, scopes) in own.items():

@@ -119,7 +119,7 @@ def _end_what_cannot_be_adopted(stack: Stack) -> None:
 
 def _register_serving_keys(stack: Stack) -> None:
     """Let the prediction service know the stack's own keys; one that runs reads them within a second."""
-    serving_keys.keep(stack.paths.serving_keys, stack.credentials().serving_keys(), now=dt.datetime.now(dt.UTC))
+    serving_keys.ensure(stack.paths.serving_keys, stack.credentials().serving_keys(), now=dt.datetime.now(dt.UTC))
 
 
 def _certificate(paths: Home, inherited: Mapping[str, str]) -> str | None:

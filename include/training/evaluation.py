@@ -230,8 +230,8 @@ def _calibration(y: np.ndarray, prediction: np.ndarray, classes: Sequence[Any]) 
     for c in [1] if prediction.shape[1] == 2 else range(prediction.shape[1]):
         chance, happened = prediction[:, c], y == c
         bins = np.minimum((chance * 10).astype(np.int64), 9)
-        held = [b for b in range(10) if (bins == b).any()]
-        points = [(chance[bins == b].mean(), happened[bins == b].mean()) for b in held]
+        filled = [b for b in range(10) if (bins == b).any()]
+        points = [(chance[bins == b].mean(), happened[bins == b].mean()) for b in filled]
         axes.plot(*zip(*points, strict=True), "o-", label=str(classes[c]), linewidth=1)
     axes.set(title="Calibration on the held-out part", xlabel="predicted probability", ylabel="observed share")
     axes.legend(fontsize=7)

@@ -297,9 +297,9 @@ def export_form(
         NotEqual: it does not answer as the trained model.
     """
     work, feature_set, learned = Path(prepared["work"]), preprocessing.feature_set, preprocessing.learned
-    held = held_out(work, feature_set)
+    raw = held_out(work, feature_set)
     rows = np.arange(min(len(judged.y), export.CHECKED_ROWS))
-    rows = rows[request_contract.answerable(held, feature_set, learned, rows)]
+    rows = rows[request_contract.answerable(raw, feature_set, learned, rows)]
     distributions = {
         **documents.read(work / "profile.json"),
         "prediction": _prediction_profile(judged.prediction),
@@ -316,7 +316,7 @@ def export_form(
         profile=distributions,
         golden_rows=documents.read(work / "golden_rows.json"),
         manifest=manifest,
-        real={column: values[rows] for column, values in held.items()},
+        real={column: values[rows] for column, values in raw.items()},
     )
 
 

@@ -302,7 +302,7 @@ def test_the_service_can_do_in_the_database_what_it_is_there_for(as_service, tmp
         )
         assert connection.execute(sa.text("select segment, position from spool_positions")).one() == (1, 2)
         connection.execute(
-            sa.text(ledger_reader._WANTED.format(rollouts=ledger_reader._RUNNING, retired=ledger_reader._RETIRED))
+            sa.text(ledger_reader._DESIRED.format(rollouts=ledger_reader._RUNNING, retired=ledger_reader._RETIRED))
         )
         report = ledger_reader._REPORT.replace("%s", "{}").format("'w'", 1, "'a'", 1, 1, 1, 0, "'{0}'", "'{0}'")
         for _ in range(2):

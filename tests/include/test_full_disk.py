@@ -256,21 +256,21 @@ async def test_the_prediction_log_loses_nothing_that_it_acknowledged_when_the_di
 
 
 def test_lines_that_postgresql_refused_are_kept_whole(disk: Disk) -> None:
-    segments.keep_rejected(disk.folder, "labels", [b"first\n"])
+    segments.store_rejected(disk.folder, "labels", [b"first\n"])
     disk.fill()
     many = [b"%05d of many\n" % number for number in range(1000)]
     with pytest.raises(OSError, match="No space left"):
-        segments.keep_rejected(disk.folder, "labels", many)
+        segments.store_rejected(disk.folder, "labels", many)
     assert (disk.folder / "rejected-labels").read_bytes() == b"first\n"
     disk.free()
-    segments.keep_rejected(disk.folder, "labels", many)
+    segments.store_rejected(disk.folder, "labels", many)
     assert (disk.folder / "rejected-labels").read_bytes() == b"first\n" + b"".join(many)
 
 
 def test_a_subject_is_not_half_forgotten_on_a_full_disk(disk: Disk) -> None:
     (slot := disk.folder / "slot-0").mkdir()
     segments.folder_id(disk.folder)
-    segments.keep_rejected(slot, "labels", [b"mine\n", *[b"%05d other\n" % number for number in range(1000)]])
+    segments.store_rejected(slot, "labels", [b"mine\n", *[b"%05d other\n" % number for number in range(1000)]])
     before = (slot / "rejected-labels").read_bytes()
     disk.fill()
     with pytest.raises(OSError, match="No space left"):

@@ -21,7 +21,7 @@ class Warning(msgspec.Struct, frozen=True, gc=False):
     field: str
     message: str
 
-    def told(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str]:
         """As the answer holds it."""
         return {"code": self.code, "field": self.field, "message": self.message}
 

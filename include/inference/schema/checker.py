@@ -115,8 +115,8 @@ class Checker:
                 _check_categories(field, columns[field.name], form)
             for field in self._known_texts:
                 _note_new_categories(field, columns[field.name], noted)
-        kept = columns if received is numbers else {**columns, **dict(zip(self._names, received, strict=False))}
-        return Checked(columns, count, noted.by_row(), None, form, None, kept, noted.unusual or None, noted.trimmed)
+        logged = columns if received is numbers else {**columns, **dict(zip(self._names, received, strict=False))}
+        return Checked(columns, count, noted.by_row(), None, form, None, logged, noted.unusual or None, noted.trimmed)
 
     def _weigh(self, numbers: np.ndarray, outside: np.ndarray, noted: Notes, *, judged: bool) -> np.ndarray:
         """What is done with numbers outside of what training saw, by the policy of their fields."""

@@ -46,13 +46,13 @@ class InputWriter:
         if names == self._all_names:
             self._writers[logged] = _encoded
             return _encoded
-        kept = _holder(names)
+        holder = _holder(names)
         places = [self._names.index(name) for name in names]
         pick: Callable[[Any], Any] = itemgetter(*places) if len(places) > 1 else lambda row: [row[n] for n in places]
         values = msgspec.structs.astuple
 
         def write(rows: Sequence[Row]) -> list[bytes]:
-            return _encoded([kept(*pick(values(row))) for row in rows])
+            return _encoded([holder(*pick(values(row))) for row in rows])
 
         self._writers[logged] = write
         return write
@@ -61,9 +61,9 @@ class InputWriter:
         names = self._logged_names(logged)
         if not names:
             return [b"{}"] * given.count
-        kept = _holder(names)
+        holder = _holder(names)
         values = [_as_json(given.received[name], self._known.inputs[name].kind) for name in names]
-        return _encoded([kept(*row) for row in zip(*values, strict=True)])
+        return _encoded([holder(*row) for row in zip(*values, strict=True)])
 
 
 def _holder(names: Sequence[str]) -> Callable[..., Any]:

@@ -166,8 +166,7 @@ def named(source: FilesSource, file: str, table: pa.Table) -> pa.Table:
             )
         names.append(name)
     table = table.rename_columns(names)
-    kept = [place for place, name in enumerate(names) if name not in source.exclude]
-    table = table.select(kept)
+    table = table.select([place for place, name in enumerate(names) if name not in source.exclude])
     if len(set(table.column_names)) < len(table.column_names):
         twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
         places = " and ".join(str(place) for place, name in enumerate(names, start=1) if name == twice)

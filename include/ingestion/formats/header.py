@@ -29,7 +29,7 @@ def refuse_wrong_delimiter(file: str, header: Sequence[str], delimiter: str) -> 
 
 
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
-_LOOK = 1000
+_SAMPLE_ROWS = 1000
 """Rows that are looked at to tell a header line from data."""
 _DATED = r"\d{4}-\d{2}(-\d{2}.*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}.*"
 
@@ -43,7 +43,7 @@ def refuse_data_as_header(source: FilesSource, file: str, header: Sequence[str],
     whole = [int(name) for name in header if re.fullmatch(r"\d+", name)]
     if whole and len(whole) == len(header) and whole == list(range(whole[0], whole[0] + len(whole))):
         return  # pandas' 0, 1, 2; years
-    head = table.slice(0, _LOOK)
+    head = table.slice(0, _SAMPLE_ROWS)
     columns = zip(header, head.columns, strict=True)
     typed = [trim(name) for name, values in columns if _all_match(values, f"{_NUMBER}|{_DATED}")]
     repeated = len(header) > 1 and all(
@@ -92,12 +92,12 @@ def refuse_header_again(file: str, header: Sequence[str], table: pa.Table, first
     row = pc.index(same, True).as_py()
     if row < 0:
         return
-    others = table.filter(pc.invert(same)).slice(0, _LOOK)
+    others = table.filter(pc.invert(same)).slice(0, _SAMPLE_ROWS)
     numbers = any(
         _all_match(values, _NUMBER) and not re.fullmatch(_NUMBER, name)
         for name, values in zip(header, others.columns, strict=True)
     )
-    if numbers or row >= _LOOK:  # else the first line may be data
+    if numbers or row >= _SAMPLE_ROWS:  # else the first line may be data
         raise Unreadable(
             f"{file}: row {row + first_row} is the header line again: were files joined as they are? Remove the line,"
             " or let the source's `path` name each file"

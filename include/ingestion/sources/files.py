@@ -52,7 +52,7 @@ ATTEMPTS = 4
 FIRST_WAIT = 0.5
 """Seconds before the second attempt to reach a store; doubled for each further one."""
 
-_LOOK = 1 << 27
+_SAMPLE_BYTES = 1 << 27
 """Bytes of a file up to which a look at the newest rows reads all of it."""
 _T = TypeVar("_T")
 
@@ -94,9 +94,9 @@ def newest(source: FilesSource) -> tuple[pa.Table, bool]:
     file, known = files[-1], _known_types(source)
     filesystem, path = _filesystem(source, file)
     try:
-        if _reach(lambda: int(filesystem.size(path) or 0), file) <= _LOOK:
+        if _reach(lambda: int(filesystem.size(path) or 0), file) <= _SAMPLE_BYTES:
             return _derived(source, _read_file(source, file, known), file), len(files) == 1
-        return _derived(source, _read_beginning(source, file, known, _LOOK, 1 << 20), file), False
+        return _derived(source, _read_beginning(source, file, known, _SAMPLE_BYTES, 1 << 20), file), False
     except (Unreadable, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UnreadablePartitions(str(error), []) from error
 
@@ -207,7 +207,7 @@ def _nearest(source: FilesSource, pattern: str) -> str:
 def _glob(source: FilesSource, pattern: str) -> list[str]:
     filesystem, path = _filesystem(source, pattern)
 
-    def look() -> list[str]:
+    def list_files() -> list[str]:
         filesystem.invalidate_cache()
         if "*" in path:  # nothing else is a pattern: a folder may be called [new]
             listed = filesystem.glob(re.sub(r"[\[?]", r"[\g<0>]", path), detail=True)
@@ -216,7 +216,7 @@ def _glob(source: FilesSource, pattern: str) -> list[str]:
             raise SourceError(f"path: {path} is a folder; name the files in it, as in {path.rstrip('/')}/*.csv")
         return [path] if filesystem.exists(path) else []
 
-    found = _reach(look, pattern)
+    found = _reach(list_files, pattern)
     protocol = "" if "://" not in pattern else pattern.split("://", 1)[0] + "://"
     return [name if "://" in name else protocol + name for name in found]
 
@@ -426,16 +426,16 @@ def _by_day(table: pa.Table, days: Any, period: _Period, time_column: str) -> li
         first = period.first
     else:
         first = None if missing.all() else str(np.nanmin(days.view("i8")[~missing]).astype("M8[D]"))
-    kept = np.flatnonzero(~stray)
-    kept = kept[np.argsort(days[kept], kind="stable")]
-    ordered = days[kept]
+    inside = np.flatnonzero(~stray)
+    inside = inside[np.argsort(days[inside], kind="stable")]
+    ordered = days[inside]
     parts = []
     for key in period.keys:
         low, high = (
             np.searchsorted(ordered, np.datetime64(key), "left"),
             np.searchsorted(ordered, np.datetime64(key), "right"),
         )
-        part = table.take(pa.array(kept[low:high]))
+        part = table.take(pa.array(inside[low:high]))
         if key == first and stray.any():
             part = _with_strays(part, table, np.flatnonzero(stray), missing, period, time_column)
         if stray.any() and len(period.name or "") < len("YYYY-MM-DD"):

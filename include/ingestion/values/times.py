@@ -49,8 +49,8 @@ def times(column: Column, text: pa.ChunkedArray, kind: ColumnType | None) -> pa.
             found = _numeric_dates(column, text, form)
         if found is None:
             row = _first_not_iso(column, text)
-            wanted = kind or "timestamp"
-            column.refuse(row, f"{text[row].as_py()!r} is not a {wanted}", declare_format(column, text[row].as_py()))
+            target = kind or "timestamp"
+            column.refuse(row, f"{text[row].as_py()!r} is not a {target}", declare_format(column, text[row].as_py()))
     if kind == "date" and found.type != pa.date32():
         refuse_first(column, pc.not_equal(found.cast(pa.date32(), safe=False).cast(pa.timestamp("us")), found), text,
                      "has a time, and is declared a date", correct())  # fmt: skip

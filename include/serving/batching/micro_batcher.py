@@ -26,7 +26,7 @@ from include.inference.schema import Checked
 from include.serving.batching.scoring import Scored, is_the_arms_fault, recorded, refusal, score
 from include.serving.routing.route import Arm, Route
 
-LARGEST_TURN = 128
+LARGEST_BATCH = 128
 """Requests of one row after which a turn ends at once: one model call must stay far below a request's patience."""
 MAX_IDLE_CHECKS = 8
 """How often the loop looks at who asks, each time because somebody new has come, before a turn ends all the same."""
@@ -95,7 +95,7 @@ class Waiting(Protocol):
     def prepare(self) -> None:
         """Make the answer ready, while the disk writes."""
 
-    def tell(self, failure: Exception | None) -> None:
+    def resolve(self, failure: Exception | None) -> None:
         """Send it; or, where the turn could not be recorded, the reason."""
 
     def count(self) -> None:
@@ -105,12 +105,12 @@ class Waiting(Protocol):
 class CommitFuture:
     """What all requests of a turn wait for: it ends in time, and one that is cancelled takes no other with it."""
 
-    __slots__ = ("_failure", "_late", "_loop", "_ready", "_settled", "_told", "_waiting")
+    __slots__ = ("_failure", "_late", "_loop", "_on_resolved", "_ready", "_settled", "_waiting")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, seconds: float, told: Callable[[list[Waiting]], object] = len
+        self, loop: asyncio.AbstractEventLoop, seconds: float, resolved: Callable[[list[Waiting]], object] = len
     ) -> None:
-        self._loop, self._told = loop, told
+        self._loop, self._on_resolved = loop, resolved
         self._waiting: list[Waiting] = []
         self._ready = self._settled = False
         self._failure: Exception | None = None
@@ -119,7 +119,7 @@ class CommitFuture:
     def then(self, waiting: Waiting) -> None:
         """Have it told when the predictions are recorded, or why they are not; at once when that is known."""
         if self._settled and (self._ready or self._failure is not None):
-            waiting.tell(self._failure)
+            waiting.resolve(self._failure)
         else:
             self._waiting.append(waiting)
 
@@ -127,13 +127,13 @@ class CommitFuture:
         """The same as a result."""
         waiting = _Awaiting(self._loop.create_future())
         self.then(waiting)
-        return waiting.told.__await__()
+        return waiting.resolved.__await__()
 
     def prepare(self) -> None:
         """There are answers: make them ready, and tell those that are recorded already."""
         self._ready = True
         if self._settled:
-            self._tell()
+            self._resolve()
             return
         for waiting in self._waiting:
             try:
@@ -148,16 +148,16 @@ class CommitFuture:
         self._late.cancel()
         self._settled, self._failure = True, failure
         if self._ready or failure is not None:
-            self._tell()
+            self._resolve()
 
-    def _tell(self) -> None:
-        told, self._waiting = self._waiting, []
-        for waiting in told:
+    def _resolve(self) -> None:
+        resolved, self._waiting = self._waiting, []
+        for waiting in resolved:
             try:
-                waiting.tell(self._failure)
+                waiting.resolve(self._failure)
             except Exception:  # one request's fault must not keep the others waiting
                 log.exception("an answer was not taken")
-        self._told(told)
+        self._on_resolved(resolved)
 
     def _too_late(self) -> None:
         self.settle(Refused(503, "not_recorded", "the prediction could not be recorded in time, so it is not given"))
@@ -165,15 +165,15 @@ class CommitFuture:
 
 @dataclass(slots=True)
 class _Awaiting:
-    told: asyncio.Future[Exception | None]
+    resolved: asyncio.Future[Exception | None]
 
     def prepare(self) -> None:
         """Whoever awaits it makes its answer afterwards."""
 
-    def tell(self, failure: Exception | None) -> None:
+    def resolve(self, failure: Exception | None) -> None:
         """Unless nobody awaits it any more."""
-        if not self.told.done():
-            self.told.set_result(failure)
+        if not self.resolved.done():
+            self.resolved.set_result(failure)
 
     def count(self) -> None:
         """Whoever awaits it does."""
@@ -240,7 +240,7 @@ class MicroBatcher:
         rows.rows.append(row)
         rows.bodies.append(body)
         rows.callers.append(caller)
-        if len(rows.rows) >= LARGEST_TURN:
+        if len(rows.rows) >= LARGEST_BATCH:
             self._end()
         return rows
 
@@ -269,34 +269,34 @@ class MicroBatcher:
         loop = asyncio.get_running_loop()
         self._committed = committed = CommitFuture(loop, self._seconds, self._count_later)
         if self._recorder.writing:  # the next write begins when this one is done: its answers leave first, and whoever
-            self._recorder.afterwards(partial(self._look, committed))  # asks again at once is company
+            self._recorder.afterwards(partial(self._wait_for_more, committed))  # asks again at once is company
         else:
-            self._look(committed)
+            self._wait_for_more(committed)
         return committed
 
-    def _look(self, committed: CommitFuture, known: int = 1, looks: int = MAX_IDLE_CHECKS) -> None:
+    def _wait_for_more(self, committed: CommitFuture, known: int = 1, checks: int = MAX_IDLE_CHECKS) -> None:
         """Let the loop look at who asks; end the turn if nobody came who was not `known`, or it was the last look."""
         loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._looked, committed, known, looks - 1)
+        loop.call_soon(loop.call_soon, self._check_for_more, committed, known, checks - 1)
 
-    def _looked(self, committed: CommitFuture, known: int, looks: int) -> None:
+    def _check_for_more(self, committed: CommitFuture, known: int, checks: int) -> None:
         if self._committed is not committed:  # it was large, and has ended already
             return
-        company = sum(len(rows.rows) for rows in self._arms.values()) + len(self._batches) + len(self._lines)
-        if looks and company > known:
-            self._look(committed, company, looks)
+        waiting_rows = sum(len(rows.rows) for rows in self._arms.values()) + len(self._batches) + len(self._lines)
+        if checks and waiting_rows > known:
+            self._wait_for_more(committed, waiting_rows, checks)
         else:
             self._end()
 
-    def _count_later(self, told: list[Waiting]) -> None:
+    def _count_later(self, resolved: list[Waiting]) -> None:
         if not self._uncounted:
             asyncio.get_running_loop().call_later(COUNT_SECONDS, self.count)
-        self._uncounted += told
+        self._uncounted += resolved
 
     def count(self) -> None:
         """Count whoever was told: when the next write has begun, or soon, or when all ends."""
-        told, self._uncounted = self._uncounted, []
-        for waiting in told:
+        resolved, self._uncounted = self._uncounted, []
+        for waiting in resolved:
             try:
                 waiting.count()
             except Exception:
@@ -326,7 +326,7 @@ class MicroBatcher:
         except Exception as error:  # whatever it is: requests are waiting
             self._later = []
             log.exception("turn failed")
-            committed.settle(refusal_of_turn(error))
+            committed.settle(refusal_of_batch(error))
 
     def _answer(self, rows: Rows, lines: list[bytes]) -> int:
         """Answer rows and write their lines; returns how many were predicted."""
@@ -348,10 +348,10 @@ class MicroBatcher:
                 seconds=time.perf_counter() - rows.started,
             )
         )
-        self._later.append(partial(self._told, rows, checked, scored))
+        self._later.append(partial(self._on_resolved, rows, checked, scored))
         return len(scored.ids)
 
-    def _told(self, rows: Rows, checked: Checked, scored: Scored) -> None:
+    def _on_resolved(self, rows: Rows, checked: Checked, scored: Scored) -> None:
         """What need not be done before the write begins."""
         arm, route = rows.arm, rows.route
         more = scored.more or [None] * len(scored.ids)
@@ -407,7 +407,7 @@ def _predicted(batches: Sequence[Batch]) -> Sequence[np.ndarray | None]:
     return found
 
 
-def refusal_of_turn(error: Exception) -> Refused:
+def refusal_of_batch(error: Exception) -> Refused:
     """What the requests of a turn are told that could not be recorded."""
     if isinstance(error, Refused):
         return error

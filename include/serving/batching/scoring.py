@@ -50,11 +50,11 @@ def score(arm: Arm, checked: Checked, *, explain: bool = False, predictions: np.
         predictions = predictor.predict(checked.columns)
     more: list[dict[str, Any] | None] | None = None
     if checked.warnings is not None or explain:
-        more = [{"warnings": [w.told() for w in found]} if found else None for found in checked.warnings or ()]
+        more = [{"warnings": [w.as_dict() for w in found]} if found else None for found in checked.warnings or ()]
         more = more or [None] * checked.count
     if explain and more is not None:
         explanation = predictor.explain(checked.columns)
-        more = [{**(told or {}), "explanation": explanation.row(n)} for n, told in enumerate(more)]
+        more = [{**(extra or {}), "explanation": explanation.row(n)} for n, extra in enumerate(more)]
     outputs = arm.loaded.answers.outputs(predictions)
     if checked.unusual is not None:
         arm.tally.warned(checked.unusual)

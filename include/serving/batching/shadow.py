@@ -167,11 +167,11 @@ class _Scorer:
                     _failed(arm, error, first=failures == 1)
             else:
                 seconds = time.perf_counter() - started if seconds is None else seconds
-                self._keep(arm, ids[start:end], predictions, seconds)
+                self._store(arm, ids[start:end], predictions, seconds)
         if waiting:
             self._dropped.inc(sum(end - start for start, end in waiting))
 
-    def _keep(self, arm: Arm, ids: list[str], predictions: np.ndarray, seconds: float) -> None:
+    def _store(self, arm: Arm, ids: list[str], predictions: np.ndarray, seconds: float) -> None:
         arm.tally.answered(len(ids), seconds)
         arm.tally.predicted(predictions)
         try:
@@ -179,9 +179,9 @@ class _Scorer:
                 outputs = arm.loaded.answers.outputs(predictions[piece])
                 scored = Scored(ids[piece], predictions[piece], outputs, None)
                 rows = len(scored.ids)
-                nobody: list[str | None] = [None] * rows
+                callers: list[str | None] = [None] * rows
                 inputs = [b"{}"] * rows  # they stand beside the answer of the same id
-                lines = recorded(arm, scored, inputs, callers=nobody, entities=None, seconds=seconds)
+                lines = recorded(arm, scored, inputs, callers=callers, entities=None, seconds=seconds)
                 self._recorder.append(lines, rows)
                 time.sleep(0)
         except Exception:  # its predictions are counted all the same; the next are tried again

@@ -82,10 +82,10 @@ class ActualState:
                 self._load_champion(champion)
             for rollout in desired.active_rollouts:
                 self._load_candidate(rollout)
-            self._keep_within_budget()
+            self._enforce_budget()
             self._replace_routes()
             used = [loaded.served for loaded in self._loaded()]
-            self.cache.keep(used, [*desired.champions, *(rollout.served for rollout in desired.active_rollouts)])
+            self.cache.retain(used, [*desired.champions, *(rollout.served for rollout in desired.active_rollouts)])
         self.cache.trim()
 
     @property
@@ -162,7 +162,7 @@ class ActualState:
                 self.cache.accept(rollout.served, rollout.arm)
                 log.info("loaded", extra={"fields": {**asdict(rollout.served), "arm": rollout.arm}})
 
-    def _keep_within_budget(self) -> None:
+    def _enforce_budget(self) -> None:
         """Let tried versions go, shadows first, until the rest fits; a champion is loaded whatever it takes."""
         for rollout in sorted(self.desired.active_rollouts, key=lambda rollout: not rollout.mirrored):
             if rollout.id in self._candidates and self._room() < 0:
@@ -174,7 +174,7 @@ class ActualState:
         self.over_budget = self._budget.excess(used)
         if self.over_budget and not before:
             log.error("over budget", extra={"fields": {"bytes": used, "budget": self._budget.bytes}})
-            self.cache.tell("models_over_budget", self.over_budget, bytes=used, budget=self._budget.bytes)
+            self.cache.alert("models_over_budget", self.over_budget, bytes=used, budget=self._budget.bytes)
 
     def _room(self, without: Collection[int] = ()) -> int:
         """Bytes that are free, were these rollouts' versions not loaded."""
@@ -186,7 +186,7 @@ class ActualState:
 
     def _replace_routes(self) -> None:
         tried = [(r, self._candidates[r.id]) for r in self.desired.active_rollouts if r.id in self._candidates]
-        self.routes.lay(self._champions, [one for one in tried if one[0].id not in self.taken_out])
+        self.routes.combine(self._champions, [one for one in tried if one[0].id not in self.taken_out])
 
     def _judge(self, tally: ArmCounters) -> None:
         """Take an arm out at once, in this worker, that has broken its limits; until its rollout changes or ends."""
@@ -203,4 +203,4 @@ class ActualState:
         self._metrics.taken_out.labels(tally.model, tally.arm).inc()
         fields = {"model": tally.model, "version": tally.version, "arm": tally.arm, "rollout_id": rollout.id}
         log.error("arm taken out", extra={"fields": {**fields, "reason": reason}})
-        self.cache.tell("arm_taken_out", status.taken_out(rollout, reason), **fields, reason=reason)
+        self.cache.alert("arm_taken_out", status.taken_out(rollout, reason), **fields, reason=reason)

@@ -18,7 +18,7 @@ from include.serving.versions.version import Champion, Version
 
 _RUNNING = "(select coalesce(json_agg(r order by r.id), '[]') from rollouts r where status = 'running')"
 _RETIRED = "(select coalesce(json_agg(model), '[]') from retired_models)"
-_WANTED = """
+_DESIRED = """
     select extract(epoch from clock_timestamp())::float8,
            (select coalesce(json_agg(c order by c.model), '[]') from champions c), {rollouts}, {retired}
 """
@@ -79,11 +79,11 @@ class LedgerReader:
         with self._connected() as connection:
             if not (self._has_rollouts and self._has_retired):
                 self._has_rollouts, self._has_retired = connection.execute(_THERE).fetchone()
-            asked = time.monotonic()
+            began = time.monotonic()
             rollouts = _RUNNING if self._has_rollouts else "'[]'::json"
-            query = _WANTED.format(rollouts=rollouts, retired=_RETIRED if self._has_retired else "'[]'::json")
+            query = _DESIRED.format(rollouts=rollouts, retired=_RETIRED if self._has_retired else "'[]'::json")
             epoch, champions, running, retired = connection.execute(query).fetchone()
-        clock = epoch - (asked + time.monotonic()) / 2
+        clock = epoch - (began + time.monotonic()) / 2
         return DesiredState(tuple(map(_champion, champions)), tuple(map(_rollout, running)), clock, frozenset(retired))
 
     def report(self, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -70,7 +70,7 @@ class Reconciler:
         self._stop, self._wake, self._settled = threading.Event(), threading.Event(), threading.Event()
         self._ledger = LedgerReader(database_url) if database_url else None
         self._ledger_error: str | None = "it was not read yet"
-        self._asked_at: float | None = None
+        self._polled_at: float | None = None
         budget = MemoryBudget(memory_megabytes * 1024 * 1024)
         self._state = ActualState(metrics, copies, home, budget, self._wake.set)
         self._routes = self._state.routes
@@ -142,8 +142,8 @@ class Reconciler:
         )
 
     def _ledger_silence(self) -> str | None:
-        asked = self._asked_at
-        if asked is not None and (silent := time.monotonic() - asked) > SILENCE_SECONDS:
+        polled = self._polled_at
+        if polled is not None and (silent := time.monotonic() - polled) > SILENCE_SECONDS:
             return f"it has not answered for {silent:.0f} s"
         return self._ledger_error
 
@@ -204,7 +204,7 @@ class Reconciler:
     def _read_ledger(self) -> None:
         """Read the desired state, and write what the arms did."""
         assert self._ledger is not None  # noqa: S101  else nothing is followed
-        self._asked_at = time.monotonic()
+        self._polled_at = time.monotonic()
         try:
             desired = self._ledger.read()
         except Exception as error:  # noqa: BLE001  whatever it is: the last good models go on, and it is said
@@ -215,7 +215,7 @@ class Reconciler:
             self._ledger_error, self._state.desired = None, desired
             self._report(self._ledger, desired.clock)
         finally:
-            self._asked_at = None
+            self._polled_at = None
 
     def _report(self, ledger: LedgerReader, clock: float) -> None:
         reporter = self._state.reporter

@@ -45,7 +45,7 @@ def problems(snapshot: Snapshot) -> list[str]:
             found.append(f"the ledger in PostgreSQL cannot be read ({error}); no new champion is noticed")
         for (model, arm), refusal in sorted(snapshot.refused.items()):
             route = snapshot.routes.get(model)
-            found.append(refusal.said(arm, route.champion.loaded if route else None))
+            found.append(refusal.describe(arm, route.champion.loaded if route else None))
         found += [taken_out(rollout, reason) for rollout, reason in snapshot.taken_out.values()]
     if snapshot.over_budget:
         found.append(snapshot.over_budget)

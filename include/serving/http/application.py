@@ -175,7 +175,7 @@ class Application:
         """The response of an endpoint; None: it was sent already, or the client has gone."""
         if endpoint.method == "POST":
             if not self._admission.admits(scope.get("client")):
-                await self._turn_away(request, scope, send)
+                await self._shed(request, scope, send)
                 return None
             try:
                 return await self._answer_body(endpoint, request, scope, receive, send)
@@ -227,7 +227,7 @@ class Application:
             await self._admission.pace()
         await self._send(request, send, response)
 
-    async def _turn_away(self, request: Request, scope: Scope, send: Send) -> None:
+    async def _shed(self, request: Request, scope: Scope, send: Send) -> None:
         shared = self._site.shared(request.headers) if self._site.origins else NO_HEADERS
 
         async def share(message: MutableMapping[str, Any]) -> None:
@@ -264,7 +264,7 @@ class Application:
             if endpoint.permission is not None:
                 request.caller = self._access.caller(request.headers.get(_AUTHORIZATION), endpoint.permission).name
             if not self._admission.admits(client):
-                return lambda scope, receive, send: self._turn_away(request, scope, send)
+                return lambda scope, receive, send: self._shed(request, scope, send)
             try:
                 answer, committed = endpoint.begin(self._service, request, body)
                 committed.then(_FastResponse(self, request, reply, answer))
@@ -380,7 +380,7 @@ class _FastResponse:
         """Make the response ready, while the disk writes; what it is refused with is sent when it has."""
         self.size = self.application.prepare(self.request, self.reply, self.answer)
 
-    def tell(self, failure: Exception | None) -> None:
+    def resolve(self, failure: Exception | None) -> None:
         """Send it; or, where it could not be recorded, the reason."""
         application, request, reply = self.application, self.request, self.reply
         try:

@@ -16,7 +16,7 @@ from include.inference.errors import Refused
 from include.serving import api_keys
 from include.serving.metrics.prometheus import Metrics
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 """How often a request looks whether the keys' file has changed: a revoked key is refused after as long at most."""
 LONGEST_KEY = 512
 FAILURES_PER_SECOND = 10.0
@@ -42,25 +42,25 @@ class Caller:
 class Quota:
     """So many requests a second, and as many at once (a token bucket)."""
 
-    __slots__ = ("_at", "_held", "_most", "rate")
+    __slots__ = ("_at", "_most", "_tokens", "rate")
 
     def __init__(self, rate: float, at_once: float | None = None) -> None:
         self.rate, self._most = rate, max(1.0, at_once or rate)
-        self._held, self._at = self._most, time.monotonic()
+        self._tokens, self._at = self._most, time.monotonic()
 
     def take(self, now: float) -> bool:
         """Whether there is one left at this moment (`time.monotonic`)."""
-        held = min(self._most, self._held + (now - self._at) * self.rate)
+        tokens = min(self._most, self._tokens + (now - self._at) * self.rate)
         self._at = now
-        if held >= 1.0:
-            self._held = held - 1.0
+        if tokens >= 1.0:
+            self._tokens = tokens - 1.0
             return True
-        self._held = held
+        self._tokens = tokens
         return False
 
     def wait(self) -> float:
         """Seconds until there is one."""
-        return (1.0 - self._held) / self.rate
+        return (1.0 - self._tokens) / self.rate
 
 
 class Authentication:
@@ -93,16 +93,16 @@ class Authentication:
         self._quotas: dict[str, Quota] = {}
         self._alone = Caller("MLOPS_SERVING_KEY", _ALL, sha256(key.encode()).digest(), None) if key else None
         self._anybody = Caller("anybody", _ALL, b"", self._quota("anybody", None)) if open_to_all and not key else None
-        self._nobody = Caller("nobody", (), bytes(32), None)
+        self._anonymous = Caller("nobody", (), bytes(32), None)
         self._keys: list[api_keys.Key] = []
         self._callers: dict[bytes, Caller] = {}
         self._expired: dict[bytes, api_keys.Key] = {}
         self._seen: tuple[int, ...] | None = ()
-        self._look_at = 0.0
+        self._next_check = 0.0
         self._expires_at = 0.0
         self.problem: str | None = None
         """Why the keys' file cannot be used; None while all is well."""
-        self._look(time.monotonic())
+        self._check(time.monotonic())
 
     @property
     def closed(self) -> bool:
@@ -117,11 +117,11 @@ class Authentication:
                 many unknown keys.
         """
         now = time.monotonic()
-        if now >= self._look_at:
-            self._look(now)
+        if now >= self._next_check:
+            self._check(now)
         if authorization is not None and authorization[:7] == b"Bearer " and len(authorization) <= LONGEST_KEY:
             digest = sha256(authorization[7:]).digest()
-            caller = self._callers.get(digest, self._nobody)
+            caller = self._callers.get(digest, self._anonymous)
             if compare_digest(caller.digest, digest) and scope in caller.scopes:
                 quota = caller.quota
                 if quota is None or quota.take(now):
@@ -132,8 +132,8 @@ class Authentication:
     def allows(self, authorization: bytes | None, scope: str) -> bool:
         """Whether this header would be let in: nothing is refused or counted."""
         now = time.monotonic()
-        if now >= self._look_at:
-            self._look(now)
+        if now >= self._next_check:
+            self._check(now)
         caller = self._known(_secret(authorization)) or self._anybody
         return caller is not None and scope in caller.scopes
 
@@ -154,7 +154,7 @@ class Authentication:
         if secret is None:
             return None
         digest = sha256(secret).digest()
-        caller = self._callers.get(digest, self._nobody)
+        caller = self._callers.get(digest, self._anonymous)
         return caller if compare_digest(caller.digest, digest) else None
 
     def _unknown(self, secret: bytes | None, now: float) -> Refused:
@@ -171,8 +171,8 @@ class Authentication:
 
     # ------------------------------------------------------------------------------------------- the keys' file
 
-    def _look(self, now: float) -> None:
-        self._look_at = now + LOOK_SECONDS
+    def _check(self, now: float) -> None:
+        self._next_check = now + CHECK_SECONDS
         seen = self._identity()
         if seen != self._seen:
             self._seen = seen

@@ -22,7 +22,7 @@ ANSWERED = "x-mlops-answered"
 CONTENT_TYPE = "mlops.content_type"
 """The content type as it was sent; BentoML is told application/json, so that none of its own decoders is chosen."""
 _CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "body_too_large", 503: "not_ready"}
-_KEPT = frozenset({b"allow", b"retry-after"})
+_PASSED_ON = frozenset({b"allow", b"retry-after"})
 _MARK = ANSWERED.encode()
 _DROPPED = frozenset({b"server", b"x-bentoml-request-id", b"x-bentoml-trace-id", _MARK})
 
@@ -76,7 +76,7 @@ class _Answer:
             headers = [(name, value) for name, value in sent if name not in _DROPPED]
             if message["status"] >= 400 and all(name != _MARK for name, _ in sent):
                 self._replaced = _error(message["status"], self._path)
-                headers = [(name, _ordered(value)) for name, value in headers if name in _KEPT]
+                headers = [(name, _ordered(value)) for name, value in headers if name in _PASSED_ON]
                 headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(self._replaced))]
             message = {**message, "headers": headers}
         elif self._replaced is not None:
@@ -93,10 +93,10 @@ def _ordered(value: bytes) -> bytes:
 
 def _error(status: int, path: str) -> bytes:
     code = _CODES.get(status, "internal" if status >= 500 else "refused")
-    told = {
+    described = {
         404: f"there is nothing at {path}; see /docs",
         405: f"{path} does not take this method",
         503: "the service is not ready",
     }
-    message = told.get(status, "the service failed to answer this request; its log says why")
+    message = described.get(status, "the service failed to answer this request; its log says why")
     return msgspec.json.encode({"error": {"code": code, "message": message, "field": None}})

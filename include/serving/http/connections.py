@@ -35,7 +35,7 @@ CHUNK_BYTES = 32
 """What may stand around each chunk: its length, line ends, a short extension."""
 SPARE_FILES = 256
 """Open files that are not connections."""
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 LAST_SECONDS = 0.5
 """For the first request of a connection that was taken just before the server ended."""
 
@@ -82,7 +82,7 @@ class Connection(FastTransport):
         self.opened[self] = None
         if Connection._watched is not self.loop:
             Connection._watched = self.loop
-            self.loop.call_later(LOOK_SECONDS, _look)
+            self.loop.call_later(CHECK_SECONDS, _check_all)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone."""
@@ -148,7 +148,7 @@ class Connection(FastTransport):
 
     # ------------------------------------------------------------------------------------------- the look
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Cut the connection off if it does not get on."""
         transport = self.transport
         if transport.get_protocol() is not self:  # it was upgraded to another protocol
@@ -219,13 +219,13 @@ class _Deaf:
         """Pass it over."""
 
 
-def _look() -> None:
+def _check_all() -> None:
     """Look at every connection, and again in a second for as long as there are any."""
     now = monotonic()
     for connection in list(Connection.opened):
-        connection.look(now)
+        connection.check(now)
     if Connection.opened and Connection._watched is not None:
-        Connection._watched.call_later(LOOK_SECONDS, _look)
+        Connection._watched.call_later(CHECK_SECONDS, _check_all)
     else:
         Connection._watched = None
 

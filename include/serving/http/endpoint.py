@@ -99,7 +99,7 @@ class Endpoint:
     browser: bool = False
 
 
-def wants_explanation(query: bytes) -> bool:
+def explanation_requested(query: bytes) -> bool:
     """Whether a query requests an explanation, which is all that it may contain.
 
     Raises:

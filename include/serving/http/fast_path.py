@@ -59,7 +59,7 @@ class _Passed(list[tuple[bytes, bytes]]):
         """Pass it over."""
 
 
-class _Nobody:
+class _NoEvent:
     """Nobody waits for more of a request that is whole."""
 
     def set(self) -> None:
@@ -80,7 +80,7 @@ class FastRequest:
         "response_started",
     )
 
-    message_event = _Nobody()
+    message_event = _NoEvent()
 
     def __init__(self, connection: FastTransport) -> None:
         self.connection = connection
@@ -96,9 +96,9 @@ class FastRequest:
         if known is not sent:
             defaults = b"".join(b"%b: %b\r\n" % header for header in sent)
             FastTransport.defaults = sent, defaults
-        told = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.closing = b"connection: close" in told
-        self.head, self.body = b"%b%b%b" % (STATUS_LINE[status], defaults, told), body
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.closing = b"connection: close" in lines
+        self.head, self.body = b"%b%b%b" % (STATUS_LINE[status], defaults, lines), body
 
     def send(self) -> None:
         """Send what was prepared last."""

@@ -65,8 +65,8 @@ def without_upgrade(method: bytes, target: bytes, version: str, headers: Sequenc
     lines = [b"%b %b HTTP/%b" % (method, target, version.encode())]
     for name, value in headers:
         if name == b"connection":
-            kept = [token for token in value.split(b",") if token.strip().lower() not in _OF_UPGRADE]
-            value = b",".join(kept)
+            tokens = [token for token in value.split(b",") if token.strip().lower() not in _OF_UPGRADE]
+            value = b",".join(tokens)
         if name not in _OF_UPGRADE and (value or name != b"connection"):
             lines.append(b"%b: %b" % (name, value))
     return b"\r\n".join([*lines, b"", b""])

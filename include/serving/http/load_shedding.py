@@ -24,7 +24,7 @@ from include.serving.metrics.prometheus import Metrics
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-LONGEST_TURN = 0.005
+LONGEST_WINDOW = 0.005
 """Seconds: while there is more than can be answered, a longer turn of the loop lowers the limit."""
 LEAST = 16
 """The lowest limit: fewer requests than this in a turn make the calls into NumPy and the model dear."""
@@ -64,12 +64,12 @@ class LoadShedder:
         self._metrics = metrics
         self._counted = metrics.refused.labels("503", _CODE)
         self._inside = 0
-        self._asking: set[object] = set()
+        self._clients: set[object] = set()
         self._let_in: set[object] = set()
         self._overloaded = False
-        self._turn_began: float | None = None
+        self._window_began: float | None = None
         self._sent_at_once = 0
-        self._held: deque[asyncio.Future[None]] = deque()
+        self._delayed: deque[asyncio.Future[None]] = deque()
         self._releasing = False
         metrics.admitted.set(most)
 
@@ -85,8 +85,8 @@ class LoadShedder:
 
     def admits(self, client: object = None) -> bool:
         """Take a request on, or not: True must be followed by `leave`, False by `refuse`; `client` as there."""
-        if self._overloaded and self._turn_began is None:
-            self._turn_began = time.monotonic()
+        if self._overloaded and self._window_began is None:
+            self._window_began = time.monotonic()
             asyncio.get_running_loop().call_soon(self._turned)
         if self._inside < self._limit:
             self._inside += 1
@@ -104,7 +104,7 @@ class LoadShedder:
 
     async def refuse(self, send: Send, client: object = None) -> None:
         """Answer a request that was not taken on; `client` is who has sent it, as the request's scope says."""
-        self._asking.add(client or object())
+        self._clients.add(client or object())
         await self.pace()
         self._counted.inc()
         start, body = self.refusal
@@ -118,19 +118,19 @@ class LoadShedder:
             self._releasing = True
             asyncio.get_running_loop().call_later(RELEASE_SECONDS, self._release)
         if self._sent_at_once > REFUSALS_PER_SECOND * RELEASE_SECONDS:
-            held = asyncio.get_running_loop().create_future()
-            self._held.append(held)
-            await held
+            delayed = asyncio.get_running_loop().create_future()
+            self._delayed.append(delayed)
+            await delayed
 
     # ------------------------------------------------------------------------------------- while there is too much
 
     def _turned(self) -> None:
         """A turn of the loop has ended, in which requests had arrived."""
-        began, self._turn_began = self._turn_began, None
-        turn = time.monotonic() - (began or 0.0)
-        if turn > LONGEST_TURN:
+        began, self._window_began = self._window_began, None
+        window = time.monotonic() - (began or 0.0)
+        if window > LONGEST_WINDOW:
             self._limit = max(self._least, int(self._limit * 0.9))
-        elif turn < LONGEST_TURN / 2 and self._inside >= self._limit:
+        elif window < LONGEST_WINDOW / 2 and self._inside >= self._limit:
             self._limit = min(self._most, self._limit + 1)
 
     def _looked_back(self) -> None:
@@ -138,8 +138,8 @@ class LoadShedder:
 
         Or, as clients that ask without a pause are all refused now and let in then, all of them together.
         """
-        asking, let_in, self._asking, self._let_in = self._asking, self._let_in, set(), set()
-        if len(asking) <= self._most - self._limit or (let_in and len(asking | let_in) <= self._most):
+        clients, let_in, self._clients, self._let_in = self._clients, self._let_in, set(), set()
+        if len(clients) <= self._most - self._limit or (let_in and len(clients | let_in) <= self._most):
             self._overloaded, self._limit = False, self._most
         else:
             asyncio.get_running_loop().call_later(1.0, self._looked_back)
@@ -147,14 +147,14 @@ class LoadShedder:
 
     def _release(self) -> None:
         """Send what was held back: in order, and each within about a second, however many there are."""
-        held, self._sent_at_once = self._held, 0
-        count = max(int(REFUSALS_PER_SECOND * RELEASE_SECONDS), int(len(held) * RELEASE_SECONDS))
-        for _ in range(min(count, len(held))):
-            if not (refusal := held.popleft()).done():
+        delayed, self._sent_at_once = self._delayed, 0
+        count = max(int(REFUSALS_PER_SECOND * RELEASE_SECONDS), int(len(delayed) * RELEASE_SECONDS))
+        for _ in range(min(count, len(delayed))):
+            if not (refusal := delayed.popleft()).done():
                 refusal.set_result(None)
-        self._sent_at_once = count if held else 0
-        self._releasing = bool(held)
-        if held:
+        self._sent_at_once = count if delayed else 0
+        self._releasing = bool(delayed)
+        if delayed:
             asyncio.get_running_loop().call_later(RELEASE_SECONDS, self._release)
 
 

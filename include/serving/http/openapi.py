@@ -156,7 +156,7 @@ def example_rows(loaded: Loaded, count: int) -> list[dict[str, Any]]:
 def example_predictions(loaded: Loaded, count: int) -> list[dict[str, Any]]:
     """What the golden rows are answered with; the ids are made up."""
     return [
-        {"prediction_id": "0190f3c2a1b4" + f"{n:020x}", **loaded.answers.told(expected)}
+        {"prediction_id": "0190f3c2a1b4" + f"{n:020x}", **loaded.answers.as_dict(expected)}
         for n, expected in enumerate(loaded.predictor.golden["expected"][:count])
     ]
 
@@ -243,9 +243,9 @@ def _required(entry: dict[str, Any]) -> bool:
 def field_schema(entry: dict[str, Any]) -> dict[str, Any]:
     """The schema of an input, an entry of the manifest's `inputs`."""
     described = dict(_TYPES[entry["type"]])
-    said = [f"In {entry['unit']}."] if entry.get("unit") else []
+    sentences = [f"In {entry['unit']}."] if entry.get("unit") else []
     if entry["type"] == "timestamp":
-        said.append("Without a zone it is UTC.")
+        sentences.append("Without a zone it is UTC.")
     if entry.get("example") is not None:
         described["example"] = _zoned(entry["example"], entry["type"])
     if not _required(entry):
@@ -255,13 +255,15 @@ def field_schema(entry: dict[str, Any]) -> dict[str, Any]:
             described["enum"] = categories
         else:
             shown = ", ".join(map(str, categories[:20])) + (" …" if len(categories) > 20 else "")
-            said.append(f"Seen in training: {shown}; anything else carries a warning.")
+            sentences.append(f"Seen in training: {shown}; anything else carries a warning.")
     elif entry.get("minimum") is not None and entry.get("maximum") is not None:
         policy = entry.get("out_of_range", "warn")
         if policy == "error" and entry["type"] in ("int", "float"):
             described |= {"minimum": entry["minimum"], "maximum": entry["maximum"]}
         beyond = {"warn": "beyond it the answer carries a warning", "clip": "what is beyond is clipped"}.get(policy)
-        said.append(f"Seen in training: {entry['minimum']} to {entry['maximum']}{'; ' + beyond if beyond else ''}.")
-    if said:
-        described["description"] = " ".join(said)
+        sentences.append(
+            f"Seen in training: {entry['minimum']} to {entry['maximum']}{'; ' + beyond if beyond else ''}."
+        )
+    if sentences:
+        described["description"] = " ".join(sentences)
     return described

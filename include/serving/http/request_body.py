@@ -85,18 +85,18 @@ class Bodies:
         return whole
 
     async def _rest(self, first: bytes, message: MutableMapping[str, Any], receive: Receive) -> bytes | None:
-        chunks, size, held, kept = [first], len(first), 0, False
+        chunks, size, reserved, passed_on = [first], len(first), 0, False
         try:
             while True:
                 if size > self._largest:
                     raise self._too_large()
                 if size > SMALL:
-                    if size - held > self._free:
+                    if size - reserved > self._free:
                         raise overloaded()
-                    self._free -= size - held
-                    held = size
+                    self._free -= size - reserved
+                    reserved = size
                 if not message.get("more_body"):
-                    kept = True
+                    passed_on = True
                     return b"".join(chunks)
                 message = await receive()
                 if message["type"] != "http.request":
@@ -104,8 +104,8 @@ class Bodies:
                 chunks.append(message.get("body", b""))
                 size += len(chunks[-1])
         finally:
-            if not kept:
-                self._free += held
+            if not passed_on:
+                self._free += reserved
 
     def _too_large(self) -> Refused:
         return _too_large(self._largest)

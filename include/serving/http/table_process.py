@@ -66,7 +66,7 @@ class TableProcess:
 
     def __init__(self, seconds: float = 30.0, command: Sequence[str] = COMMAND) -> None:
         self._seconds, self._command = seconds, tuple(command)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._end: Callable[[], object] = lambda: None
@@ -84,13 +84,13 @@ class TableProcess:
                 where it did not answer in time or cannot be started.
         """
         deadline = time.monotonic() + self._seconds
-        if not self._turn.acquire(timeout=self._seconds):
+        if not self._lock.acquire(timeout=self._seconds):
             raise _late(self._seconds)
         try:
             request = msgspec.msgpack.encode((schema.contract, content_type, body))
             return _columns(self._answer(request, content_type, deadline))
         finally:
-            self._turn.release()
+            self._lock.release()
 
     def close(self) -> None:
         """End the child; the next table would start another one."""
@@ -167,11 +167,11 @@ def _answered(contract: bytes, content_type: str, body: bytes) -> dict[str, Any]
         columns, count = _schema(contract).table(body, content_type)
     except Refused as refused:
         return {"refused": (refused.status, refused.code, refused.message, refused.field)}
-    told = {
+    described = {
         name: (values.dtype.str, values.tolist() if values.dtype.kind == "O" else values.tobytes())
         for name, values in columns.items()
     }
-    return {"count": count, "columns": told}
+    return {"count": count, "columns": described}
 
 
 @lru_cache(maxsize=64)

@@ -18,11 +18,11 @@ from include.serving.metrics.counters import LATENCY_MS, RECENT_SECONDS, ArmCoun
 if TYPE_CHECKING:
     from include.serving.metrics.prometheus import Metrics
 
-KEPT_SECONDS = 120
+RETAINED_SECONDS = 120
 """How long rows of arm_windows wait for PostgreSQL: the controller looks at no older ones."""
 
 
-KEPT_MINUTES = 1440
+RETAINED_MINUTES = 1440
 """How many minutes of arms wait for PostgreSQL: a day of one arm."""
 
 
@@ -81,7 +81,7 @@ class Reporter:
         self._clock = time.time() - time.monotonic()
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._stop = threading.Event()
-        self._turn, self._waiting = threading.Lock(), threading.Lock()
+        self._lock, self._waiting = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -99,18 +99,18 @@ class Reporter:
 
     def follow(self, tallies: Iterable[ArmCounters]) -> None:
         """Empty these from now on; others a last time when the requests that may still use them have ended."""
-        kept = list(tallies)
-        with self._turn:
+        watched = list(tallies)
+        with self._lock:
             now = time.monotonic()
-            self._leaving += [(now + RECENT_SECONDS, tally) for tally in self._tallies if tally not in kept]
-            self._tallies = kept
+            self._leaving += [(now + RECENT_SECONDS, tally) for tally in self._tallies if tally not in watched]
+            self._tallies = watched
 
     def flush(self) -> None:
         """Empty all tallies once."""
-        with self._turn:
+        with self._lock:
             now = time.monotonic()
             for tally in [*self._tallies, *(tally for _, tally in self._leaving)]:
-                self._tell(tally, now)
+                self._report(tally, now)
             self._leaving = [(until, tally) for until, tally in self._leaving if until > now]
             tallies = self._tallies
         for tally in tallies:
@@ -135,7 +135,7 @@ class Reporter:
         with self._waiting:
             self._rows = deque(row for row in self._rows if (*row.key, row.second) not in done)
             newest = max(self._last.values(), default=0)
-            self._last = {key: second for key, second in self._last.items() if second > newest - KEPT_SECONDS}
+            self._last = {key: second for key, second in self._last.items() if second > newest - RETAINED_SECONDS}
 
     def minutes(self, clock: float) -> list[tuple[Any, ...]]:
         """The complete rows of service_minutes, for `LedgerReader.report_minutes`; all of them after `stop`."""
@@ -165,7 +165,7 @@ class Reporter:
             except Exception:  # whatever it is: what is counted next second must be told all the same
                 log.exception("tallies not told")
 
-    def _tell(self, tally: ArmCounters, now: float) -> None:
+    def _report(self, tally: ArmCounters, now: float) -> None:
         window = tally.take()
         tally.recent.add(window, now)
         p99 = tally.recent.p99_ms
@@ -180,7 +180,7 @@ class Reporter:
             with self._waiting:
                 key = (tally.model, tally.arm, tally.version, int((now + self._clock) // 60))
                 self._minutes.setdefault(key, _Minute()).add(window)
-                while len(self._minutes) > KEPT_MINUTES:
+                while len(self._minutes) > RETAINED_MINUTES:
                     del self._minutes[next(iter(self._minutes))]
                     self._metrics.windows_lost.inc()
         if window.requests and window.watch is not None:
@@ -189,6 +189,6 @@ class Reporter:
             with self._waiting:
                 self._rows.extend(rows)
         with self._waiting:
-            while self._rows and self._rows[0].ended < now - KEPT_SECONDS:
+            while self._rows and self._rows[0].ended < now - RETAINED_SECONDS:
                 self._rows.popleft()
                 self._metrics.windows_lost.inc()

@@ -92,7 +92,7 @@ class Copier:
                 if lines:
                     refused += [RefusedLine(table, line, why) for line, why in self._copy_table(table, lines)]
             for table in {one.table for one in refused}:
-                segment_files.keep_rejected(slot.folder, table, [one.line for one in refused if one.table == table])
+                segment_files.store_rejected(slot.folder, table, [one.line for one in refused if one.table == table])
         return refused
 
     def _make_partitions(self) -> None:

@@ -147,9 +147,9 @@ class PredictionLog:
     def append(self, lines: bytes, rows: int, table: str = "predictions") -> None:
         """The same without waiting; from any thread."""
         if threading.get_ident() == self._loop_thread:
-            self.commit(lines, rows, _nobody, table)
+            self.commit(lines, rows, _no_callback, table)
         else:
-            self._loop.call_soon_threadsafe(self.commit, lines, rows, _nobody, table)
+            self._loop.call_soon_threadsafe(self.commit, lines, rows, _no_callback, table)
 
     def state(self) -> dict[str, Any]:
         """The backlog, as it was within the last second, and what is wrong, for /health; from any thread."""
@@ -239,7 +239,7 @@ class PredictionLog:
             self._writer.buffer[:BLOCK] = self._writer.buffer[last * BLOCK : (last + 1) * BLOCK]
         self.at = self._flying_at
         self.metrics.syncs.inc()
-        _tell(entries, None)
+        _notify(entries, None)
 
     def _change_segment(self, needed: int) -> None:
         """Go on in the next segment; where it is not ready, what is pending waits for it."""
@@ -312,7 +312,7 @@ class PredictionLog:
             self._alarmed = time.monotonic()
             what = "predictions are refused" if self._refuses else "predictions are answered, but not recorded"
             self._alert("prediction_log_full", f"{what}; the prediction log takes nothing: {reason}")
-        _tell(entries, LogFull(reason) if self._refuses else None)
+        _notify(entries, LogFull(reason) if self._refuses else None)
 
     def _alert(self, event: str, message: str) -> None:
         log.error(event.replace("_", " "), extra={"fields": {"reason": message}})
@@ -342,7 +342,7 @@ def _by_table(entries: Iterable[_Entry]) -> Iterator[tuple[str, list[bytes], int
         yield table, [entry.lines for entry in together], sum(entry.rows for entry in together)
 
 
-def _tell(entries: Iterable[_Entry], error: Exception | None) -> None:
+def _notify(entries: Iterable[_Entry], error: Exception | None) -> None:
     for entry in entries:
         try:
             entry.done(error)
@@ -350,5 +350,5 @@ def _tell(entries: Iterable[_Entry], error: Exception | None) -> None:
             log.exception("a caller of the prediction log failed")
 
 
-def _nobody(error: Exception | None) -> None:
+def _no_callback(error: Exception | None) -> None:
     """Nobody waits; what was lost is counted."""

@@ -98,7 +98,7 @@ class SegmentKeeper:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin."""
         self._loop = loop
-        self._thread = threading.Thread(target=self._keep, name="prediction-log-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="prediction-log-keeper", daemon=True)
         self._thread.start()
 
     def order(self, size: int) -> None:
@@ -131,7 +131,7 @@ class SegmentKeeper:
 
     # ------------------------------------------------------------------------------------------- the thread
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         """Make segments ahead, close those that are full, sync where nobody waits for it, and say how it is."""
         order: int | None = None
         synced: Position | None = None
@@ -140,7 +140,7 @@ class SegmentKeeper:
             try:
                 order, ended = self._next_order(order)
                 self._close_retired()
-                if self._slot is not None and self._slot.asked_to_roll():
+                if self._slot is not None and self._slot.roll_requested():
                     self._on_loop(self._commits.roll)
                 if order is not None and not ended:
                     self._make_segment(order)

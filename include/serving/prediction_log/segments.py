@@ -220,7 +220,7 @@ class SpoolDir:
             else:
                 self.path(number).rename(self.folder / "spare")
 
-    def asked_to_roll(self) -> bool:
+    def roll_requested(self) -> bool:
         """Whether `let_go` asked for another segment since this was called last."""
         try:
             (self.folder / "roll").unlink()
@@ -306,7 +306,7 @@ def used_bytes(folder: Path) -> int:
 # ------------------------------------------------------------------------------------------------ refused lines
 
 
-def keep_rejected(slot_folder: Path, table: str, lines: Iterable[bytes]) -> None:
+def store_rejected(slot_folder: Path, table: str, lines: Iterable[bytes]) -> None:
     """Add lines that PostgreSQL refused to the slot's file of them."""
     with _rejected(slot_folder / f"rejected-{table}", "ab", buffering=0) as file:
         size, data = os.fstat(file.fileno()).st_size, memoryview(b"".join(lines))

@@ -92,7 +92,7 @@ class Shipper:
     def _round(self) -> tuple[bool, bool]:
         """Copy a batch of each slot; returns whether there was any, and whether there is more that should not wait."""
         self._copier.connect()
-        self._look_for_abandoned()
+        self._find_abandoned()
         copied = behind = False
         for source in list(self._sources):
             if source.known is None:
@@ -108,7 +108,7 @@ class Shipper:
                 log.info("abandoned predictions copied", extra={"fields": {"slot": source.slot.name}})
         return copied, behind
 
-    def _look_for_abandoned(self) -> None:
+    def _find_abandoned(self) -> None:
         if time.monotonic() - self._looked < ABANDONED_SECONDS:
             return
         self._looked = time.monotonic()

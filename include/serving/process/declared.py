@@ -47,7 +47,7 @@ def read(environment: Mapping[str, str], root: Path) -> Declared:
     return Declared(found.params.service, found.params.default_model or "", found.mistakes)
 
 
-def say(mistakes: tuple[str, ...]) -> None:
+def log_mistakes(mistakes: tuple[str, ...]) -> None:
     """Each mistake as a line of the service's log."""
     for line in mistakes:
         log.error("params.yaml has a mistake", extra={"fields": {"reason": line}})

@@ -61,7 +61,7 @@ BIND_SECONDS = 5.0
 
 _SERVICE = re.compile(rb"^[^#\n]*\bservice[\"']?\s*:", re.MULTILINE).search
 """Whether params.yaml may have that section at all."""
-_ASK = """
+_READ_PARAMS = """
 import os, pathlib, sys
 from include.serving.process import declared
 print(declared.read(os.environ, pathlib.Path(sys.argv[1])).service.workers)
@@ -99,21 +99,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="default: MLOPS_SERVING_WORKERS, or service.workers of params.yaml")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout whose service is started")
     parser.add_argument("--service", default=SERVICE)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     log_as_json()
     try:
-        check_keys(os.environ, asked.root)
+        check_keys(os.environ, options.root)
         tls = certificate(os.environ)
-        known = asked.workers or _number(os.environ.get("MLOPS_SERVING_WORKERS"))
-        first = listen(asked.host, asked.port)
-        run = _private(_home(os.environ, asked.root).serving_run(first.getsockname()[1]))
+        known = options.workers or _number(os.environ.get("MLOPS_SERVING_WORKERS"))
+        first = listen(options.host, options.port)
+        run = _private(_home(os.environ, options.root).serving_run(first.getsockname()[1]))
     except CannotStart as error:
         raise SystemExit(str(error)) from None
-    command = worker_command(asked.service, tls)
-    environment = worker_environment(os.environ, asked.root, run / "metrics")
-    launcher = Launcher(command, environment, first, directory=asked.root, metrics=run / "metrics")
+    command = worker_command(options.service, tls)
+    environment = worker_environment(os.environ, options.root, run / "metrics")
+    launcher = Launcher(command, environment, first, directory=options.root, metrics=run / "metrics")
     try:
-        status = launcher.run(known, None if known else _ask_params(os.environ, asked.root, environment))
+        status = launcher.run(known, None if known else _start_reading_params(os.environ, options.root, environment))
     finally:
         shutil.rmtree(run, ignore_errors=True)
     raise SystemExit(status)
@@ -146,39 +146,39 @@ class Launcher:
         self._directory, self._metrics = directory, metrics
         self._workers = [WorkerSlot(1, first)]
         self._served = False
-        self._told_to_stop = False
+        self._stop_requested = False
         self._stopping: float | None = None
         self._wakeups, self._wake = os.pipe()
 
-    def run(self, number: int | None, asked: subprocess.Popen[bytes] | None = None) -> int:
+    def run(self, number: int | None, reader: subprocess.Popen[bytes] | None = None) -> int:
         """Run until SIGTERM or SIGINT has ended every worker; returns the exit status.
 
         Args:
             number: how many workers.
-            asked: or a process that will print it; meanwhile the first one is started.
+            reader: or a process that will print it; meanwhile the first one is started.
         """
         self._hear_signals()
         self._grow(number or 1)
         try:
             while any(worker.process for worker in self._workers) or self._stopping is None:
-                if asked is not None and asked.poll() is not None and not self._told_to_stop:
-                    self._grow(_printed_number(asked))
-                    asked = None
-                if self._told_to_stop and self._stopping is None:
+                if reader is not None and reader.poll() is not None and not self._stop_requested:
+                    self._grow(_printed_number(reader))
+                    reader = None
+                if self._stop_requested and self._stopping is None:
                     self._stop()
                 if self._stopping is None:
                     self._start_due()
                 elif time.monotonic() > self._stopping:
                     self._kill()
-                self._sleep(0.05 if asked else self._next())
+                self._sleep(0.05 if reader else self._next())
                 self._listen()
                 if (failed := self._reap()) is not None:
                     return failed
         finally:
             self._kill()
-            if asked is not None:
-                asked.kill()
-                asked.wait()
+            if reader is not None:
+                reader.kill()
+                reader.wait()
         return 0
 
     # ------------------------------------------------------------------------------------------- starting
@@ -215,10 +215,10 @@ class Launcher:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # it only has to interrupt the sleep
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._be_told)
+            signal.signal(number, self._request_stop)
 
-    def _be_told(self, *_: object) -> None:
-        self._told_to_stop = True
+    def _request_stop(self, *_: object) -> None:
+        self._stop_requested = True
 
     def _sleep(self, seconds: float) -> None:
         select.select([self._wakeups], [], [], seconds)
@@ -370,8 +370,10 @@ def _bytecode(inherited: Mapping[str, str], paths: home.Home) -> dict[str, str]:
     spec = importlib.util.find_spec("bentoml")
     if "PYTHONPYCACHEPREFIX" in inherited or spec is None or spec.origin is None:
         return {}
-    kept = Path(importlib.util.cache_from_source(spec.origin)).exists() or os.access(Path(spec.origin).parent, os.W_OK)
-    if kept and not sys.dont_write_bytecode:
+    cached = Path(importlib.util.cache_from_source(spec.origin)).exists() or os.access(
+        Path(spec.origin).parent, os.W_OK
+    )
+    if cached and not sys.dont_write_bytecode:
         return {}
     place = Path(sys.prefix, "bytecode") if os.access(sys.prefix, os.W_OK) else paths.serving_bytecode
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(place)}
@@ -396,7 +398,7 @@ def _number(text: str | None) -> int | None:
     return int(text)
 
 
-def _ask_params(
+def _start_reading_params(
     inherited: Mapping[str, str], root: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes] | None:
     """A process that prints `service.workers`: reading params.yaml takes libraries that this process does without.
@@ -408,17 +410,17 @@ def _ask_params(
     earlier = Path(data, home.IN_FORCE).exists()  # it may have what is lost from the file
     if not earlier and not (params.is_file() and _SERVICE(params.read_bytes())):
         return None
-    asked = subprocess.Popen([sys.executable, "-c", _ASK, str(root)], stdout=subprocess.PIPE, env=environment)
-    os.setpriority(os.PRIO_PROCESS, asked.pid, 10)  # the first worker's start comes first
-    return asked
+    reader = subprocess.Popen([sys.executable, "-c", _READ_PARAMS, str(root)], stdout=subprocess.PIPE, env=environment)
+    os.setpriority(os.PRIO_PROCESS, reader.pid, 10)  # the first worker's start comes first
+    return reader
 
 
-def _printed_number(asked: subprocess.Popen[bytes]) -> int:
-    said = asked.communicate()[0].strip()
-    if said.isdigit():
-        return int(said)
+def _printed_number(reader: subprocess.Popen[bytes]) -> int:
+    output = reader.communicate()[0].strip()
+    if output.isdigit():
+        return int(output)
     log.error(
-        "nobody knows how many workers there should be; one serves", extra={"fields": {"status": asked.returncode}}
+        "nobody knows how many workers there should be; one serves", extra={"fields": {"status": reader.returncode}}
     )
     return 1
 

@@ -95,7 +95,7 @@ class Worker:
     async def start(self) -> None:
         """Load what is at hand, begin to follow the ledger, and leave the garbage collector nothing to walk over."""
         log_as_json()
-        declared.say(self._mistakes)
+        declared.log_mistakes(self._mistakes)
         _silence("uvicorn.access")
         self._ending.install_handlers()
         self._ending.exit_with_parent()

@@ -27,20 +27,20 @@ class Routes:
         self._plans: dict[str, tuple[Any, ...]] = {}
         self._tallies: dict[tuple[str, str, int, int | None], ArmCounters] = {}
 
-    def lay(self, champions: Mapping[str, Loaded], tried: Sequence[Tried]) -> None:
+    def combine(self, champions: Mapping[str, Loaded], tried: Sequence[Tried]) -> None:
         """Make the routes of these champions, and of what is tried beside them; other models have none any more."""
         changed: dict[str, Route] = {}
         for model, champion in champions.items():
-            beside = [(rollout, loaded) for rollout, loaded in tried if rollout.served.model == model]
-            plan = (champion, *beside)
+            tried_here = [(rollout, loaded) for rollout, loaded in tried if rollout.served.model == model]
+            plan = (champion, *tried_here)
             if self._plans.get(model) != plan:
                 self._plans[model] = plan
-                changed[model] = self._route(champion, beside)
+                changed[model] = self._route(champion, tried_here)
         gone = self.current.keys() - champions.keys()
         if not changed and not gone:
             return
-        kept = {model: route for model, route in self.current.items() if model not in gone}
-        before, self.current = self.current, {**kept, **changed}
+        unchanged = {model: route for model, route in self.current.items() if model not in gone}
+        before, self.current = self.current, {**unchanged, **changed}
         self.generation += 1
         tallies = [arm.tally for route in self.current.values() for arm in route.arms]
         self._tallies = {at: tally for at, tally in self._tallies.items() if tally in tallies}
@@ -62,7 +62,7 @@ class Routes:
         name = answers[0].control if answers else "champion"
         first = Arm(name, champion, None, self._tally(champion, name, None))
         reports = tuple((rollout.id, rollout.control) for rollout, _ in tried)
-        first.tally.watch(Watch(reports, champion.held.edges) if reports else None)
+        first.tally.watch(Watch(reports, champion.loaded_model.edges) if reports else None)
         arm = self._arm(champion, *answers) if answers else None
         share = answers[0].share if answers else 0.0
         return Route(
@@ -77,7 +77,7 @@ class Routes:
 
     def _arm(self, champion: Loaded, rollout: Rollout, loaded: Loaded) -> Arm:
         tally = self._tally(loaded, rollout.arm, rollout)
-        tally.watch(Watch(((rollout.id, rollout.arm),), champion.held.edges))
+        tally.watch(Watch(((rollout.id, rollout.arm),), champion.loaded_model.edges))
         return Arm(rollout.arm, loaded, rollout.id, tally)
 
     def _tally(self, loaded: Loaded, arm: str, rollout: Rollout | None) -> ArmCounters:

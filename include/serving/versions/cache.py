@@ -39,7 +39,7 @@ class Refusal:
     again: float
     """When, on the monotonic clock, it is tried once more."""
 
-    def said(self, arm: str, answering: Loaded | None) -> str:
+    def describe(self, arm: str, answering: Loaded | None) -> str:
         """A sentence: what was refused, why, and what answers instead."""
         named = f"{self.served.model} version {self.served.version}"
         if arm != "champion":
@@ -65,7 +65,7 @@ class VersionCache:
         self._budget = budget
         self.refused: Mapping[tuple[str, str], Refusal] = {}
         """By model and arm; replaced, never changed."""
-        self._held: dict[Key, LoadedModel] = {}
+        self._loaded: dict[Key, LoadedModel] = {}
         self._loading: dict[Key, LoadTask] = {}
         self._trim_at: float | None = None
 
@@ -74,14 +74,14 @@ class VersionCache:
         """Whether a version is on its way that has not been given up."""
         return any(not loading.given_up for loading in self._loading.values())
 
-    def put(self, version: Version, held: LoadedModel) -> None:
+    def put(self, version: Version, loaded_model: LoadedModel) -> None:
         """Hold a version that was loaded elsewhere."""
-        self._held[key(version)] = held
+        self._loaded[key(version)] = loaded_model
         self._trim_at = time.monotonic() + TRIM_SECONDS
 
     def knows(self, version: Version) -> bool:
         """Whether it is in memory or on its way."""
-        return key(version) in self._held or key(version) in self._loading
+        return key(version) in self._loaded or key(version) in self._loading
 
     def obtain(
         self, version: Version, arm: str, answering: Loaded | None, room: int | None = None
@@ -94,25 +94,25 @@ class VersionCache:
             room: bytes that it may take, judged before it is loaded; None: as many as it takes.
         """
         at = key(version)
-        if at in self._held:
-            return self._held[at]
+        if at in self._loaded:
+            return self._loaded[at]
         loading = self._loading.get(at)
         if loading is None:
             refusal = self.refused.get((version.model, arm))
             if refusal is None or refusal.served != version or time.monotonic() >= refusal.again:
                 self._loading[at] = LoadTask(lambda: self._fetched(version, room), self._wake)
             return None
-        held = None
+        loaded_model = None
         if not loading.given_up:
             try:
-                held = loading.result()
+                loaded_model = loading.result()
             except Exception as error:  # noqa: BLE001  whatever it is: what answers goes on answering, and it is said
                 self.refuse(version, arm, error, answering)
         if loading.ended:
             del self._loading[at]
-        if held is not None:
-            self.put(version, held)
-        return held
+        if loaded_model is not None:
+            self.put(version, loaded_model)
+        return loaded_model
 
     def _fetched(self, version: Version, room: int | None) -> LoadedModel:
         if self._folder is None:
@@ -136,11 +136,11 @@ class VersionCache:
         fields = {**asdict(version), "arm": arm, "reason": refusal.reason, "attempt": attempts}
         log.error("not swapped", extra={"fields": fields})
         if attempts == 1:
-            self.tell("version_refused", refusal.said(arm, answering), **fields)
+            self.alert("version_refused", refusal.describe(arm, answering), **fields)
 
-    def forget_refusals(self, wanted: Mapping[tuple[str, str], Version]) -> None:
+    def forget_refusals(self, desired: Mapping[tuple[str, str], Version]) -> None:
         """Keep only those of versions that are still wanted, by model and arm."""
-        for model, arm in [at for at, refusal in self.refused.items() if wanted.get(at) != refusal.served]:
+        for model, arm in [at for at, refusal in self.refused.items() if desired.get(at) != refusal.served]:
             self._forget(model, arm)
 
     def accept(self, version: Version, arm: str) -> None:
@@ -152,15 +152,15 @@ class VersionCache:
         if arm == "champion":
             self._metrics.behind.labels(model).set(0)
 
-    def keep(self, used: Iterable[Version], wanted: Iterable[Version]) -> None:
+    def retain(self, used: Iterable[Version], desired: Iterable[Version]) -> None:
         """Let go of every version that is not used, and of every loading and copy that is not even wanted."""
         needed = {key(version) for version in used}
-        known = needed | {key(version) for version in wanted}
+        known = needed | {key(version) for version in desired}
         self._loading = {at: loading for at, loading in self._loading.items() if at in known or not loading.ended}
-        dropped = self._held.keys() - needed
+        dropped = self._loaded.keys() - needed
         if not dropped:
             return
-        self._held = {at: held for at, held in self._held.items() if at in needed}
+        self._loaded = {at: loaded_model for at, loaded_model in self._loaded.items() if at in needed}
         self._trim_at = time.monotonic() + TRIM_SECONDS
         if self._folder is not None:
             for model in {model for model, _ in dropped}:
@@ -172,7 +172,7 @@ class VersionCache:
             self._trim_at = None
             return_memory()
 
-    def tell(self, event: str, message: str, **details: object) -> None:
+    def alert(self, event: str, message: str, **details: object) -> None:
         """Raise an alert; that it cannot be written holds nothing up."""
         if self._home is not None:
             alerting.send(self._home, event, message, **details)

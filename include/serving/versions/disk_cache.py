@@ -26,7 +26,7 @@ from include.inference import served_form
 from include.serving.versions.version import Champion, Version
 
 CHAMPIONS, LOCK = "champions.json", ".lock"
-KEPT_COPIES = 2
+MAXIMUM_COPIES = 2
 ORPHAN_SECONDS = 3600.0
 """The age at which a half-written copy is nobody's: its worker was killed."""
 
@@ -77,7 +77,7 @@ def drop_old(folder: Path, model: str, used: Collection[str]) -> None:
         whole.sort(key=ages.__getitem__, reverse=True)
         orphaned = time.time() - ORPHAN_SECONDS
         halves = [path for path, age in ages.items() if path.name.startswith(".") and age < orphaned]
-        for old in [*whole[KEPT_COPIES - 1 :], *halves]:
+        for old in [*whole[MAXIMUM_COPIES - 1 :], *halves]:
             shutil.rmtree(old, ignore_errors=True)
 
 

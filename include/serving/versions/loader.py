@@ -39,7 +39,7 @@ class Loaded:
     """A version in memory, that answers."""
 
     served: Version
-    held: LoadedModel
+    loaded_model: LoadedModel
     origin: str
     """`ledger`, `last good copy` or `bento`."""
     loaded_at: str = field(default_factory=lambda: dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"))
@@ -50,7 +50,7 @@ class Loaded:
     """Which inputs the prediction log keeps; see settings.Logged."""
 
     def __post_init__(self) -> None:
-        predictor, logged = self.held.predictor, self.held.predictor.manifest.get("logged", "all")
+        predictor, logged = self.loaded_model.predictor, self.loaded_model.predictor.manifest.get("logged", "all")
         object.__setattr__(self, "predictor", predictor)
         object.__setattr__(self, "answers", Answers(self.served.model, self.served.version, predictor))
         object.__setattr__(self, "logged", tuple(logged) if isinstance(logged, list) else logged)
@@ -103,11 +103,11 @@ class LoadTask:
     def wait(self) -> LoadedModel:
         """The loaded version; raises as `result` does."""
         self._thread.join(LOAD_SECONDS)
-        held = self.result()
-        while held is None:
+        loaded_model = self.result()
+        while loaded_model is None:
             time.sleep(0.01)
-            held = self.result()
-        return held
+            loaded_model = self.result()
+        return loaded_model
 
     def _run(self, obtain: Callable[[], LoadedModel], done: Callable[[], None]) -> None:
         try:

@@ -30,7 +30,7 @@ class Answers:
         positive = predictor.manifest.get("positive")
         self._score = self._classes.index(positive) if self._classes and positive in self._classes else -1
 
-    def told(self, prediction: Any) -> dict[str, Any]:
+    def as_dict(self, prediction: Any) -> dict[str, Any]:
         """One prediction, a number or probabilities in the order of the classes, as a client is told it."""
         if self._classes is None:
             return {"prediction": prediction}
@@ -58,7 +58,7 @@ class Answers:
         """For each row the members `"prediction": …[, "probabilities": …]` of its answer."""
         if self._classes is None:
             return [b'"prediction":' + value for value in _encode(predictions.tolist())[1:-1].split(b",")]
-        return [_encode(self.told(row))[1:-1] for row in predictions.tolist()]
+        return [_encode(self.as_dict(row))[1:-1] for row in predictions.tolist()]
 
     def scores(self, predictions: np.ndarray) -> list[float | None]:
         """For the log, one number a row: the prediction, the positive class's probability, or none of many classes."""

@@ -38,17 +38,17 @@ def write(folder: Path, rows: Rows, division: Division, *, columns: list[str], f
     """
     import pyarrow as pa
 
-    held, identity = division.held, division.identity
-    shared = int(np.isin(identity[held], identity[~held]).sum())
+    held_out, identity = division.held_out, division.identity
+    shared = int(np.isin(identity[held_out], identity[~held_out]).sum())
     if shared:
         raise Untrainable(
             f"{shared} held-out rows are also trained on; nothing can be judged on them. This is a fault of the"
             f" split: report it"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    storage.write_table(str(folder / "holdout.parquet"), rows.table.select(columns).filter(pa.array(held)))
-    np.save(folder / "training_rows.npy", np.sort(identity[~held]), allow_pickle=False)
-    np.save(folder / "holdout_rows.npy", identity[held], allow_pickle=False)
+    storage.write_table(str(folder / "holdout.parquet"), rows.table.select(columns).filter(pa.array(held_out)))
+    np.save(folder / "training_rows.npy", np.sort(identity[~held_out]), allow_pickle=False)
+    np.save(folder / "holdout_rows.npy", identity[held_out], allow_pickle=False)
     record = {
         "by": _method(division.rule, rows.times),
         "rows": {part: int((division.part == part).sum()) for part in PARTS},

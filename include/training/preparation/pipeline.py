@@ -278,7 +278,7 @@ def examine(training: Training, rows: Rows, division: Division, feature_set: Fea
 
 def _write_profile(work: Path, rows: Rows, division: Division, findings: Findings) -> None:
     """The distributions of all that is trained on: training and validation part."""
-    seen = ~division.held
+    seen = ~division.held_out
     distributions = {"rows": int(seen.sum()), "columns": profile(select({**rows.raw, **rows.computed}, seen))}
     documents.write(work / "profile.json", {**distributions, "suspects": [asdict(each) for each in findings.suspects]})
 
@@ -287,22 +287,22 @@ def _write_requests(
     work: Path, training: Training, rows: Rows, division: Division, made: Matrices, feature_set: FeatureSet
 ) -> None:
     """What a request must carry, and held-out rows that a service must answer as the trained model does."""
-    held = select(rows.raw, division.held)
+    held_out = select(rows.raw, division.held_out)
     inputs = request_contract.describe_inputs(
-        select(rows.raw, ~division.held),
+        select(rows.raw, ~division.held_out),
         feature_set.inputs,
         serving=training.entry.serving,
         learned=request_contract.categories_of(made.preprocessing),
         unknown_category=feature_set.unknown_category,
     )
     documents.write(work / "inputs.json", inputs)
-    golden = request_contract.golden_rows(held, feature_set, made.preprocessing, inputs)
+    golden = request_contract.golden_rows(held_out, feature_set, made.preprocessing, inputs)
     if not golden:
         raise Untrainable(
             f"{training.model}: by its own policies the service would refuse every held-out row; look at serving and"
             " features.unknown_category"
         )
-    documents.write(work / "golden_rows.json", request_contract.as_rows(held, feature_set.inputs, golden))
+    documents.write(work / "golden_rows.json", request_contract.as_rows(held_out, feature_set.inputs, golden))
 
 
 def _evidence_columns(training: Training, rows: Rows, feature_set: FeatureSet) -> list[str]:

@@ -37,7 +37,7 @@ class Division:
     """Fingerprints (n,) of the rows: of inputs, target and time."""
 
     @property
-    def held(self) -> np.ndarray:
+    def held_out(self) -> np.ndarray:
         """Which rows are held out, (n,)."""
         return np.asarray(self.part == "test")
 
@@ -81,15 +81,15 @@ def rule_for(entry: Model, rows: int, classes: list[Any] | None) -> Split:
 
 def warnings_of(entry: Model, rule: Split, part: np.ndarray, target: np.ndarray, times: np.ndarray | None) -> list[str]:
     """What the split of these rows means for the figures and the verdict, where that is not as usual."""
-    rows, held, needed = len(part), int((part == "test").sum()), entry.gate.minimum_rows
+    rows, held_out, needed = len(part), int((part == "test").sum()), entry.gate.minimum_rows
     found = []
-    if held < needed:
+    if held_out < needed:
         share = needed / rows
         remedy = f"train on at least {int(np.ceil(needed / rule.test))} rows"
         if share <= 0.5:
             remedy += f", or declare a `split` with test: {np.ceil(share * 100) / 100 + 0.01:.2f} or more"
         found.append(
-            f"{held} of {rows} rows are held out, and the gate needs {needed}: its verdict will be HOLD; {remedy}, or"
+            f"{held_out} of {rows} rows are held out, and the gate needs {needed}: its verdict will be HOLD; {remedy},"
             " lower gate.minimum_rows, which makes the verdict less sure"
         )
     elif rule is not entry.split:

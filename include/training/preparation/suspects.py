@@ -259,9 +259,9 @@ def order(target: np.ndarray, task: str) -> str | None:
     else:
         y = np.unique(target.astype(str), return_inverse=True)[1].astype(np.float64)
     steps = np.diff(y)
-    turns = int((np.diff(np.sign(steps[steps != 0])) != 0).sum())
+    reversals = int((np.diff(np.sign(steps[steps != 0])) != 0).sum())
     blocks = int((steps != 0).sum()) + 1
-    if turns < 5 or (task != "regression" and blocks <= 2 * len(np.unique(y))):
+    if reversals < 5 or (task != "regression" and blocks <= 2 * len(np.unique(y))):
         return None  # sorted by the target
     alike = 1 - float((steps**2).mean()) / (2 * float(y.var())) if y.var() > 0 else 0.0
     if alike < 0.5:

@@ -90,7 +90,7 @@ def test_replacing_the_stacks_own_key_changes_it_for_the_stack_and_the_service(t
         json.dumps({"id": "x", "ports": {"airflow": 1, "mlflow": 2, "serving": 3, "postgres": 4}})
     )
     before = credentials.read_or_create(Home(tmp_path).credentials)
-    api_keys.keep(Home(tmp_path).serving_keys, before.serving_keys(), now=dt.datetime.now(dt.UTC))
+    api_keys.ensure(Home(tmp_path).serving_keys, before.serving_keys(), now=dt.datetime.now(dt.UTC))
     replaced = mlops("keys", "rotate", "serving", home=tmp_path)
     assert replaced.returncode == 0, replaced.stderr
     assert "Airflow's tasks have the old one" in replaced.stderr
@@ -100,7 +100,7 @@ def test_replacing_the_stacks_own_key_changes_it_for_the_stack_and_the_service(t
     counting = {key.sha256 for key in api_keys.read(Home(tmp_path).serving_keys) if key.name == "serving"}
     assert counting == {api_keys.digest(before.serving_key), api_keys.digest(after.serving_key)}
     # As the next `mlops up` does:
-    api_keys.keep(Home(tmp_path).serving_keys, after.serving_keys(), now=dt.datetime.now(dt.UTC))
+    api_keys.ensure(Home(tmp_path).serving_keys, after.serving_keys(), now=dt.datetime.now(dt.UTC))
     assert {key.sha256 for key in api_keys.read(Home(tmp_path).serving_keys) if key.name == "serving"} == counting
 
 

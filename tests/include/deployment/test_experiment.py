@@ -156,11 +156,11 @@ def log(
             )
         )  # fmt: skip
         if label is not None:
-            tell(connection, label, at, prediction_id=key)
+            resolve(connection, label, at, prediction_id=key)
     return key
 
 
-def tell(connection: sa.Connection, label: Any, at: dt.datetime, **about: Any) -> None:
+def resolve(connection: sa.Connection, label: Any, at: dt.datetime, **about: Any) -> None:
     connection.execute(sa.insert(database.labels).values(model="m", label=label, at=at, **about))
 
 
@@ -194,7 +194,7 @@ def test_the_newest_label_counts_and_what_is_no_number_does_not(engine: sa.Engin
     key = log(engine, made, "b", prediction=10, label=99)
     log(engine, made, "b", prediction=10, label="lost")
     with engine.begin() as connection:
-        tell(connection, 12, made.started_at, prediction_id=key)
+        resolve(connection, 12, made.started_at, prediction_id=key)
     assert seen(engine, made) == ([], [2.0])
 
 
@@ -205,8 +205,8 @@ def test_a_label_of_an_entity_belongs_to_its_last_prediction_before(engine: sa.E
     log(engine, made, "b", entity="x", prediction=3, after=30)
     time.sleep(0.1)
     with engine.begin() as connection:
-        tell(connection, 2.5, made.started_at + dt.timedelta(milliseconds=20), entity="x")
-        tell(connection, 7.0, made.started_at - dt.timedelta(seconds=2), entity="x")
+        resolve(connection, 2.5, made.started_at + dt.timedelta(milliseconds=20), entity="x")
+        resolve(connection, 7.0, made.started_at - dt.timedelta(seconds=2), entity="x")
     assert seen(engine, made) == ([], [0.5])
 
 
@@ -215,7 +215,7 @@ def test_a_label_from_the_future_waits(engine: sa.Engine) -> None:
     made = trials.start(engine, kind="ab")
     key = log(engine, made, "b", prediction=10, label=11)
     with engine.begin() as connection:
-        tell(connection, 99, made.started_at + dt.timedelta(hours=1), prediction_id=key)
+        resolve(connection, 99, made.started_at + dt.timedelta(hours=1), prediction_id=key)
     assert seen(engine, made) == ([], [1.0])
 
 

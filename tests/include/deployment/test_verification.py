@@ -67,8 +67,8 @@ def test_it_waits_for_the_version(tmp_path: Path) -> None:
     with serving(tmp_path / "served") as (url, models):
         loaded = models.get("trips")
         assert loaded
-        newer = Loaded(replace(loaded.served, version=8), loaded.held, "ledger")
-        threading.Timer(0.6, lambda: models._routes.lay({"trips": newer}, [])).start()
+        newer = Loaded(replace(loaded.served, version=8), loaded.loaded_model, "ledger")
+        threading.Timer(0.6, lambda: models._routes.combine({"trips": newer}, [])).start()
         golden = crafted.form.json("golden.json")
         verified = verify("trips", 8, serving_url=url, serving_key="secret", golden=golden, timeout=10)
         assert verified.seconds >= 0.5

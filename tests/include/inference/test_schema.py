@@ -244,7 +244,7 @@ def test_a_number_beyond_what_training_saw_follows_its_field_s_policy() -> None:
         assert checked.columns["warned"].tolist() == [1, -1, 10]
         assert np.isnan(checked.columns["guessed"][1])
         assert checked.warnings is not None
-        assert [[w.told() for w in found] for found in checked.warnings] == [
+        assert [[w.as_dict() for w in found] for found in checked.warnings] == [
             [],
             [{"code": "out_of_range", "field": where, "message": f"{where} is -1; training saw 0 to 10 miles"}],
             [],
@@ -378,7 +378,7 @@ EMPLOYED = {**field("work", "string", categories=[" Private", " State-gov", None
 
 
 def warned(checked: Checked) -> list[list[dict[str, str]]]:
-    return [[warning.told() for warning in found] for found in checked.warnings or []]
+    return [[warning.as_dict() for warning in found] for found in checked.warnings or []]
 
 
 def test_a_text_that_training_did_not_see_is_answered_with_a_warning_and_what_may_have_been_meant() -> None:

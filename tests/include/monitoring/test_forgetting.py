@@ -121,8 +121,8 @@ def test_a_subject_is_forgotten_on_the_services_disk_too(engine, tmp_path):
     odd = "a\tb\\c\nd"
     slot = segments.take_slot(tmp_path)
     elsewhere = line(other, odd, model="other")
-    segments.keep_rejected(slot.folder, "predictions", [line(mine, odd), line(other, "b"), elsewhere])
-    segments.keep_rejected(slot.folder, "labels", [f"trips\t{mine}\t\\N\t1\tx\ty\t\\N\t\\N\n".encode(), b"trips\tz\n"])
+    segments.store_rejected(slot.folder, "predictions", [line(mine, odd), line(other, "b"), elsewhere])
+    segments.store_rejected(slot.folder, "labels", [f"trips\t{mine}\t\\N\t1\tx\ty\t\\N\t\\N\n".encode(), b"trips\tz\n"])
     (slot.folder / "spare").write_bytes(line(mine, odd))
     told(engine, 7, prediction_id=mine)
     told(engine, 8, prediction_id=other)
@@ -209,12 +209,12 @@ def test_a_line_that_is_refused_while_a_subject_is_forgotten_is_not_lost(tmp_pat
     """The file is replaced; who waited for its lock writes to the new one."""
     folder = tmp_path / "slot-0"
     folder.mkdir()
-    segments.keep_rejected(folder, "labels", [b"mine\n", b"other\n"])
+    segments.store_rejected(folder, "labels", [b"mine\n", b"other\n"])
     began = threading.Event()
 
     def add():
         began.set()
-        segments.keep_rejected(folder, "labels", [b"late\n"])
+        segments.store_rejected(folder, "labels", [b"late\n"])
 
     late = threading.Thread(target=add)
 

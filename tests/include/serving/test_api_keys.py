@@ -86,21 +86,21 @@ def test_a_revoked_key_is_gone_and_an_unknown_one_is_answered_with_the_known(fil
 
 
 def test_the_stacks_own_keys_are_kept_up_to_date_and_those_that_people_added_stay(file: Path) -> None:
-    api_keys.keep(file, {"serving": ("one", ["predict"]), "serving-admin": ("root", ["admin"])}, now=NOW)
+    api_keys.ensure(file, {"serving": ("one", ["predict"]), "serving-admin": ("root", ["admin"])}, now=NOW)
     written = file.stat().st_ino
-    api_keys.keep(file, {"serving": ("one", ["predict"]), "serving-admin": ("root", ["admin"])}, now=NOW + DAY)
+    api_keys.ensure(file, {"serving": ("one", ["predict"]), "serving-admin": ("root", ["admin"])}, now=NOW + DAY)
     assert file.stat().st_ino == written  # nothing had changed, nothing was written
     api_keys.add(file, "billing", ["predict"], now=NOW)
-    api_keys.keep(file, {"serving": ("two", ["predict"]), "serving-admin": ("root", ["admin"])}, now=NOW + DAY)
+    api_keys.ensure(file, {"serving": ("two", ["predict"]), "serving-admin": ("root", ["admin"])}, now=NOW + DAY)
     held = {key.name: key.sha256 for key in api_keys.read(file)}
     assert held.keys() == {"serving", "serving-admin", "billing"}
     assert held["serving"] == api_keys.digest("two")
 
 
 def test_the_stacks_own_key_that_is_being_replaced_lives_to_the_end_of_its_overlap(file: Path) -> None:
-    api_keys.keep(file, {"serving": ("one", ["predict"])}, now=NOW)
+    api_keys.ensure(file, {"serving": ("one", ["predict"])}, now=NOW)
     api_keys.rotate(file, "serving", now=NOW, overlap=DAY, secret="two")
-    api_keys.keep(file, {"serving": ("two", ["predict"])}, now=NOW)
+    api_keys.ensure(file, {"serving": ("two", ["predict"])}, now=NOW)
     assert {key.sha256: key.expires for key in api_keys.read(file)} == {
         api_keys.digest("one"): NOW + DAY,
         api_keys.digest("two"): None,

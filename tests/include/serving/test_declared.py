@@ -58,7 +58,7 @@ def test_what_was_in_force_stays_and_the_mistake_is_said(
     found = declared.read({"MLOPS_HOME": str(tmp_path / "home")}, tmp_path)
     assert (found.service.max_concurrency, found.service.workers, found.default_model) == (7, 3, "two")
     monkeypatch.setattr(logging.getLogger("mlops.serving"), "propagate", True)
-    declared.say(found.mistakes)
+    declared.log_mistakes(found.mistakes)
     assert [record.message for record in caplog.records] == ["params.yaml has a mistake"] * len(found.mistakes)
     assert all("in force" in line for line in found.mistakes)
     assert found.mistakes
@@ -83,7 +83,7 @@ def test_the_launcher_starts_as_many_workers_as_are_in_force(tmp_path: Path, tex
         (tmp_path / "params.yaml").write_text(text)
     environment = {**os.environ, "MLOPS_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     environment = {name: value for name, value in environment.items() if name not in ("MLOPS_PARAMS", "MLOPS_DATA_URL")}
-    asked = supervisor._ask_params(environment, tmp_path, environment)
+    asked = supervisor._start_reading_params(environment, tmp_path, environment)
     assert asked is not None
     assert supervisor._printed_number(asked) == 3
 

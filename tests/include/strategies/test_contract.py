@@ -70,7 +70,7 @@ def routed(strategy: Strategy[Any], share: float, versions: tuple[Loaded, Loaded
     )
     metrics = Metrics(CollectorRegistry())
     routes = Routes(metrics, Reporter(metrics, lambda _: None))
-    routes.lay({"trips": champion}, [(row, tried)])
+    routes.combine({"trips": champion}, [(row, tried)])
     return routes.current["trips"]
 
 

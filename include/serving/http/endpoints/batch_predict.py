@@ -16,7 +16,7 @@ from include.inference.schema import BATCH_TYPES, JSON
 from include.serving.batching.micro_batcher import CommitFuture
 from include.serving.batching.scoring import Scored
 from include.serving.http import openapi
-from include.serving.http.endpoint import Endpoint, Operation, Service, wants_explanation
+from include.serving.http.endpoint import Endpoint, Operation, Service, explanation_requested
 from include.serving.http.messages import CONTENT_TYPE, Request, Response
 from include.serving.http.predict import BatchItem, Codec, DecodedRequest, RawRequest, is_table, media_type
 from include.serving.versions.loader import Loaded
@@ -24,7 +24,7 @@ from include.serving.versions.loader import Loaded
 
 async def batch_predict(service: Service, request: Request, body: bytes) -> Response:
     """Answer with a prediction for each row."""
-    explain, route = wants_explanation(request.query), service.route(request.model)
+    explain, route = explanation_requested(request.query), service.route(request.model)
     return await service.predictions.answer(BATCH, route, request, body, explain=explain, table=_is_table(request))
 
 

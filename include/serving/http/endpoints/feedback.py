@@ -25,7 +25,7 @@ from include.inference.duplicate_keys import refuse_duplicates
 from include.inference.errors import Refused
 from include.inference.json_path import LONGEST_ENTITY
 from include.serving.http import openapi
-from include.serving.http.endpoint import Endpoint, Operation, Service, wants_explanation
+from include.serving.http.endpoint import Endpoint, Operation, Service, explanation_requested
 from include.serving.http.messages import Request, Response
 from include.serving.http.predict import INLINE_BODY
 from include.serving.versions.loader import Loaded
@@ -37,7 +37,7 @@ MOST_LABELS = 10_000
 """In one request."""
 
 _ID = re.compile(r"[0-9a-fA-F]{32}")
-_TOLD = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
+_MESSAGE = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 _COPY = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _MUST = {
@@ -69,7 +69,7 @@ _json = msgspec.json.Encoder().encode
 
 async def feedback(service: Service, request: Request, body: bytes) -> Response:
     """Record labels and answer with how many they are."""
-    wants_explanation(request.query)  # refuses parameters that there are not
+    explanation_requested(request.query)  # refuses parameters that there are not
     route = service.route(request.model)
     classes, now = route.champion.loaded.predictor.classes, dt.datetime.now(dt.UTC)
     read = partial(labels, route.model, body, classes=classes, caller=request.caller, now=now)
@@ -121,8 +121,8 @@ def _subject(entry: _Label, where: str) -> str:
     """What the label is about: the line's prediction_id and entity, of which one is null."""
     given, entity = entry.prediction_id, entry.entity
     if (given is None) == (entity is None):
-        said = "neither" if given is None else "both"
-        text = f"{where}prediction_id or {where}entity must be given; you sent {said}"
+        found = "neither" if given is None else "both"
+        text = f"{where}prediction_id or {where}entity must be given; you sent {found}"
         raise Refused(422, "missing" if given is None else "ambiguous", text, f"{where}prediction_id")
     if given is not None:
         if not _ID.fullmatch(given):
@@ -183,8 +183,8 @@ def _refusal(error: Exception) -> Refused:
         return Refused(400, "too_deep", f"the JSON is nested too deeply; the body is {_FORM}")
     if not isinstance(error, msgspec.ValidationError):
         return Refused(400, "malformed_json", f"the body is not JSON: {error}")
-    said = _TOLD.fullmatch(str(error))
-    text, path = (said[1], said[2] or "") if said else (str(error), "")
+    found = _MESSAGE.fullmatch(str(error))
+    text, path = (found[1], found[2] or "") if found else (str(error), "")
     if named := _FIELD.fullmatch(text):
         field = f"{path}.{named[2]}".removeprefix(".")[:200]
         if named[1] == "missing required":

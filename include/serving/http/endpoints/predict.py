@@ -14,7 +14,7 @@ from include.inference.schema import JSON
 from include.serving.batching.micro_batcher import CommitFuture
 from include.serving.batching.scoring import Scored
 from include.serving.http import openapi
-from include.serving.http.endpoint import Endpoint, Operation, Service, wants_explanation
+from include.serving.http.endpoint import Endpoint, Operation, Service, explanation_requested
 from include.serving.http.messages import CONTENT_TYPE, Request, Response
 from include.serving.http.predict import Codec, DecodedRequest, RawRequest, Row, media_type, unsupported
 from include.serving.versions.loader import Loaded
@@ -22,7 +22,7 @@ from include.serving.versions.loader import Loaded
 
 async def predict(service: Service, request: Request, body: bytes) -> Response:
     """Answer with one prediction."""
-    if not wants_explanation(request.query):
+    if not explanation_requested(request.query):
         return await service.predictions.finish(request, begin(service, request, body))
     return await service.predictions.answer(ROW, service.route(request.model), request, body, explain=True)
 

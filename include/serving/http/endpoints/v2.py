@@ -27,7 +27,7 @@ from include.inference.errors import Refused, cut
 from include.inference.schema import JSON, Checked
 from include.serving.batching.scoring import Scored
 from include.serving.http import openapi
-from include.serving.http.endpoint import Endpoint, Operation, Service, wants_explanation
+from include.serving.http.endpoint import Endpoint, Operation, Service, explanation_requested
 from include.serving.http.messages import Request, Response, json_response
 from include.serving.http.predict import Codec, DecodedRequest, RawRequest
 from include.serving.routing.route import Route
@@ -81,7 +81,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 async def infer(service: Service, request: Request, body: bytes) -> Response:
     """Answer with the outputs of a model."""
     route = _of_version(service.route(request.model), request)
-    explain = wants_explanation(request.query)
+    explain = explanation_requested(request.query)
     return await service.predictions.answer(INFER, route, request, body, explain=explain)
 
 

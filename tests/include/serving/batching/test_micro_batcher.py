@@ -16,8 +16,8 @@ from include.inference.errors import Refused
 from include.inference.predictor import NotComputable
 from include.serving.batching.micro_batcher import (
     COUNT_SECONDS,
+    LARGEST_BATCH,
     LARGEST_BATCHES,
-    LARGEST_TURN,
     MAX_IDLE_CHECKS,
     Batch,
     CommitFuture,
@@ -193,10 +193,10 @@ def test_a_disk_that_does_not_answer_holds_no_request_for_ever(loaded: Loaded) -
 def test_a_turn_does_not_grow_without_end(loaded: Loaded) -> None:
     memory = Memory()
     answers = all_of(
-        MicroBatcher(memory), Route("trips", arm_of(loaded)), [ROWS[n % 12] for n in range(LARGEST_TURN + 40)]
+        MicroBatcher(memory), Route("trips", arm_of(loaded)), [ROWS[n % 12] for n in range(LARGEST_BATCH + 40)]
     )
     assert all(isinstance(answer, bytes) for answer in answers)
-    assert [count for _, count in memory.commits] == [LARGEST_TURN, 40]
+    assert [count for _, count in memory.commits] == [LARGEST_BATCH, 40]
 
 
 def test_a_failing_log_fails_its_turn_and_no_other(loaded: Loaded) -> None:
@@ -300,7 +300,7 @@ class Noting:
         if self.fault:
             raise self.fault
 
-    def tell(self, failure: Exception | None) -> None:
+    def resolve(self, failure: Exception | None) -> None:
         self.notes.append(failure)
         if self.fault:
             raise self.fault
@@ -325,8 +325,8 @@ class Disk(Memory):
 
     def done(self) -> None:
         """As the prediction log does it: first those who wait, then who comes after."""
-        (tell,), self.waiting = self.waiting, []
-        tell(None)
+        (resolve,), self.waiting = self.waiting, []
+        resolve(None)
         calls, self.next = self.next, []
         for call in calls:
             call()
@@ -350,7 +350,7 @@ def test_who_asks_again_as_soon_as_the_answers_have_left_is_in_the_next_turn(loa
             return turns.add(Route("trips", arm), arm, schema.row(row), row, None, 0.0).committed
 
         class Client(Noting):
-            def tell(self, failure: Exception | None) -> None:
+            def resolve(self, failure: Exception | None) -> None:
                 loop.call_soon(loop.call_soon, asked)  # its answer is sent, then its next request is read
 
         asked().then(Client([]))

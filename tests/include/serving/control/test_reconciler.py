@@ -281,7 +281,7 @@ def test_only_the_newest_copies_are_kept(database_url: str, tmp_path: Path) -> N
             promote(database_url, champion_of(craft(tmp_path / str(version), scale=version), version))
             until(lambda: version_of(models) == version)
     kept = [p.name for p in (tmp_path / "copies" / "trips").iterdir()]
-    assert len(kept) == followed.KEPT_COPIES
+    assert len(kept) == followed.MAXIMUM_COPIES
 
 
 def test_a_manifest_that_names_a_file_outside_is_refused(tmp_path: Path) -> None:

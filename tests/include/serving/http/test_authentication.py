@@ -46,7 +46,7 @@ def refused(gate: Authentication, authorization: bytes | None, scope: str = "pre
 
 def looked_again(gate: Authentication) -> Authentication:
     """As if the time between two looks at the file had passed."""
-    gate._look_at = 0.0
+    gate._next_check = 0.0
     return gate
 
 

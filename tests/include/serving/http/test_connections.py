@@ -67,7 +67,7 @@ def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         "HEADER_SECONDS": 0.5,
         "GRACE_SECONDS": 0.3,
         "FETCH_SECONDS": 1.0,
-        "LOOK_SECONDS": 0.1,
+        "CHECK_SECONDS": 0.1,
     }.items():
         monkeypatch.setattr(connections, name, seconds)
     monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))

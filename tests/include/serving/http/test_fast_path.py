@@ -48,7 +48,7 @@ def serving(application: Application, *, direct: bool, keep_alive: int = 5) -> I
     listener = socket.create_server(("127.0.0.1", 0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uvicorn.config, "HTTP_PROTOCOLS", dict(uvicorn.config.HTTP_PROTOCOLS))
-        patch.setattr(connections, "LOOK_SECONDS", 0.1)
+        patch.setattr(connections, "CHECK_SECONDS", 0.1)
         for name in ("most", "body_seconds", "application"):
             patch.setattr(Connection, name, getattr(Connection, name))
         connections.watch(5.0, application if direct else None)

@@ -77,7 +77,7 @@ def test_a_few_refusals_are_sent_at_once_and_a_flood_of_them_in_order_within_abo
         assert ends[10] < ends[100]
         assert ends[-1] < 10  # one after the other they would take 40 s
         assert ends[100] > admitting.RELEASE_SECONDS
-        assert not gate._held
+        assert not gate._delayed
         assert not gate._releasing
 
     asyncio.run(run())

@@ -272,7 +272,7 @@ def test_rows_that_postgresql_is_not_told_of_are_given_up_after_a_time(monkeypat
     registry = CollectorRegistry()
     reporter = Reporter(Metrics(registry), lambda tally: None)
     tally = watched(reporter, (7, "champion"))
-    monkeypatch.setattr(reporting, "KEPT_SECONDS", 0.2)
+    monkeypatch.setattr(reporting, "RETAINED_SECONDS", 0.2)
     for _ in range(5):
         tally.answered(1, 0.001)
         reporter.flush()
@@ -326,7 +326,7 @@ def test_each_minute_of_an_arm_becomes_a_row_without_a_rollout_too(
 def test_minutes_wait_for_postgresql_in_bounded_memory_and_a_database_without_the_table_keeps_none(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting, "KEPT_MINUTES", 3)
+    monkeypatch.setattr(reporting, "RETAINED_MINUTES", 3)
     registry = CollectorRegistry()
     reporter, ledger = Reporter(Metrics(registry), lambda tally: None), LedgerReader(database_url)
     for version in range(5):
