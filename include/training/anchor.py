@@ -54,12 +54,8 @@ def recorded(database_url: str, model: str, version: int) -> Anchor:
     Raises:
         NotAnchored: there is none.
     """
-    engine = database.connect(database_url)
-    try:
-        with engine.connect() as connection:
-            found = _read(connection, model, version)
-    finally:
-        engine.dispose()
+    with database.connected(database_url) as engine, engine.connect() as connection:
+        found = _read(connection, model, version)
     if found is None:
         raise NotAnchored(
             f"{model} version {version} was not registered by this platform: PostgreSQL has no record of it, whatever"
@@ -72,13 +68,9 @@ def recorded(database_url: str, model: str, version: int) -> Anchor:
 def versions(database_url: str, model: str) -> list[int]:
     """The versions of a model that are recorded, in order."""
     table = database.registered_versions
-    engine = database.connect(database_url)
-    try:
-        with engine.connect() as connection:
-            query = sa.select(table.c.version).where(table.c.model == model).order_by(table.c.version)
-            return list(connection.execute(query).scalars())
-    finally:
-        engine.dispose()
+    with database.connected(database_url) as engine, engine.connect() as connection:
+        query = sa.select(table.c.version).where(table.c.model == model).order_by(table.c.version)
+        return list(connection.execute(query).scalars())
 
 
 def _read(connection: sa.Connection, model: str, version: int) -> Anchor | None:

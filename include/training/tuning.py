@@ -93,9 +93,8 @@ def tune(
     study = optuna.load_study(study_name=prepared["study"], storage=studies.open_storage(optuna_url, heartbeat, grace))
     data = {layout: load(prepared, layout) for layout in LAYOUTS}
     threads, seed = threads or cores(entry.tuning.workers), int(prepared["seed"])
-    engine = database.connect(database_url)
     ran = 0
-    try:
+    with database.connected(database_url) as engine:
         while not (claim := next_claim(engine, study, entry, prepared, worker)).ended:
             if claim.trial is None:  # stay, in case one of those who run the last ones dies
                 time.sleep(min(0.5, grace / 4))
@@ -105,8 +104,6 @@ def tune(
                     ran += _run(study, claim.trial, entry, data, prepared, seed=seed, threads=threads)
             except optuna.exceptions.UpdateFinishedTrialError:
                 LOG.warning("trial %d was given to another worker: no sign of life came in time", claim.trial.number)
-    finally:
-        engine.dispose()
     now = claim.tally
     best = study.best_value if now.complete else None
     seconds = round(time.monotonic() - began, 2)

@@ -80,33 +80,29 @@ def build(
     if model not in params.models:
         raise FeatureVersionError(f"{params_path}: there is no model {model!r}; there are {', '.join(params.models)}")
     entry = params.models[model]
-    engine = database.connect(database_url)
-    try:
-        with database.advisory_lock(engine, f"features:{model}"):
-            with engine.connect() as connection:
-                partitions = published(connection, entry)
-            if not partitions:
-                raise FeatureVersionError(
-                    f"source {entry.source!r} has no published partition; run the DAG ingest_{entry.source} first"
-                )
-            types = _source_types(engine, params, model, data_url)
-            feature_set, known = _compile(engine, params, model, data_url, partitions, types)
-            with open_workspace(home, model) as workspace:
-                _prepare_workspace(workspace, params, model, feature_set, partitions, types, data_url)
-                previous, pending = _previous_locks(engine, model, home), Home(home).dvc_pending(model)
-                links = "reflink,hardlink,copy"
-                with open_repository(workspace, model, remote_url, home, links=links) as repository:
-                    repository.resume(previous)
-                    _reproduce(repository, workspace)
-                    lock = repository.lock
-                    storage.write_bytes(str(pending), lock.encode())
-                    repository.push()
-                outcome, version = _outcome(workspace, model), version_of(lock, model)
-                made = RecordedVersion(model, version, lock, partitions, outcome["rows"])
-                record(engine, made, entry.source, known)
-                pending.unlink(missing_ok=True)
-    finally:
-        engine.dispose()
+    with database.connected(database_url) as engine, database.advisory_lock(engine, f"features:{model}"):
+        with engine.connect() as connection:
+            partitions = published(connection, entry)
+        if not partitions:
+            raise FeatureVersionError(
+                f"source {entry.source!r} has no published partition; run the DAG ingest_{entry.source} first"
+            )
+        types = _source_types(engine, params, model, data_url)
+        feature_set, known = _compile(engine, params, model, data_url, partitions, types)
+        with open_workspace(home, model) as workspace:
+            _prepare_workspace(workspace, params, model, feature_set, partitions, types, data_url)
+            previous, pending = _previous_locks(engine, model, home), Home(home).dvc_pending(model)
+            links = "reflink,hardlink,copy"
+            with open_repository(workspace, model, remote_url, home, links=links) as repository:
+                repository.resume(previous)
+                _reproduce(repository, workspace)
+                lock = repository.lock
+                storage.write_bytes(str(pending), lock.encode())
+                repository.push()
+            outcome, version = _outcome(workspace, model), version_of(lock, model)
+            made = RecordedVersion(model, version, lock, partitions, outcome["rows"])
+            record(engine, made, entry.source, known)
+            pending.unlink(missing_ok=True)
     seconds = round(time.monotonic() - started, 3)
     return FeatureVersion(
         model=model,

@@ -43,11 +43,8 @@ def published(connection: sa.Connection, entry: Model) -> dict[str, str]:
 
 def latest(database_url: str, model: str) -> RecordedVersion | None:
     """The newest recorded version of a model's features, if there is one."""
-    engine = database.connect(database_url)
-    try:
+    with database.connected(database_url) as engine:
         return newest(engine, model)
-    finally:
-        engine.dispose()
 
 
 def recorded(database_url: str, model: str, version: str) -> RecordedVersion:
@@ -56,19 +53,15 @@ def recorded(database_url: str, model: str, version: str) -> RecordedVersion:
     Raises:
         FeatureVersionError: there is none of that name.
     """
-    engine = database.connect(database_url)
     table = database.feature_versions
-    try:
-        with engine.connect() as connection:
-            query = sa.select(table).where(table.c.model == model, table.c.version == version)
-            row = connection.execute(query).one_or_none()
-            known = sa.select(table.c.version).where(table.c.model == model).order_by(table.c.sequence.desc()).limit(5)
-            if row is None:
-                names = ", ".join(connection.execute(known).scalars()) or "none"
-                raise FeatureVersionError(f"{model} has no feature version {version!r}; the newest are: {names}")
-            return _from_row(row)
-    finally:
-        engine.dispose()
+    with database.connected(database_url) as engine, engine.connect() as connection:
+        query = sa.select(table).where(table.c.model == model, table.c.version == version)
+        row = connection.execute(query).one_or_none()
+        known = sa.select(table.c.version).where(table.c.model == model).order_by(table.c.sequence.desc()).limit(5)
+        if row is None:
+            names = ", ".join(connection.execute(known).scalars()) or "none"
+            raise FeatureVersionError(f"{model} has no feature version {version!r}; the newest are: {names}")
+        return _from_row(row)
 
 
 def newest(engine: sa.Engine, model: str) -> RecordedVersion | None:

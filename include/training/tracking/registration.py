@@ -70,13 +70,9 @@ def register(fitted: Mapping[str, Any], *, mlflow_url: str, database_url: str) -
     server.check(mlflow_url)
     began = time.monotonic()
     client = server.client(mlflow_url)
-    engine = database.connect(database_url)
-    try:
-        with database.advisory_lock(engine, f"register:{fitted['model']}"):
-            version = _register(client, fitted, mlflow_url)
-            anchor.record(engine, _anchor(fitted, version))
-    finally:
-        engine.dispose()
+    with database.connected(database_url) as engine, database.advisory_lock(engine, f"register:{fitted['model']}"):
+        version = _register(client, fitted, mlflow_url)
+        anchor.record(engine, _anchor(fitted, version))
     return Candidate(
         model=fitted["model"],
         version=version,
