@@ -294,7 +294,7 @@ def test_no_room_is_too_full_to_be_seen_at_a_glance() -> None:
 
 LONGER = {
     "include/serving/http/application.py: Application": "both transports share each of its steps",
-    "include/serving/prediction_log/log.py: PredictionLog": "what is pending, what is being written and the segment are one state",
+    "include/serving/prediction_log/log.py: PredictionLog": "what is pending, what is written, the segment: one state",
 }
 """What is longer, and why."""
 

@@ -1,4 +1,5 @@
-"""Airflow's LocalExecutor, with a scheduler that rests while there is nothing to do, and workers that go then.
+"""Airflow's LocalExecutor, with a scheduler that rests while there is nothing to do, and workers that go then; and
+without the loss of an answer that comes at once.
 
 It is where the scheduler can be made to do something of ours: its loop calls `heartbeat` outside any transaction.
 """
@@ -48,6 +49,20 @@ class RestingExecutor(LocalExecutor):  # type: ignore[misc]
         if self.running or self.queued_tasks or self.queued_callbacks:
             self._busy_at, self._released = now, False
         return REST_SECONDS if now - self._busy_at > BUSY_SECONDS else 0.0
+
+    def _get_workloads_to_schedule(self, open_slots: int) -> list[tuple[Any, Any]]:
+        """What is to be started, but for a task whose earlier process has ended and is not reported yet.
+
+        A task that waits for a person is resumed under the key that it had. Started before the end of its first process
+        is read, it would lose its place to that report: the scheduler finds it running, takes it for killed, and the
+        question that was answered is put again. The trial of some seconds is Airflow's, which does not use it any more.
+        """
+        due = []
+        for key, workload in super()._get_workloads_to_schedule(open_slots):
+            if key in self.running and self.attempts[key].can_try_again():
+                continue
+            due.append((key, workload))
+        return due
 
     def _release_workers(self) -> None:
         """Let each worker end as at a shutdown; LocalExecutor notices it, and starts others when there is a task."""
