@@ -32,6 +32,8 @@ class RestingExecutor(LocalExecutor):  # type: ignore[misc]
         self._busy_at = time.monotonic()
         self._released = False
         self._overlooked = Overlooked()
+        self._unreported: set[Any] = set()
+        """Keys of what was started and has not been reported; LocalExecutor itself notes nothing of the kind."""
 
     def heartbeat(self) -> None:
         """As ever; then what the scheduler passes over; then a rest when no task is there or was a moment ago."""
@@ -59,10 +61,20 @@ class RestingExecutor(LocalExecutor):  # type: ignore[misc]
         """
         due = []
         for key, workload in super()._get_workloads_to_schedule(open_slots):
-            if key in self.running and self.attempts[key].can_try_again():
+            if key in self._unreported and self.attempts[key].can_try_again():
                 continue
             due.append((key, workload))
         return due
+
+    def _process_workloads(self, workload_list: list[Any]) -> None:
+        """As ever; which are at work is noted."""
+        super()._process_workloads(workload_list)
+        self._unreported |= {workload.key for workload in workload_list}
+
+    def change_state(self, key: Any, state: Any, info: Any = None, remove_running: bool = True) -> None:
+        """As ever; it is reported."""
+        self._unreported.discard(key)
+        super().change_state(key, state, info, remove_running)
 
     def _release_workers(self) -> None:
         """Let each worker end as at a shutdown; LocalExecutor notices it, and starts others when there is a task."""

@@ -410,6 +410,12 @@ def test_a_version_waits_for_a_person_and_each_answer_ends_well(demo: Checkout, 
                  "Reject, or no answer within 2 days", f"Answer at {demo.address('airflow')}{place}"):  # fmt: skip
         assert text in alert["message"], alert
 
+    # Whoever is quicker than the scheduler is seen to in include/orchestration/executor.py, and tested there.
+    noted = re.compile(
+        rf"Finished: dag_id=deploy_tumour, task_id=approve, run_id={re.escape(run)}.* state=awaiting_input"
+    )
+    log = demo.folder / "var" / "logs" / "scheduler.log"
+    until(lambda: noted.search(log.read_text()), "the scheduler has noted that it waits", 60)
     demo.airflow("PATCH", f"{task}/-1/hitlDetails", json={"chosen_options": [answer]})
     until(lambda: demo.airflow("GET", path)["state"] in ("success", "failed"), "the run ends", 120)
     states = {one["task_id"]: one["state"] for one in demo.airflow("GET", f"{path}/taskInstances")["task_instances"]}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from include.orchestration.executor import BUSY_SECONDS, IDLE_SECONDS, REST_SECONDS, RestingExecutor
@@ -21,40 +25,48 @@ def test_the_scheduler_rests_only_when_no_task_is_there_and_none_was_a_moment_ag
 
 
 class Resumed:
-    """A task as the scheduler queues it again, once it has its answer."""
+    """A task as the scheduler queues it: at first, and again, under the same key, once it has its answer."""
 
     key = "approve"
 
 
-def test_a_task_that_is_resumed_starts_when_the_end_of_its_first_process_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> RestingExecutor:
+    """One whose workers are not there: what would be started is in `started`."""
+    started: list[Any] = []
+    made = RestingExecutor(parallelism=2)
+    monkeypatch.setattr(made, "activity_queue", SimpleNamespace(put=started.append), raising=False)
+    monkeypatch.setattr(made, "_unread_messages", multiprocessing.Value("i"), raising=False)
+    monkeypatch.setattr(made, "_check_workers", lambda: None)
+    monkeypatch.setattr(made, "order_queued_tasks_by_priority", lambda: list(made.queued_tasks.items()))
+    made.started = started
+    return made
+
+
+def test_a_task_that_is_resumed_starts_when_the_end_of_its_first_process_is_read(executor: RestingExecutor) -> None:
     """Else that end would count as its own: the scheduler takes it for killed, and a person is asked twice."""
-    executor, started = RestingExecutor(parallelism=2), []
-    monkeypatch.setattr(executor, "_process_workloads", lambda workloads: started.extend(workloads))
-    monkeypatch.setattr(executor, "order_queued_tasks_by_priority", lambda: list(executor.queued_tasks.items()))
-    task = Resumed()
-    executor.running.add(task.key)
-    executor.queued_tasks[task.key] = task
+    first, resumed = Resumed(), Resumed()
+    executor.queued_tasks[first.key] = first
     executor.trigger_tasks(2)
-    assert started == []
-    assert task.key in executor.queued_tasks  # so `has_task`: the report is not taken for the resumed one's
-    executor.change_state(task.key, "success")
+    assert executor.started == [first]
+    executor.queued_tasks[resumed.key] = resumed
     executor.trigger_tasks(2)
-    assert started == [task]
+    assert executor.started == [first]
+    assert resumed.key in executor.queued_tasks  # so `has_task`: the report is not taken for the resumed one's
+    executor.change_state(first.key, "success")
+    executor.trigger_tasks(2)
+    assert executor.started == [first, resumed]
 
 
-def test_a_task_whose_first_process_never_reports_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    executor, started = RestingExecutor(parallelism=2), []
-    monkeypatch.setattr(executor, "_process_workloads", lambda workloads: started.extend(workloads))
-    monkeypatch.setattr(executor, "order_queued_tasks_by_priority", lambda: list(executor.queued_tasks.items()))
-    task = Resumed()
-    executor.running.add(task.key)
-    executor.queued_tasks[task.key] = task
-    executor.attempts[task.key].MIN_SECONDS = -1  # its time is over
+def test_a_task_whose_first_process_never_reports_starts_all_the_same(executor: RestingExecutor) -> None:
+    first, resumed = Resumed(), Resumed()
+    executor.queued_tasks[first.key] = first
+    executor.trigger_tasks(2)
+    executor.queued_tasks[resumed.key] = resumed
+    executor.attempts[resumed.key].MIN_SECONDS = -1  # its time is over
     executor.trigger_tasks(2)
     executor.trigger_tasks(2)
-    assert started == [task]
+    assert executor.started == [first, resumed]
 
 
 def test_workers_end_after_a_while_without_a_task_and_not_before() -> None:
