@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.ingestion import frames, partitions, runner, suites
-from include.ingestion.expectations import Rule, observed, shown
+from include.ingestion.expectations import Rule, observed, shown, unexpected_count, unexpected_rows
 from include.ingestion.runner import NotValidated, Runner, raised
 from include.ingestion.sources import REASON
 from include.text import nearest
@@ -253,8 +253,7 @@ def _refuse_to_guess(rule: Rule, result: Any, table: pa.Table, retyped: Mapping[
 
 def _counts(failed: Sequence[Rule], results: Mapping[str, Any]) -> dict[str, int]:
     """Rule id → how many rows break it, for those about rows."""
-    found = {rule.id: rule.family.count(results[rule.id]) for rule in failed if rule.family is not None}
-    return {rule_id: count for rule_id, count in found.items() if count is not None}
+    return {rule.id: unexpected_count(results[rule.id]) for rule in failed if rule.about_rows}
 
 
 def _row_reasons(failed: Sequence[Rule], results: Mapping[str, Any], rows: int) -> pa.Array:
@@ -262,9 +261,9 @@ def _row_reasons(failed: Sequence[Rule], results: Mapping[str, Any], rows: int) 
     combinations: list[str | None] = [None]
     which = np.zeros(rows, dtype=np.int64)
     for rule in failed:
-        if rule.severity != "warning" or rule.family is None:
+        if rule.severity != "warning" or not rule.about_rows:
             continue
-        hit = rule.family.broken_rows(results[rule.id])
+        hit = unexpected_rows(results[rule.id])
         before, place = np.unique(which[hit], return_inverse=True)
         after = np.arange(len(combinations), len(combinations) + len(before))
         combinations += [_joined(combinations[number], rule.text) for number in before]

@@ -66,7 +66,7 @@ class Family(Protocol):
     """What each file of this package offers at module level."""
 
     ABOUT_ROWS: bool
-    """Whether single rows keep or break it: then those that break it can go to quarantine."""
+    """Whether single rows keep or break it: Great Expectations counts and names them, and they can go to quarantine."""
     OF_ONE_PARTITION: bool
     """Whether what holds for each partition need not hold for several together."""
     FRAME: Callable[[pa.Table], Any]
@@ -74,16 +74,6 @@ class Family(Protocol):
 
     def classes(self) -> tuple[type, ...]:
         """The classes of Great Expectations whose expectations, with those of their subclasses, are of this family."""
-
-    def broken_rows(self, result: Any) -> np.ndarray:
-        """The positions of the rows that break a failed expectation; none where it is not about rows.
-
-        Args:
-            result: Great Expectations' own, in its format COMPLETE.
-        """
-
-    def count(self, result: Any) -> int | None:
-        """How many rows break a failed expectation; None where it is not about rows: it is broken as a whole."""
 
     def expected_types(self, rule: Rule) -> dict[str, str]:
         """Column → the type that the rule demands; empty for a rule that is not about types."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from include.ingestion import frames
 from include.ingestion.expectations import Rule, described, observed
 
@@ -20,16 +18,6 @@ def classes() -> tuple[type, ...]:
     from great_expectations.expectations import core
 
     return (core.ExpectColumnKLDivergenceToBeLessThan,)
-
-
-def broken_rows(result: Any) -> np.ndarray:
-    """None: no row makes a histogram."""
-    return np.empty(0, dtype=np.int64)
-
-
-def count(result: Any) -> int | None:
-    """Not by rows."""
-    return None
 
 
 def expected_types(rule: Rule) -> dict[str, str]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from include.ingestion import frames
-from include.ingestion.expectations import Rule, described, unexpected_count, unexpected_rows
+from include.ingestion.expectations import Rule, described, unexpected_count
 
 ABOUT_ROWS = True
 OF_ONE_PARTITION = False
@@ -23,16 +21,6 @@ def classes() -> tuple[type, ...]:
     from great_expectations.expectations.expectation import ColumnPairMapExpectation, MulticolumnMapExpectation
 
     return (ColumnPairMapExpectation, MulticolumnMapExpectation)
-
-
-def broken_rows(result: Any) -> np.ndarray:
-    """Those whose values do not go together."""
-    return unexpected_rows(result)
-
-
-def count(result: Any) -> int | None:
-    """How many rows do not go together."""
-    return unexpected_count(result)
 
 
 def expected_types(rule: Rule) -> dict[str, str]:

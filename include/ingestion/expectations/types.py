@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from include.ingestion import frames
 from include.ingestion.expectations import Rule
 
@@ -23,16 +21,6 @@ def classes() -> tuple[type, ...]:
     from great_expectations.expectations import core
 
     return (core.ExpectColumnValuesToBeOfType, core.ExpectColumnValuesToBeInTypeList, core.ExpectColumnTypeToBe)
-
-
-def broken_rows(result: Any) -> np.ndarray:
-    """None: every row of the column is of that type."""
-    return np.empty(0, dtype=np.int64)
-
-
-def count(result: Any) -> int | None:
-    """Not by rows."""
-    return None
 
 
 def expected_types(rule: Rule) -> dict[str, str]:

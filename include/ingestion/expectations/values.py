@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from include.ingestion import frames
-from include.ingestion.expectations import Rule, described, unexpected_count, unexpected_rows
+from include.ingestion.expectations import Rule, described, unexpected_count
 
 ABOUT_ROWS = True
 OF_ONE_PARTITION = False
@@ -20,16 +18,6 @@ def classes() -> tuple[type, ...]:
     from great_expectations.expectations.expectation import ColumnMapExpectation
 
     return (ColumnMapExpectation,)
-
-
-def broken_rows(result: Any) -> np.ndarray:
-    """Those whose value is unexpected."""
-    return unexpected_rows(result)
-
-
-def count(result: Any) -> int | None:
-    """How many values are unexpected."""
-    return unexpected_count(result)
 
 
 def expected_types(rule: Rule) -> dict[str, str]:
