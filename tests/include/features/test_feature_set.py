@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,8 @@ import numpy as np
 from include.features.columns import ColumnType, from_rows
 from include.features.compiler import compile_features
 from include.features.feature_set import FeatureSet
-from include.settings import ROOT, Features, load_params
-
-SOURCE: dict[str, ColumnType] = {
-    "age": "float", "city": "string", "member": "bool", "since": "timestamp", "seen": "timestamp",
-    "paid": "float", "id": "string",
-}  # fmt: skip
-
-
-def compiled(
-    root: Path = ROOT, target: str = "paid", derive: dict[str, str] | None = None, known: Any = None, **features: Any
-) -> FeatureSet:
-    return compile_features(
-        Features.model_validate(features),
-        source_columns=SOURCE, target=target, entity="id", time_column="seen", root=root, derive=derive, known=known,
-    )  # fmt: skip
+from include.settings import ROOT, load_params
+from tests.include.features.compiling import compiled
 
 
 def test_everything_declared_compiles_and_survives_json() -> None:
