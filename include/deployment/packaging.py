@@ -6,7 +6,6 @@ must not meet what else this process has imported.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import os
@@ -24,6 +23,7 @@ from include import storage
 from include.inference.served_form import MANIFEST, ServedForm
 from include.serving.versions.disk_cache import write_bundle
 from include.serving.versions.version import Champion
+from include.source_files import imported_modules
 
 SERVICE = "bentofiles/prediction/service.py"
 BENTOFILE = "bentofiles/prediction/bentofile.yaml"
@@ -136,49 +136,6 @@ def _build(context: Path, name: str, version: str, bento_home: Path, built: Path
     if not built.exists():  # whoever built it: two at once want the same
         output = (done.stderr or done.stdout).strip()[-2000:]
         raise PackagingError(f"bentoml build of {name}:{version} failed (exit status {done.returncode}): {output}")
-
-
-def imported_modules(file: Path, root: Path) -> list[Path]:
-    """The files of `include` that a module imports, directly or not, with their packages' `__init__.py`.
-
-    Of a package that finds its modules by their files' names, all files.
-    """
-    found: set[Path] = set()
-    todo = [file]
-    while todo:
-        current = todo.pop()
-        paths = {path for module in _imports(current) for path in _files(module, root)}
-        new = (paths | _found_by_name(current)) - found
-        found |= new
-        todo += new
-    return sorted(found)
-
-
-def _found_by_name(package: Path) -> set[Path]:
-    """The modules that a package's `__init__.py` imports as `{__name__}.{name}`."""
-    by_name = package.name == "__init__.py" and 'import_module(f"{__name__}.' in package.read_text(encoding="utf-8")
-    return set(package.parent.glob("[a-z]*.py")) if by_name else set()
-
-
-def _imports(file: Path) -> Iterable[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _files(module: str, root: Path) -> Iterable[Path]:
-    parts = module.split(".")
-    if parts[0] != "include":
-        return
-    for depth in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:depth])
-        if (package := place / "__init__.py").is_file():
-            yield package
-        elif (module_file := place.with_suffix(".py")).is_file():
-            yield module_file
 
 
 def pinned(names: Iterable[str], locked: str) -> list[str]:

@@ -9,16 +9,13 @@ Nothing is unpickled. A row is checked as the service checks it: a refusal names
 
 from __future__ import annotations
 
-import ast
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from include.home import ROOT
 from include.inference import served_form
 from include.inference.predictor import Predictor
 
@@ -91,42 +88,3 @@ def _value(value: Any, kind: str) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return int(value) if kind == "int" and isinstance(value, float) and value.is_integer() else value
-
-
-# ---------------------------------------------------------------------------------------------- for those who log it
-
-
-def copy_code(into: Path) -> Path:
-    """Copy this module and all of ours that it imports, as a package of their own; returns the package's folder."""
-    for file in sorted(_needed(Path(__file__), set())):
-        target = into / file.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-    return into / "include"
-
-
-def _needed(file: Path, known: set[Path]) -> set[Path]:
-    """A module's file, those of our modules that it imports or finds by name, and the packages that they are in."""
-    if file in known or not file.is_file():
-        return known
-    known.add(file)
-    for folder in file.parents:
-        if folder == ROOT:
-            break
-        _needed(folder / "__init__.py", known)
-    text = file.read_text(encoding="utf-8")
-    if file.name == "__init__.py" and 'import_module(f"{__name__}.' in text:
-        for found in file.parent.glob("[a-z]*.py"):
-            _needed(found, known)
-    for node in ast.walk(ast.parse(text)):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if name.split(".")[0] == "include":
-                path = ROOT.joinpath(*name.split("."))
-                _needed(path.with_suffix(".py"), known)
-                _needed(path / "__init__.py", known)
-    return known

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from include.home import ROOT
 from include.inference.served_form import ServedForm
+from include.source_files import imported_modules
 
 _TYPES = {"string": "string", "bool": "boolean", "timestamp": "datetime", "date": "datetime"}
 
@@ -18,12 +21,21 @@ def log_arguments(form: ServedForm, scratch: Path) -> dict[str, Any]:
     return {
         "loader_module": pyfunc.__name__,
         "data_path": str(form.directory),
-        "code_paths": [str(pyfunc.copy_code(scratch))],
+        "code_paths": [str(_copied(Path(pyfunc.__file__), scratch))],
         "signature": _signature(form),
         "input_example": _example(form),
         "pip_requirements": [f"{package}=={version(package)}" for package in pyfunc.REQUIREMENTS],
         "metadata": {"content_hash": form.content_hash},
     }
+
+
+def _copied(module: Path, into: Path) -> Path:
+    """Copy a module and all of ours that it imports, as a package of their own; returns the package's folder."""
+    for file in [module, module.with_name("__init__.py"), *imported_modules(module, ROOT)]:
+        target = into / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    return into / "include"
 
 
 def _signature(form: ServedForm) -> Any:

@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from include.deployment import packaging
-from include.deployment.packaging import PackagingError, imported_modules, package, pinned, publish
+from include.deployment.packaging import PackagingError, package, pinned, publish
 from include.deployment.verification import verify
 from include.inference import served_form
+from include.source_files import imported_modules
 from tests.conftest import ROOT, free_port
 from tests.include.serving.crafted import craft
 
